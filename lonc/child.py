@@ -1,0 +1,160 @@
+"""One host's child: builds its parts, joins their callbacks, runs the loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+from collections import Counter
+from datetime import datetime
+
+from setproctitle import setproctitle
+
+from lonc.channel import Channel
+from lonc.client import Listener
+from lonc.configuration import Settings
+from lonc.event_loop import EventLoop
+from lonc.hosts import Host
+from lonc.log import logger
+from lonc.lond_connection import LondConnection
+from lonc.lond_protocol import LondProtocol
+from lonc.pool import HostState, Pool
+from lonc.status import HostStatus
+
+IGNORED_SIGNALS = (
+    signal.SIGINT,  # ^C reaches the whole terminal group; the parent decides
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+)
+
+READY = b"ready\n"
+
+# They would change or end a connection that all clients share. lond goes by the beginning of a word.
+_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|ekey|exit|sethost:)")
+
+
+class Child:
+    """Carries the transactions of one host, from its listening socket to its lond."""
+
+    def __init__(
+        self, host: Host, settings: Settings, listening: socket.socket, to_parent: socket.socket
+    ) -> None:
+        self._host = host
+        self._settings = settings
+        self._since = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._loop = EventLoop()
+        self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
+        self._pool = Pool(
+            settings.max_connections,
+            settings.connect_retries,
+            self.make_lond_connection,
+            self._pool_changed,
+        )
+        self._state = self._pool.state
+        self._listener = Listener(
+            self._loop,
+            listening,
+            self,
+            max_clients=settings.max_clients,
+            max_request=settings.max_request,
+            on_full=logger.warning,
+            on_drained=self._loop.stop,
+        )
+        # A client's transactions go straight to the pool.
+        self.queue_transaction = self._pool.queue_transaction
+        self.drop_transaction = self._pool.drop_transaction
+
+    def run(self) -> None:
+        """Serve until asked to leave and all is served, or until the parent has gone."""
+        self._loop.on_signal(signal.SIGTERM, self.drain)
+        for signum in IGNORED_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._channel.send(READY)
+        self._pool.open()
+        self._loop.run()
+
+    def make_lond_connection(self) -> LondConnection:
+        """A connection to this host's lond that still has to connect."""
+        address = self._host.address
+        return LondConnection(
+            self._loop,
+            LondProtocol(self._host.id, self._settings.host_id, self._settings.max_reply),
+            None if address is None else (address, self._settings.lond_port),
+            self._settings.bind_address,
+            on_ready=self._pool.connection_ready,
+            on_idle=self._pool.server_to_idle,
+            on_reply=self._pool.complete_transaction,
+            on_closed=self._pool.connection_closed,
+        )
+
+    def answer(self, request: bytes) -> bytes | None:
+        """The reply to a request that is lonc's own affair; None if it is for lond."""
+        if _REFUSED.match(request):
+            return b"refused\n"
+        if request == b"lonc:status\n":
+            return self.status().to_line()
+        if request.startswith(b"lonc:"):
+            return b"error: unknown lonc command\n"
+        if request == b"reset_retries\n":
+            self._pool.reset_retries()
+            return b"ok\n"
+        if request == b"close_connection_exit\n":
+            self.drain()
+            return b"ok\n"
+        return None
+
+    def status(self) -> HostStatus:
+        return HostStatus(
+            host=self._host.id,
+            state=self._pool.state.value,
+            connections=dict(Counter(connection.state.value for connection in self._pool)),
+            clients=len(self._listener.clients),
+            waiting=self._pool.waiting,
+            done=self._pool.done,
+            failed=self._pool.failed,
+            since=self._since,
+            pid=os.getpid(),
+        )
+
+    def drain(self) -> None:
+        """Leave when every whole line that has arrived is answered, or time is up."""
+        if self._pool.state is not HostState.DRAINING:
+            self._loop.at(self._loop.now + self._settings.drain_timeout, self._time_is_up)
+            self._listener.drain()
+            self._pool.drain()
+
+    def _time_is_up(self) -> None:
+        self._pool.shut("lonc is shutting down")
+        self._loop.stop()
+
+    def _orphaned(self) -> None:
+        """The parent has gone, and with it the lock that says whose socket this is."""
+        logger.error("the parent has gone")
+        self._loop.stop()
+
+    def _order(self, line: bytes) -> None:
+        raise AssertionError(f"the parent said {line!r}")
+
+    def _pool_changed(self, why: str | None) -> None:
+        """Every change of state is one line; so is what goes wrong while the host is not DEAD."""
+        pool = self._pool
+        state = pool.state
+        if state is HostState.DEAD:
+            setproctitle(f"lonc: {self._host.id} >>> DEAD !!!! <<<")
+        else:
+            setproctitle(
+                f"lonc: {self._host.id} Connection count: {len(pool)}"
+                f" Retries remaining: {pool.retries_remaining}"
+            )
+        if state is not self._state:
+            self._state = state
+            told = state.value if why is None else f"{state.value}: {why}"
+            logger.log(logging.WARNING if state is HostState.DEAD else logging.INFO, "%s", told)
+        elif why is not None and state is not HostState.DEAD:
+            logger.info("%s", why)

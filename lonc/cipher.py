@@ -1,0 +1,87 @@
+"""The key of a connection, and lines that travel as `enc:LENGTH:HEX` (protocol of 2003).
+
+IDEA, 128 bit, block by block (ECB), one key per lond connection. The cipher itself is OpenSSL's, by
+way of `cryptography`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import string
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.decrepit.ciphers.algorithms import IDEA
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+
+from lonc.errors import CannotStart, ProtocolError
+
+BLOCK = 8
+KEY_DIGITS = 32
+
+# G-P and Q-Z stand for digits; what is no hex digit then counts as Perl's pack "H" counts it.
+_LETTERS = str.maketrans("GHIJKLMNOPQRSTUVWXYZ", "01234567890123456789")
+_BUILD_KEY = re.compile(rb"[0-9A-Fa-f]+\n")
+_ENCIPHERED = re.compile(rb"enc:([0-9]{1,18}):([0-9A-Fa-f]*)\n")
+
+
+def shared_key(server_id: str, client_id: str, build_key: bytes) -> bytes:
+    """The 16 bytes that both sides derive from their host ids and the line with lond's build key.
+
+    Raises ProtocolError if that line is no build key or too short for 16 bytes; the text of the error
+    does not repeat it.
+    """
+    if not _BUILD_KEY.fullmatch(build_key):
+        raise ProtocolError("what should be the build key has other than hex digits")
+    ids = (server_id + client_id).upper().translate(_LETTERS)
+    digits = ((ids + build_key[:-1].decode()) * 3)[:KEY_DIGITS]
+    if len(digits) < KEY_DIGITS:
+        raise ProtocolError(f"a build key of {len(build_key) - 1} digits is too short")
+    return bytes.fromhex("".join(map(_hex_digit, digits)))
+
+
+def _hex_digit(character: str) -> str:
+    return character if character in string.hexdigits else f"{ord(character) & 0xF:x}"
+
+
+class LineCipher:
+    """Enciphers and deciphers whole lines with one key of 16 bytes.
+
+    ECB carries nothing from block to block, so each direction keeps one context for all its lines.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        cipher = Cipher(IDEA(key), modes.ECB())
+        self._encryptor = cipher.encryptor()
+        self._decryptor = cipher.decryptor()
+
+    def encipher(self, text: bytes) -> bytes:
+        """`text`, without a newline, as an `enc:` line; at least one space of padding goes with it."""
+        padded = text.ljust(BLOCK * (len(text) // BLOCK + 1))
+        return b"enc:%d:%b\n" % (len(text), binascii.hexlify(self._encryptor.update(padded)))
+
+    def decipher(self, line: bytes) -> bytes:
+        """The text, without a newline, of an `enc:` line. Raises ProtocolError if it is malformed."""
+        match = _ENCIPHERED.fullmatch(line)
+        if match is None:
+            raise ProtocolError("a malformed enc: line")
+        length, digits = int(match[1]), match[2]
+        if len(digits) % (2 * BLOCK):
+            raise ProtocolError(f"an enc: line of {len(digits)} hex digits, not whole blocks")
+        if length > len(digits) // 2:
+            raise ProtocolError(f"an enc: line with {len(digits) // 2} bytes of {length}")
+        return self._decryptor.update(binascii.unhexlify(digits))[:length]
+
+
+def require_idea() -> None:
+    """Try one vector; raise CannotStart where this build of cryptography lacks the cipher."""
+    key = bytes.fromhex("62451624a354559a79edea097ad9adb0")
+    try:
+        works = LineCipher(key).encipher(b"seven77") == b"enc:7:553b6892d7e22986\n"
+    except UnsupportedAlgorithm:
+        works = False
+    if not works:
+        raise CannotStart(
+            "the installed cryptography was built without IDEA (Debian's is):"
+            " use the one from PyPI, pip install 'cryptography>=43'"
+        )

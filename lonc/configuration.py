@@ -1,0 +1,193 @@
+"""`loncapa.conf` into frozen Settings.
+
+The file is Apache's; only its lines `PerlSetVar NAME VALUE` count here, and of those only LON-CAPA's
+names in the table below and whatever begins with `lonc`, which is ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lonc.errors import Fault, Misconfigured
+
+HOST_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+DEFAULT_FILES = (Path("/etc/lonc/loncapa.conf"), Path("/etc/httpd/conf/loncapa.conf"))
+
+_PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
+_WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+Reader = Callable[[str], Any]  # a value out of its text; raises ValueError with a sentence
+
+
+def whole(low: int, high: int) -> Reader:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise ValueError(f"{text!r} is no whole number")
+        if not low <= int(text) <= high:
+            raise ValueError(f"{text} is not between {low} and {high}")
+        return int(text)
+
+    return read
+
+
+def seconds(low: float, high: float) -> Reader:
+    def read(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise ValueError(f"{text!r} is no number of seconds")
+        if not low <= float(text) <= high:
+            raise ValueError(f"{text} is not between {low:g} and {high:g} seconds")
+        return float(text)
+
+    return read
+
+
+def one_of(*words: str) -> Reader:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return read
+
+
+def zero_or_one(text: str) -> bool:
+    return bool(whole(0, 1)(text))
+
+
+def id_word(text: str) -> str:
+    if not HOST_ID.fullmatch(text):
+        raise ValueError(f"{text!r} is no host id: letters, digits, _ and -, no - in front")
+    return text
+
+
+def absolute(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{text!r} is no absolute directory")
+    return Path(text)
+
+
+def ipv4(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IPv4 address") from None
+
+
+def octal_mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError(f"{text!r} is no mode of three octal digits")
+    return int(text, 8)
+
+
+def setting(name: str, default: Any, read: Reader) -> Any:
+    return field(default=default, metadata={"name": name, "read": read})
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of the program, by its name in the file, with its default and what it may be."""
+
+    host_id: str             = setting("lonHostID", "", id_word)
+    table_directory: Path    = setting("lonTabDir", Path("/home/httpd/lonTabs"), absolute)
+    socket_directory: Path   = setting("lonSockDir", Path("/home/httpd/sockets"), absolute)
+    daemons: Path            = setting("lonDaemons", Path("/home/httpd/perl"), absolute)
+    lond_port: int           = setting("londPort", 5663, whole(1, 65535))
+    max_connections: int     = setting("loncMaxConnections", 5, whole(1, 1000))
+    connect_retries: int     = setting("loncConnectRetries", 2, whole(1, 1000))
+    bind_address: str | None = setting("loncBindAddress", None, ipv4)
+    max_clients: int         = setting("loncMaxClients", 1000, whole(1, 1_000_000))
+    max_request: int         = setting("loncMaxRequest", 16777216, whole(1, 1 << 40))
+    max_reply: int           = setting("loncMaxReply", 67108864, whole(64, 1 << 40))
+    socket_mode: int         = setting("loncSocketMode", 0o660, octal_mode)
+    log_level: str           = setting("loncLogLevel", "info", one_of(*LOG_LEVELS))
+    drain_timeout: float     = setting("loncDrainTimeout", 30.0, seconds(0, 86400))
+    allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
+# fmt: on
+
+    @property
+    def hosts_file(self) -> Path:
+        return self.table_directory / "hosts.tab"
+
+    @property
+    def log_directory(self) -> Path:
+        return self.daemons / "logs"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.log_directory / "lonc.pid"
+
+
+_BY_NAME = {each.metadata["name"]: each for each in fields(Settings)}
+
+
+def find_configuration(named: str | None, environment: Mapping[str, str]) -> Path:
+    """The file to read: `named`, else $LONC_CONF, else the first default place that has one.
+
+    Raises Misconfigured if there is none in either default place.
+    """
+    if named is None:
+        named = environment.get("LONC_CONF") or None
+    if named is not None:
+        return Path(named)
+    for file in DEFAULT_FILES:
+        if file.exists():
+            return file
+    text = f"no such file, nor is there {DEFAULT_FILES[1]}: name a configuration with -c FILE"
+    raise Misconfigured([Fault(DEFAULT_FILES[0], None, text)])
+
+
+def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
+    """The settings, at their defaults where the file says nothing or nonsense, and all its faults.
+
+    Raises Misconfigured if it cannot be read at all.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise Misconfigured([Fault(file, None, f"{error.strerror}")]) from error
+    values: dict[str, Any] = {}
+    named = set()
+    faults: list[Fault] = []
+    for number, line in enumerate(lines, start=1):
+        if not _PERL_SET_VAR.match(line):
+            continue
+        try:
+            name, text = _name_and_value(line)
+            named.add(name)
+            if name in _BY_NAME:
+                values[_BY_NAME[name].name] = _value(name, text)
+            elif name.startswith("lonc"):
+                raise ValueError(f"there is no setting {name}")
+        except ValueError as error:
+            faults.append(Fault(file, number, str(error)))
+    if "lonHostID" not in named:
+        faults.append(Fault(file, None, "lonHostID, the id of this machine, is not set"))
+    return Settings(**values), faults
+
+
+def _name_and_value(line: bytes) -> tuple[str, str]:
+    try:
+        words = _WORD.findall(line.decode())[1:]
+    except UnicodeDecodeError:
+        raise ValueError(f"bytes that are no UTF-8: {line!r}") from None
+    if len(words) != 2:
+        raise ValueError(f"PerlSetVar with {len(words)} words, where NAME VALUE are needed")
+    if any('"' in word.removeprefix('"').removesuffix('"') or word.count('"') == 1 for word in words):
+        raise ValueError("a double quote that stands alone")
+    return words[0].strip('"'), words[1].strip('"')
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return _BY_NAME[name].metadata["read"](text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,5 @@
+"""The tour."""
+
+
+def main() -> int:
+    return 0

@@ -1,0 +1,210 @@
+"""Waits for descriptors, signals and the nearest deadline, calls their callbacks; knows nothing of lonc.
+
+A callback that was forgotten is not called again, not even for what the same turn had already seen.
+The clock is read once a turn. With no deadline set the loop sleeps until something happens, for ever
+if need be: an idle process costs nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Protocol
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+SILENT = 0  # registered, but only a hang-up is told
+FORGOTTEN = -1
+
+Callback = Callable[[], None]
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+def _nothing() -> None:
+    pass
+
+
+class Watch:
+    """One descriptor and its callbacks; made by `EventLoop.watch`.
+
+    `want` says which of them are due. While neither is, only the other side's hanging up is noticed.
+    """
+
+    __slots__ = ("_loop", "events", "file", "on_hangup", "on_readable", "on_writable")
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        file: HasFileno,
+        on_readable: Callback,
+        on_writable: Callback,
+        on_hangup: Callback,
+    ) -> None:
+        self._loop = loop
+        self.file = file
+        self.events = FORGOTTEN
+        self.on_readable = on_readable
+        self.on_writable = on_writable
+        self.on_hangup = on_hangup
+
+    def want(self, *, read: bool | None = None, write: bool | None = None) -> None:
+        """Change what is waited for; None leaves that side as it is."""
+        if self.events == FORGOTTEN:
+            raise AssertionError("a forgotten watch wants nothing")
+        events = self.events
+        if read is not None:
+            events = events | READ if read else events & ~READ
+        if write is not None:
+            events = events | WRITE if write else events & ~WRITE
+        self._loop.watch_for(self, events)
+
+    def forget(self) -> None:
+        """Call nothing any more. The descriptor must still be open; a second time does nothing."""
+        self._loop.watch_for(self, FORGOTTEN)
+        self.on_readable = self.on_writable = self.on_hangup = _nothing
+
+
+class Deadline:
+    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.at`."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+
+    def cancel(self) -> None:
+        self.callback = _nothing
+
+
+class EventLoop:
+    """One process's loop. `now` is the time of this turn, in seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+        self._running = True
+        self._selector = selectors.EpollSelector()
+        self._deadlines: list[tuple[float, int, Deadline]] = []
+        self._order = itertools.count()
+        # selectors knows no descriptor without an interest, epoll itself does: it then tells of
+        # hang-ups alone.
+        self._silent = select.epoll()
+        self._silent_watches: dict[int, Watch] = {}
+        self.watch(self._silent, self._hung_up)
+        self._signalled: set[int] = set()
+        self._on_signal: dict[int, Callback] = {}
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+
+    def watch(
+        self,
+        file: HasFileno,
+        on_readable: Callback,
+        on_writable: Callback = _nothing,
+        on_hangup: Callback = _nothing,
+        events: int = READ,
+    ) -> Watch:
+        """Watch an open descriptor, at first for `events`."""
+        watch = Watch(self, file, on_readable, on_writable, on_hangup)
+        self.watch_for(watch, events)
+        return watch
+
+    def watch_for(self, watch: Watch, events: int) -> None:
+        """The one place that tells the kernel what `watch` waits for."""
+        before, watch.events = watch.events, events
+        if before == events:
+            return
+        if before > SILENT and events > SILENT:
+            self._selector.modify(watch.file, events, watch)
+            return
+        if before > SILENT:
+            self._selector.unregister(watch.file)
+        elif before == SILENT:
+            self._silent.unregister(watch.file.fileno())
+            del self._silent_watches[watch.file.fileno()]
+        if events > SILENT:
+            self._selector.register(watch.file, events, watch)
+        elif events == SILENT:
+            self._silent.register(watch.file.fileno(), 0)
+            self._silent_watches[watch.file.fileno()] = watch
+
+    def at(self, when: float, callback: Callback) -> Deadline:
+        """Call back once, when `now` has reached `when`."""
+        deadline = Deadline(callback)
+        heapq.heappush(self._deadlines, (when, next(self._order), deadline))
+        return deadline
+
+    def on_signal(self, signum: int, callback: Callback) -> None:
+        """Call back in a turn of the loop after the signal; several at once may count as one.
+
+        The handler does no more than note the number, so that it can interrupt anything.
+        """
+        if self._wakeup is None:
+            self._wakeup = socket.socketpair()
+            for end in self._wakeup:
+                end.setblocking(False)
+            signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
+            self.watch(self._wakeup[0], self._signals_arrived)
+        self._on_signal[signum] = callback
+        signal.signal(signum, self._note_signal)
+
+    def run(self) -> None:
+        """Turn until `stop` is called."""
+        while self._running:
+            self.turn()
+
+    def stop(self) -> None:
+        """End `run` after this turn."""
+        self._running = False
+
+    def turn(self, longest: float | None = None) -> None:
+        """Wait, for `longest` seconds at most, and call what is due."""
+        if self._deadlines:
+            until_due = max(0.0, self._deadlines[0][0] - self.now)
+            longest = until_due if longest is None else min(longest, until_due)
+        ready = self._selector.select(longest)
+        self.now = time.monotonic()
+        for key, events in ready:
+            watch: Watch = key.data
+            if events & READ:
+                watch.on_readable()
+            if events & WRITE:
+                watch.on_writable()
+        while self._deadlines and self._deadlines[0][0] <= self.now:
+            heapq.heappop(self._deadlines)[2].callback()
+
+    def close(self) -> None:
+        """Give back the loop's own descriptors, unregistering nothing.
+
+        A forked child calls this on its parent's loop: their epoll is one and the same object in the
+        kernel, and what the child took out of it the parent would miss.
+        """
+        self._selector.close()
+        self._silent.close()
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            for end in self._wakeup:
+                end.close()
+
+    def _note_signal(self, signum: int, _: FrameType | None) -> None:
+        self._signalled.add(signum)
+
+    def _signals_arrived(self) -> None:
+        assert self._wakeup is not None
+        # The bytes only wake; a flood that fills the buffer therefore loses no signal.
+        self._wakeup[0].recv(65536)
+        while self._signalled:
+            self._on_signal[self._signalled.pop()]()
+
+    def _hung_up(self) -> None:
+        for fd, _ in self._silent.poll(0):
+            if (watch := self._silent_watches.get(fd)) is not None:
+                watch.on_hangup()

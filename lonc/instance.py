@@ -1,0 +1,68 @@
+"""One daemon on one socket directory: its locks and its pid file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lonc.cipher import require_idea
+from lonc.configuration import Settings
+from lonc.errors import CannotStart
+from lonc.hosts import Host
+from lonc.parent import Parent
+
+DIRECTORY_MODE = 0o750  # the web server must be in the group
+PID_FILE_MODE = 0o644
+
+
+def run(settings: Settings, hosts: Sequence[Host]) -> None:
+    """Serve in the foreground until told to stop. Raises CannotStart.
+
+    Two locks last as long as the process. The one on the socket directory itself keeps out another
+    configuration over the same sockets, and holds even if somebody removes the pid file. The one on the
+    pid file says that the pid in it is alive; locked and empty means that children are still starting.
+    """
+    require_idea()
+    with ExitStack() as stack:
+        for directory in (settings.socket_directory, settings.log_directory):
+            _make_directory(directory)
+        sockets = _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY)
+        pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT)
+        os.ftruncate(pid_file, 0)
+        stack.callback(os.ftruncate, pid_file, 0)
+        Parent(
+            settings,
+            hosts,
+            held=(sockets, pid_file),
+            on_ready=lambda: _write_pid(pid_file),
+        ).run()
+
+
+def _write_pid(pid_file: int) -> None:
+    os.pwrite(pid_file, b"%d\n" % os.getpid(), 0)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(DIRECTORY_MODE)
+        directory.chmod(DIRECTORY_MODE)  # whatever the umask
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise CannotStart(f"cannot make {directory}: {error.strerror}") from error
+
+
+def _lock(stack: ExitStack, path: Path, flags: int) -> int:
+    """Open and lock `path` until the stack unwinds."""
+    try:
+        fd = os.open(path, flags, PID_FILE_MODE)
+        stack.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(f"{path} is in use by another lonc") from None
+    except OSError as error:
+        raise CannotStart(f"cannot open {path}: {error.strerror}") from error
+    return fd

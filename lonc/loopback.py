@@ -1,0 +1,234 @@
+"""A small lond for this machine, to try lonc on: its side of the dialogue, and a few commands.
+
+    ping                     this lond's host id
+    pong                     the client's host id
+    version                  ours
+    load                     the load average of the last minute
+    echo:X                   X
+    put:D:U:NS:k=v&k=v       ok
+    get:D:U:NS:k&k           the values joined by &, empty where missing
+    del:D:U:NS:k&k           ok
+    dump:D:U:NS              k=v&k=v
+    auth:D:U:P               authorized if P is what put:D:U:passwd:password=P stored, else
+                             non_authorized; refused unless it came encrypted
+    connections              NOW:MOST, how many clients there are and were at most
+    anything else            unknown_cmd
+
+Values are bytes, escaped by whoever needs it; they live in SQLite, in memory unless a file is named.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lonc import __version__
+from lonc.channel import Channel
+from lonc.cipher import LineCipher, shared_key
+from lonc.configuration import Settings
+from lonc.errors import CannotStart, ProtocolError
+from lonc.event_loop import EventLoop
+from lonc.hosts import Host
+
+BUILD_KEY_BYTES = 15  # 30 digits, as the original's
+BACKLOG = 128
+
+
+class Values:
+    """The data of users: (domain, user, namespace, key) -> value, all bytes."""
+
+    def __init__(self, database: Path | None) -> None:
+        try:
+            self._sqlite = sqlite3.connect(database or ":memory:", isolation_level=None)
+            self._sqlite.execute(
+                "CREATE TABLE IF NOT EXISTS item (domain BLOB, user BLOB, namespace BLOB, key BLOB,"
+                " value BLOB, PRIMARY KEY (domain, user, namespace, key)) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise CannotStart(f"cannot use the database {database}: {error}") from error
+
+    def put(self, place: list[bytes], items: list[tuple[bytes, bytes]]) -> None:
+        rows = [(*place, key, value) for key, value in items]
+        with self._sqlite:
+            self._sqlite.execute("BEGIN")
+            self._sqlite.executemany("INSERT OR REPLACE INTO item VALUES (?, ?, ?, ?, ?)", rows)
+
+    def get(self, place: list[bytes], key: bytes) -> bytes:
+        """The value, empty if there is none."""
+        found = self._sqlite.execute(
+            "SELECT value FROM item WHERE domain = ? AND user = ? AND namespace = ? AND key = ?",
+            (*place, key),
+        ).fetchone()
+        return b"" if found is None else bytes(found[0])
+
+    def delete(self, place: list[bytes], keys: list[bytes]) -> None:
+        with self._sqlite:
+            self._sqlite.execute("BEGIN")
+            self._sqlite.executemany(
+                "DELETE FROM item WHERE domain = ? AND user = ? AND namespace = ? AND key = ?",
+                [(*place, key) for key in keys],
+            )
+
+    def dump(self, place: list[bytes]) -> list[tuple[bytes, bytes]]:
+        return self._sqlite.execute(
+            "SELECT key, value FROM item WHERE domain = ? AND user = ? AND namespace = ?", place
+        ).fetchall()
+
+
+class Loopback:
+    """Serves as `host` of the table, at its address and `londPort`, until TERM or INT.
+
+    Its clients are taken to be the machine of `lonHostID`. Raises CannotStart.
+    """
+
+    def __init__(self, host: Host, settings: Settings, database: Path | None) -> None:
+        if host.address is None:
+            raise CannotStart(f"{host.id} has no address in the table to serve at")
+        self.host_id = host.id
+        self.client_id = settings.host_id
+        self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
+        self.now = 0
+        self.most = 0
+        self.values = Values(database)
+        self._loop = EventLoop()
+        self._where = f"{host.address} port {settings.lond_port}"
+        self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((host.address, settings.lond_port))
+            self._socket.listen(BACKLOG)
+        except OSError as error:
+            self._socket.close()
+            raise CannotStart(f"cannot listen at {self._where}: {error.strerror}") from error
+
+    def run(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(signum, self._loop.stop)
+        self._loop.watch(self._socket, self._accept)
+        print(f"{self.host_id} listens at {self._where}", flush=True)
+        self._loop.run()
+        self._socket.close()
+        self._loop.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        Session(self, self._loop, connection)
+
+
+class Session:
+    """One client. `_hear` is what takes its next line: init, the challenge, ekey, then requests."""
+
+    def __init__(self, lond: Loopback, loop: EventLoop, connection: socket.socket) -> None:
+        self._lond = lond
+        self._challenge = b"%d%d\n" % (os.getpid(), time.time())
+        self._cipher: LineCipher | None = None
+        self._hear: Callable[[bytes], None] = self._hear_init
+        self._channel = Channel(loop, connection, self._line, self._left, lond.max_line)
+
+    def _line(self, line: bytes) -> None:
+        self._hear(line)
+
+    def _hear_init(self, line: bytes) -> None:
+        if line == b"init\n":
+            self._channel.send(self._challenge)
+            self._hear = self._hear_challenge
+        else:
+            self._refuse()
+
+    def _hear_challenge(self, line: bytes) -> None:
+        if line == self._challenge:
+            self._channel.send(b"ok\n")
+            self._hear = self._hear_ekey
+        else:
+            self._refuse()
+
+    def _hear_ekey(self, line: bytes) -> None:
+        if line == b"ekey\n":
+            build_key = secrets.token_hex(BUILD_KEY_BYTES).upper().encode() + b"\n"
+            self._channel.send(build_key)
+            key = shared_key(self._lond.host_id, self._lond.client_id, build_key)
+            self._cipher = LineCipher(key)
+            self._hear = self._hear_request
+        else:
+            self._refuse()
+
+    def _hear_request(self, line: bytes) -> None:
+        if not line.startswith(b"enc:"):
+            self._channel.send(self._reply(line[:-1], encrypted=False) + b"\n")
+            return
+        assert self._cipher is not None
+        try:
+            request = self._cipher.decipher(line)
+        except ProtocolError:
+            self._refuse()
+            return
+        self._channel.send(self._cipher.encipher(self._reply(request, encrypted=True)))
+
+    def _reply(self, request: bytes, *, encrypted: bool) -> bytes:
+        command, _, rest = request.partition(b":")
+        try:
+            match command:
+                case b"echo":
+                    return rest
+                case b"ping":
+                    return self._lond.host_id.encode()
+                case b"pong":
+                    return self._lond.client_id.encode()
+                case b"version":
+                    return __version__.encode()
+                case b"load":
+                    return b"%.2f" % os.getloadavg()[0]
+                case b"connections":
+                    return b"%d:%d" % (self._lond.now, self._lond.most)
+                case b"put" | b"get" | b"del" | b"dump":
+                    return self._data(command, rest.split(b":", 3))
+                case b"auth":
+                    return self._auth(rest.split(b":", 2)) if encrypted else b"refused"
+        except ValueError:
+            return b"error: %b has too few fields" % command
+        except sqlite3.Error as error:
+            return f"error: {error}".encode()
+        return b"unknown_cmd"
+
+    def _data(self, command: bytes, fields: list[bytes]) -> bytes:
+        values = self._lond.values
+        if command == b"dump":
+            domain, user, namespace = fields
+            return b"&".join(b"%b=%b" % item for item in values.dump([domain, user, namespace]))
+        *place, data = fields
+        if len(place) != 3:
+            raise ValueError
+        words = data.split(b"&")
+        if command == b"get":
+            return b"&".join(values.get(place, key) for key in words)
+        if command == b"put":
+            values.put(place, [(key, value) for key, _, value in (w.partition(b"=") for w in words)])
+        else:
+            values.delete(place, words)
+        return b"ok"
+
+    def _auth(self, fields: list[bytes]) -> bytes:
+        domain, user, password = fields
+        stored = self._lond.values.get([domain, user, b"passwd"], b"password")
+        matches = stored != b"" and secrets.compare_digest(stored, password)
+        return b"authorized" if matches else b"non_authorized"
+
+    def _refuse(self) -> None:
+        self._channel.send(b"refused\n")
+        self._channel.close()
+        self._left()
+
+    def _left(self) -> None:
+        self._lond.now -= 1

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = next(
+    line.split('"')[1]
+    for line in (here / "lonc" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="lonc",
+    version=version,
+    description="Keeps the connections of a LON-CAPA server to all the others",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-or-later",
+    python_requires=">=3.10",
+    packages=["lonc"],
+    scripts=["bin/lonc"],
+    install_requires=["cryptography>=43", "python-daemon>=3.0", "setproctitle>=1.3"],
+    extras_require={
+        "test": [
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+        ]
+    },
+)
