@@ -72,6 +72,7 @@ class Child:
     def run(self) -> None:
         """Serve until asked to leave and all is served, or until the parent has gone."""
         self._loop.on_signal(signal.SIGTERM, self.drain)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for signum in IGNORED_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -156,5 +157,5 @@ class Child:
             self._state = state
             told = state.value if why is None else f"{state.value}: {why}"
             logger.log(logging.WARNING if state is HostState.DEAD else logging.INFO, "%s", told)
-        elif why is not None and state is not HostState.DEAD:
+        elif why is not None and state in (HostState.READY, HostState.CONNECTING):
             logger.info("%s", why)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lonc.errors import CannotStart, LineTooLong
-from lonc.event_loop import FORGOTTEN, EventLoop
+from lonc.event_loop import FORGOTTEN, READ, EventLoop
 from lonc.line_buffer import LineBuffer
 from lonc.transaction import Transaction
 
@@ -197,7 +197,10 @@ class Client:
             self._lines.feed(data)
         else:
             self._ended = True
-        self._serve()
+        if busy:
+            self._read_on()
+        else:
+            self._serve()
 
     def client_writable(self) -> None:
         """Callback: more of the reply can leave."""
@@ -207,8 +210,10 @@ class Client:
 
     def drain(self) -> None:
         """Serve what has arrived, and nothing that arrives later."""
-        if self._watch.events != FORGOTTEN:
-            self._socket.shutdown(socket.SHUT_RD)
+        if self._watch.events == FORGOTTEN:
+            return
+        self._socket.shutdown(socket.SHUT_RD)
+        if self._watch.events & READ:
             self.client_request()
 
     def close(self) -> None:
@@ -229,8 +234,8 @@ class Client:
     def _serve(self) -> None:
         """Take line after line until one must wait.
 
-        A line that is answered at once comes back in here through `_reply`; then the loop goes on, not
-        the stack.
+        Whatever comes back in here meanwhile, a reply given at once above all, is left to the loop that
+        is already going: the stack does not grow with the lines.
         """
         if self._serving:
             return
@@ -245,14 +250,17 @@ class Client:
                 break
             if line is None:
                 break
-            if line.startswith(MAYBE_OWN):
-                answer = self._services.answer(line)
-                if answer is not None:
-                    self._send(answer)
-                    continue
+            if line.startswith(MAYBE_OWN) and (answer := self._services.answer(line)) is not None:
+                self._send(answer)
+                continue
             self._transaction = Transaction(line, self._reply, self._failure)
             self._services.queue_transaction(self._transaction)
         self._serving = False
+        if self._ended or self._lines.rest or self._watch.events != READ:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read only what there is room for; leave when nothing more can come or go."""
         busy = self._transaction is not None or self._unsent
         if self._ended and not busy:
             self.close()
@@ -262,7 +270,8 @@ class Client:
     def _reply(self, reply: bytes) -> None:
         self._transaction = None
         self._send(reply)
-        self._serve()
+        if self._lines.rest or self._ended:
+            self._serve()
 
     def _failure(self, _: str) -> None:
         self._reply(CON_LOST)

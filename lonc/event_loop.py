@@ -178,8 +178,11 @@ class EventLoop:
                 watch.on_readable()
             if events & WRITE:
                 watch.on_writable()
+        due = []
         while self._deadlines and self._deadlines[0][0] <= self.now:
-            heapq.heappop(self._deadlines)[2].callback()
+            due.append(heapq.heappop(self._deadlines)[2])
+        for deadline in due:  # one that is set meanwhile, even for now, waits for the next turn
+            deadline.callback()
 
     def close(self) -> None:
         """Give back the loop's own descriptors, unregistering nothing.

@@ -9,29 +9,32 @@ from lonc.errors import LineTooLong
 
 
 class LineBuffer:
-    """Holds what has arrived and is not yet taken; `limit` is in bytes, without the newline."""
+    """Holds what has arrived and is not yet taken; `limit` is in bytes, without the newline.
 
-    __slots__ = ("_data", "_limit", "_searched", "_start")
+    `rest` is empty when nothing is held.
+    """
+
+    __slots__ = ("_limit", "_searched", "_start", "rest")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._data: bytes | bytearray = b""
+        self.rest: bytes | bytearray = b""
         self._start = 0  # what lies before has been taken
         self._searched = 0  # no newline from _start up to here
 
     def __len__(self) -> int:
         """How many bytes are held."""
-        return len(self._data) - self._start
+        return len(self.rest) - self._start
 
     def feed(self, data: bytes) -> None:
-        if not self._data:
-            self._data = data
+        if not self.rest:
+            self.rest = data
             return
-        if not isinstance(self._data, bytearray):
-            self._data = bytearray(memoryview(self._data)[self._start :])
+        if not isinstance(self.rest, bytearray):
+            self.rest = bytearray(memoryview(self.rest)[self._start :])
             self._searched -= self._start
             self._start = 0
-        self._data += data
+        self.rest += data
 
     def next_line(self) -> bytes | None:
         """The next whole line with its newline, or None until more is fed.
@@ -39,20 +42,23 @@ class LineBuffer:
         Raises LineTooLong for as long as the line in front passes the limit; what lies behind such a
         line is out of reach.
         """
-        data = self._data
-        size = len(data)
-        end = data.find(b"\n", self._searched) + 1
-        if not end:
-            self._searched = size
-            if size - self._start > self._limit:
-                raise LineTooLong(f"a line of more than {self._limit} bytes")
-            return None
-        if end - self._start - 1 > self._limit:
-            raise LineTooLong(f"a line of more than {self._limit} bytes")
+        data = self.rest
         start = self._start
-        if end < size:
+        end = data.find(b"\n", self._searched) + 1
+        if end:
+            length = end - start - 1
+        else:
+            self._searched = len(data)
+            length = len(data) - start
+        if length > self._limit:
+            raise LineTooLong(f"a line of more than {self._limit} bytes")
+        if not end:
+            return None
+        if end < len(data):
             self._start = self._searched = end
             return bytes(data[start:end])
-        self._data = b""
+        self.rest = b""
         self._start = self._searched = 0
-        return bytes(data[start:] if start else data)
+        if start:
+            return bytes(data[start:])
+        return data if type(data) is bytes else bytes(data)

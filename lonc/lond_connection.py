@@ -14,6 +14,8 @@ from lonc.transaction import Transaction
 
 RECEIVE_SIZE = 65536
 
+_IDLE = State.IDLE  # looked up once: every reply asks
+
 Address = tuple[str, int]
 
 
@@ -128,10 +130,17 @@ class LondConnection:
             self.close(str(error))
             return
         if reply is not None:
-            self._complete(reply)
+            # To other work, or to its end, before the reply goes up.
+            transaction, self._transaction = self._transaction, None
+            assert transaction is not None
+            if self._protocol.state is _IDLE:
+                self._on_idle(self)
+            else:
+                self.close("lond said more than one line in reply")
+            self._on_reply(transaction, reply)
         elif self._protocol.data_to_send():
             self.lond_writable()
-        elif self._protocol.state is State.IDLE:
+        elif self._protocol.state is _IDLE:
             self._on_ready(self)
 
     def lond_writable(self) -> None:
@@ -151,16 +160,6 @@ class LondConnection:
             self._watch.want(write=True)
         elif self._watch.events != READ:
             self._watch.want(write=False)
-
-    def _complete(self, reply: bytes) -> None:
-        """The connection goes on to other work, or ends, before its reply goes up."""
-        transaction, self._transaction = self._transaction, None
-        assert transaction is not None
-        if self._protocol.state is State.IDLE:
-            self._on_idle(self)
-        else:
-            self.close("lond said more than one line in reply")
-        self._on_reply(transaction, reply)
 
     def _connected(self) -> None:
         """Callback: the attempt to connect has ended."""

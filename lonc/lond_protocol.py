@@ -54,6 +54,10 @@ class Event(str, Enum):
     END = "the end"
 
 
+# Looked up once: an Enum takes longer to find its member than the table to find its row.
+_REQUEST, _SENT, _LINE, _END = Event
+
+
 class LondProtocol:
     """One connection's side of the dialogue; starts with `init` to be sent.
 
@@ -73,7 +77,7 @@ class LondProtocol:
 
     def start_request(self, request: bytes) -> None:
         """Make `request`, a line, the next thing to send; only an Idle connection takes one."""
-        self._step(Event.REQUEST, request)
+        self._step(_REQUEST, request)
 
     def data_to_send(self) -> bytes | memoryview:
         """What should go to lond now; say with `data_sent` how much of it went."""
@@ -82,7 +86,7 @@ class LondProtocol:
     def data_sent(self, count: int) -> None:
         if count == len(self._to_send):
             self._to_send = b""
-            self._step(Event.SENT)
+            self._step(_SENT)
         else:
             self._to_send = memoryview(self._to_send)[count:]
 
@@ -92,17 +96,18 @@ class LondProtocol:
         A line may be surplus to the reply. Then the reply still counts, and the protocol is
         Disconnected. Raises ProtocolError for everything else that the dialogue does not allow.
         """
-        if (self.state, Event.LINE) not in TRANSITIONS:
+        if self.state not in _LISTENING:
             raise self._broken(f"lond spoke unasked in state {self.state.value}")
-        self._lines.feed(data)
+        lines = self._lines
+        lines.feed(data)
         try:
-            line = self._lines.next_line()
+            line = lines.next_line()
         except LineTooLong as error:
             raise self._broken(f"lond sent {error}") from None
         if line is None:
             return None
-        reply = self._step(Event.LINE, line)
-        if self._lines:
+        reply = self._step(_LINE, line)
+        if lines.rest:
             if reply is None:
                 raise self._broken("lond said more than was due")
             self.disconnect()
@@ -110,14 +115,14 @@ class LondProtocol:
 
     def disconnect(self) -> None:
         """The connection has ended, for whatever reason."""
-        self._step(Event.END)
+        self._step(_END)
 
     def _step(self, event: Event, line: bytes = b"") -> bytes | None:
         """The one place that writes the state."""
-        row = TRANSITIONS.get((self.state, event))
-        if row is None:
-            raise AssertionError(f"{event.value} in state {self.state.value}")
-        action, self.state = row
+        try:
+            action, self.state = TRANSITIONS[self.state, event]
+        except KeyError:
+            raise AssertionError(f"{event.value} in state {self.state.value}") from None
         return None if action is None else action(self, line)
 
     def _broken(self, why: str) -> ProtocolError:
@@ -179,3 +184,5 @@ TRANSITIONS: dict[tuple[State, Event], tuple[Action | None, State]] = {
     **{(state, Event.END): (None, State.DISCONNECTED) for state in State},
 }
 # fmt: on
+
+_LISTENING = frozenset(state for state, event in TRANSITIONS if event is Event.LINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -207,11 +208,11 @@ class Parent:
             return
         if status == 0 or self._loop.now - record.started >= LIVED_LONG:
             record.backoff.reset()
-        self._replace_later(record, how)
+        self._replace_later(record, how, logging.INFO if status == 0 else logging.WARNING)
 
-    def _replace_later(self, record: ChildRecord, how: str) -> None:
+    def _replace_later(self, record: ChildRecord, why: str, level: int = logging.WARNING) -> None:
         delay = record.backoff.next_delay()
-        logger.warning("%s; replaced %s", how, f"in {delay:.1f} s" if delay else "at once")
+        logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
         self._loop.at(self._loop.now + delay, partial(self._replace, record))
 
     def _replace(self, record: ChildRecord) -> None:

@@ -20,12 +20,14 @@ class Transaction:
 
     def complete(self, reply: bytes) -> None:
         """lond has answered; `reply` is its line."""
-        on_reply, self._on_reply, self._on_failure = self._on_reply, _ended, _ended
+        on_reply = self._on_reply
+        self._on_reply = self._on_failure = _ended
         on_reply(reply)
 
     def fail(self, why: str) -> None:
         """There will be no reply."""
-        on_failure, self._on_reply, self._on_failure = self._on_failure, _ended, _ended
+        on_failure = self._on_failure
+        self._on_reply = self._on_failure = _ended
         on_failure(why)
 
     def abandon(self) -> None:

@@ -1,0 +1,43 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+from machine import Machine
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            continue  # the one that listed the directory
+    return found
+
+
+def _children() -> set[str]:
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update((task / "children").read_text().split())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """No test leaves a descriptor or a process behind."""
+    descriptors, children = _descriptors(), _children()
+    yield
+    deadline = time.monotonic() + 5
+    while (_descriptors() - descriptors or _children() - children) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _descriptors() - descriptors == set()
+    assert _children() - children == set()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A configuration in a directory of its own, at addresses of its own; all it started is ended."""
+    made = Machine(tmp_path)
+    yield made
+    made.end()

@@ -1,0 +1,208 @@
+"""One LON-CAPA machine for a test: files, londs and a lonc, all real."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BIN_LONC = Path(sys.executable).with_name("lonc")
+LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]
+
+
+def eventually(predicate, seconds=10.0):
+    """The first true answer; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := predicate()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {predicate}"
+        time.sleep(0.005)
+    return answer
+
+
+def title(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children_of(pid):
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def exists(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+class Machine:
+    """Settings are keyword arguments of `configure`; hosts are served at 127.x.y.N, N from 1."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
+        self.port = _free_port(f"{self.network}.1")
+        self.configuration = directory / "loncapa.conf"
+        self.table = directory / "tabs" / "hosts.tab"
+        self.sockets = directory / "sockets"
+        self.pid_file = directory / "daemons" / "logs" / "lonc.pid"
+        self.log_file = directory / "log"
+        self.table.parent.mkdir()
+        (directory / "daemons").mkdir()
+        self.lonc = None
+        self._processes = []
+        self._clients = []
+        self.configure()
+        self.hosts("l1")
+
+    def configure(self, **settings):
+        values = {
+            "lonHostID": "a1",
+            "lonTabDir": self.table.parent,
+            "lonSockDir": self.sockets,
+            "lonDaemons": self.directory / "daemons",
+            "londPort": self.port,
+            **settings,
+        }
+        lines = [f"PerlSetVar {name} {value}\n" for name, value in values.items()]
+        self.configuration.write_text("".join(lines))
+
+    def address(self, number):
+        return f"{self.network}.{number}"
+
+    def hosts(self, *ids):
+        lines = [
+            f"{id_}:dom:library:{id_}.example.org:{self.address(number)}\n"
+            for number, id_ in enumerate(ids, start=1)
+        ]
+        self.table.write_text("".join(lines))
+
+    def command(self, *arguments, input=b"", timeout=60):
+        """Run one lonc command to its end."""
+        return subprocess.run(
+            [*LONC, "-c", self.configuration, *arguments],
+            input=input,
+            capture_output=True,
+            timeout=timeout,
+        )
+
+    def start_lond(self, host, *arguments):
+        process = subprocess.Popen(
+            [*LONC, "-c", self.configuration, "lond", host, *arguments], stdout=subprocess.PIPE
+        )
+        self._processes.append(process)
+        assert b" listens at " in process.stdout.readline()
+        return process
+
+    def run(self, wait=True, **options):
+        """Start `lonc run`, and wait until every child serves."""
+        with self.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*LONC, "-c", self.configuration, "run"], stderr=log, stdin=subprocess.DEVNULL, **options
+            )
+        self._processes.append(process)
+        self.lonc = process
+        if wait:
+            eventually(self.serves)
+        return process
+
+    def serves(self):
+        assert self.lonc.poll() is None, self.log()
+        with contextlib.suppress(FileNotFoundError):
+            return self.pid_file.read_text() == f"{self.lonc.pid}\n"
+
+    def log(self):
+        return self.log_file.read_text()
+
+    def children(self):
+        """Host id -> pid, by title."""
+        found = {}
+        for pid in children_of(self.lonc.pid):
+            words = title(pid).split()
+            if words[:1] == ["lonc:"] and words[1] != "parent,":
+                found[words[1]] = pid
+        return found
+
+    def connect(self, host="l1", timeout=30.0):
+        client = socket.socket(socket.AF_UNIX)
+        self._clients.append(client)
+        client.settimeout(timeout)
+        client.connect(str(self.sockets / host))
+        return client
+
+    def ask(self, request, host="l1"):
+        """One request over a connection of its own; both without newline."""
+        with self.connect(host) as client:
+            client.sendall(request + b"\n")
+            return read_line(client)
+
+    def status(self, host="l1"):
+        return json.loads(self.ask(b"lonc:status", host))
+
+    def end(self):
+        for client in self._clients:
+            client.close()
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def stop(self, signum=signal.SIGTERM):
+        self.lonc.send_signal(signum)
+        return self.lonc.wait(20)
+
+
+def read_line(client):
+    """The next line from a socket, without its newline; what came before an EOF if there is none."""
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        data = client.recv(1 << 20)
+        if not data:
+            break
+        received += data
+    return bytes(received).removesuffix(b"\n")
+
+
+def _free_port(address):
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def as_nobody(function):
+    """The text that `function` returns when it runs in a child process that may read next to nothing:
+    as root, everything can be read."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writable, function().encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return text

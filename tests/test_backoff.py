@@ -1,0 +1,27 @@
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lonc.backoff import Backoff
+
+
+@given(st.integers())
+def test_delays_double_up_to_the_longest_each_shortened_by_up_to_a_quarter(seed):
+    backoff = Backoff(1, 60, Random(seed), at_once=1)
+    assert backoff.next_delay() == 0
+    for whole in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert whole * 0.75 <= backoff.next_delay() <= whole
+
+
+def test_after_a_reset_it_begins_anew():
+    backoff = Backoff(1, 60, Random(1), at_once=1)
+    for _ in range(5):
+        backoff.next_delay()
+    backoff.reset()
+    assert backoff.next_delay() == 0
+    assert backoff.next_delay() <= 1
+
+
+def test_without_a_first_one_at_once_even_the_first_is_a_delay():
+    assert Backoff(1, 60, Random(1)).next_delay() >= 0.75

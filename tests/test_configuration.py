@@ -1,0 +1,209 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from machine import as_nobody
+
+from lonc import configuration
+from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.errors import Misconfigured
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        file = tmp_path / "loncapa.conf"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        settings, faults = read_settings(file)
+        return settings, [str(fault).removeprefix(str(file)) for fault in faults]
+
+    return read
+
+
+def test_what_is_not_set_has_its_default(read):
+    settings, faults = read("PerlSetVar lonHostID msul1\n")
+    assert faults == []
+    assert settings == Settings(host_id="msul1")
+    assert (settings.lond_port, settings.max_connections, settings.connect_retries) == (5663, 5, 2)
+    assert (settings.max_request, settings.max_reply) == (16777216, 67108864)
+    assert (settings.socket_mode, settings.log_level, settings.max_clients) == (0o660, "info", 1000)
+    assert str(settings.hosts_file) == "/home/httpd/lonTabs/hosts.tab"
+    assert str(settings.socket_directory) == "/home/httpd/sockets"
+    assert str(settings.pid_file) == "/home/httpd/perl/logs/lonc.pid"
+
+
+def test_every_setting_can_be_set(read):
+    settings, faults = read(
+        """
+        PerlSetVar lonHostID my-host_1
+        PerlSetVar lonTabDir /a
+        PerlSetVar lonSockDir /b
+        PerlSetVar lonDaemons /c
+        PerlSetVar londPort 1
+        PerlSetVar loncMaxConnections 2
+        PerlSetVar loncConnectRetries 3
+        PerlSetVar loncBindAddress 127.0.0.4
+        PerlSetVar loncMaxClients 5
+        PerlSetVar loncMaxRequest 6
+        PerlSetVar loncMaxReply 77
+        PerlSetVar loncSocketMode 0600
+        PerlSetVar loncLogLevel debug
+        PerlSetVar loncDrainTimeout 2.5
+        PerlSetVar loncAllowInsecure 0
+        """
+    )
+    assert faults == []
+    assert settings == Settings(
+        "my-host_1",
+        Path("/a"),
+        Path("/b"),
+        Path("/c"),
+        1,
+        2,
+        3,
+        "127.0.0.4",
+        5,
+        6,
+        77,
+        0o600,
+        "debug",
+        2.5,
+        False,
+    )
+
+
+def test_apaches_syntax(read):
+    settings, faults = read(
+        b"# PerlSetVar londPort x\n"
+        b"   # a comment in Latin-1: M\xfcnchen\n"
+        b"<Location /adm>\n"
+        b"PerlSetVarNot lonHostID x y z\n"
+        b"\tperlsetvar\t lonHostID   msul1  \r\n"
+        b'PERLSETVAR lonTabDir "/with a/space"\n'
+        b"PerlSetVar londPort 1\n"
+        b"PerlSetVar londPort 2\n"
+        b"PerlSetVar lonRole library\n"
+        b"PerlSetVar MetadataKeys whatever\n"
+        b"</Location>"
+    )
+    assert faults == []
+    assert settings == Settings("msul1", Path("/with a/space"), lond_port=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("PerlSetVar", "PerlSetVar with 0 words, where NAME VALUE are needed"),
+        ("PerlSetVar londPort", "PerlSetVar with 1 words, where NAME VALUE are needed"),
+        ("PerlSetVar londPort 1 # port", "PerlSetVar with 4 words, where NAME VALUE are needed"),
+        ('PerlSetVar lonTabDir "/open', "a double quote that stands alone"),
+        ('PerlSetVar lonTabDir /a"b"', "a double quote that stands alone"),
+        ("PerlSetVar loncMaxConection 3", "there is no setting loncMaxConection"),
+        (
+            "PerlSetVar lonHostID -x",
+            "lonHostID: '-x' is no host id: letters, digits, _ and -, no - in",
+        ),
+        ("PerlSetVar lonHostID m\u00fcsul", "lonHostID: 'm\u00fcsul' is no host id"),
+        ('PerlSetVar lonTabDir ""', "lonTabDir: '' is no absolute directory"),
+        ("PerlSetVar lonSockDir sockets", "lonSockDir: 'sockets' is no absolute directory"),
+        ("PerlSetVar londPort http", "londPort: 'http' is no whole number"),
+        ("PerlSetVar londPort 0", "londPort: 0 is not between 1 and 65535"),
+        ("PerlSetVar londPort 65536", "londPort: 65536 is not between 1 and 65535"),
+        ("PerlSetVar londPort \u0663", "londPort: '\u0663' is no whole number"),
+        ("PerlSetVar londPort 1_0", "londPort: '1_0' is no whole number"),
+        ("PerlSetVar loncMaxConnections 0", "loncMaxConnections: 0 is not between 1 and 1000"),
+        ("PerlSetVar loncConnectRetries -1", "loncConnectRetries: '-1' is no whole number"),
+        ("PerlSetVar loncBindAddress here", "loncBindAddress: 'here' is no IPv4 address"),
+        ("PerlSetVar loncMaxClients 1e3", "loncMaxClients: '1e3' is no whole number"),
+        ("PerlSetVar loncMaxRequest 16M", "loncMaxRequest: '16M' is no whole number"),
+        ("PerlSetVar loncMaxReply " + "9" * 5000, "is no whole number"),
+        ("PerlSetVar loncSocketMode 0680", "loncSocketMode: '0680' is no mode of three octal digits"),
+        ("PerlSetVar loncLogLevel loud", "'loud' is none of debug, info, warning, error"),
+        ("PerlSetVar loncDrainTimeout 1.", "loncDrainTimeout: '1.' is no number of seconds"),
+        (
+            "PerlSetVar loncDrainTimeout 90000",
+            "90000 is not between 0 and 86400 seconds",
+        ),
+        ("PerlSetVar loncAllowInsecure yes", "loncAllowInsecure: 'yes' is no whole number"),
+    ],
+)
+def test_each_fault_is_one_sentence_with_its_line(read, line, text):
+    _, faults = read(f"PerlSetVar lonHostID msul1\n{line}\n")
+    assert len(faults) == 1
+    assert faults[0].startswith(":2: ")
+    assert text in faults[0]
+
+
+def test_bytes_that_are_no_utf_8_where_they_count(read):
+    _, faults = read(b"PerlSetVar lonHostID msul1\nPerlSetVar lonTabDir /\xff\n")
+    assert faults == [r":2: bytes that are no UTF-8: b'PerlSetVar lonTabDir /\xff'"]
+
+
+def test_all_faults_are_told_and_what_is_sound_still_counts(read):
+    settings, faults = read("PerlSetVar londPort x\nPerlSetVar loncX 1\nPerlSetVar loncMaxClients 7\n")
+    assert faults == [
+        ":1: londPort: 'x' is no whole number",
+        ":2: there is no setting loncX",
+        ": lonHostID, the id of this machine, is not set",
+    ]
+    assert settings == Settings(max_clients=7)
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory"])
+def test_a_file_that_cannot_be_read_at_all(tmp_path, kind):
+    file = tmp_path / "loncapa.conf"
+    if kind == "directory":
+        file.mkdir()
+    text = {"missing": "No such file or directory", "directory": "Is a directory"}[kind]
+    with pytest.raises(Misconfigured) as error:
+        read_settings(file)
+    assert str(error.value) == f"{file}: {text}"
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+    file = tmp_path / "loncapa.conf"
+    file.write_text("PerlSetVar lonHostID msul1\n")
+    file.chmod(0)
+
+    def read():
+        try:
+            return str(read_settings(file))
+        except Misconfigured as error:
+            return str(error)
+
+    assert as_nobody(read) == f"{file}: Permission denied"
+
+
+def test_which_file_is_read(tmp_path, monkeypatch):
+    default = tmp_path / "loncapa.conf"
+    monkeypatch.setattr(configuration, "DEFAULT_FILES", (tmp_path / "first", default))
+    assert find_configuration("named", {"LONC_CONF": "other"}) == Path("named")
+    assert find_configuration(None, {"LONC_CONF": "other"}) == Path("other")
+    with pytest.raises(Misconfigured, match=f"{tmp_path}/first: no such file, nor is there {default}"):
+        find_configuration(None, {"LONC_CONF": ""})
+    default.touch()
+    assert find_configuration(None, {}) == default
+
+
+NAMES = [each.metadata["name"] for each in fields(Settings)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_stands_in_the_readme(name):
+    assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_path):
+    shipped = (ROOT / "etc" / "loncapa.conf").read_text()
+    settings, faults = read_settings(ROOT / "etc" / "loncapa.conf")
+    assert faults == []
+    assert settings == Settings(host_id=settings.host_id)
+    for name in NAMES:
+        assert f"PerlSetVar {name} " in shipped
+    uncommented = tmp_path / "loncapa.conf"
+    uncommented.write_text(shipped.replace("#PerlSetVar", "PerlSetVar"))
+    settings, faults = read_settings(uncommented)
+    assert faults == []
+    assert settings == Settings(host_id=settings.host_id, bind_address=settings.bind_address)

@@ -1,0 +1,225 @@
+import contextlib
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from lonc.event_loop import READ, EventLoop
+
+
+@pytest.fixture
+def loop():
+    loop = EventLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pair():
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_a_readable_descriptor_calls_back_until_it_is_read(loop, pair):
+    here, there = pair
+    calls = []
+    loop.watch(here, lambda: calls.append("readable"))
+    there.send(b"x")
+    loop.turn()
+    loop.turn()
+    assert calls == ["readable"] * 2
+    here.recv(1)
+    loop.turn(0)
+    assert calls == ["readable"] * 2
+
+
+def test_writability_is_told_only_while_wanted(loop, pair):
+    calls = []
+    watch = loop.watch(pair[0], lambda: None, lambda: calls.append("writable"))
+    loop.turn(0)
+    watch.want(write=True)
+    loop.turn()
+    watch.want(write=False)
+    loop.turn(0)
+    assert calls == ["writable"]
+
+
+def test_what_was_forgotten_is_not_called_even_in_the_same_turn(loop, pair):
+    other = socket.socketpair()
+    watches, calls = [], []
+
+    def first_come(name):
+        calls.append(name)
+        for watch in watches:
+            watch.forget()
+
+    for end, name in ((pair[0], "a"), (other[0], "b")):
+        watches.append(loop.watch(end, lambda name=name: first_come(name)))
+    pair[1].send(b"x")
+    other[1].send(b"x")
+    loop.turn()
+    loop.turn(0)
+    assert len(calls) == 1
+    for end in other:
+        end.close()
+
+
+def test_a_descriptor_closed_and_reused_in_the_same_turn_is_not_taken_for_the_old_one(loop, pair):
+    others = [socket.socketpair(), socket.socketpair()]
+    calls = []
+
+    def replace(index):
+        old = others[1 - index][0]
+        number = old.fileno()
+        watches[1 - index].forget()
+        watches[index].forget()
+        old.close()
+        assert os.dup2(pair[0].fileno(), number) == number  # the number lives on, another's
+        calls.append(loop.watch(socket.socket(fileno=number), lambda: calls.append("wrong")))
+
+    watches = [loop.watch(others[i][0], lambda i=i: replace(i)) for i in (0, 1)]
+    for _, there in others:
+        there.send(b"x")
+    loop.turn()
+    assert len(calls) == 1
+    calls[0].file.close()
+    for ends in others:
+        for end in ends:
+            end.close()
+
+
+def test_with_no_interest_only_the_other_sides_end_is_told(loop, pair):
+    here, there = pair
+    calls = []
+    watch = loop.watch(here, lambda: calls.append("readable"), on_hangup=lambda: calls.append("hangup"))
+    watch.want(read=False)
+    there.send(b"x")
+    there.shutdown(socket.SHUT_WR)
+    loop.turn(0)
+    assert calls == []
+    there.close()
+    loop.turn(1)
+    assert calls == ["hangup"]
+    watch.want(read=True)
+    loop.turn(1)
+    assert calls == ["hangup", "readable"]
+    watch.forget()
+    loop.turn(0)
+    assert len(calls) == 2
+
+
+def test_a_hangup_is_not_told_to_one_who_was_forgotten(loop, pair):
+    watch = loop.watch(pair[0], lambda: None, on_hangup=lambda: pytest.fail("called"))
+    watch.want(read=False)
+    pair[1].close()
+    watch.forget()
+    watch.forget()
+    loop.turn(0)
+    with pytest.raises(AssertionError, match="forgotten"):
+        watch.want(read=True)
+
+
+def test_an_unchanged_interest_costs_no_system_call(loop, pair):
+    watch = loop.watch(pair[0], lambda: None)
+    loop._selector.close()  # the next epoll_ctl would raise
+    watch.want(read=True, write=False)
+    assert watch.events == READ
+    loop._selector = EventLoop()._selector
+
+
+def test_deadlines_come_in_their_order_and_not_before_their_time(loop):
+    calls = []
+    begun = loop.now
+    for delay in (0.03, 0.01, 0.02):
+        loop.at(begun + delay, lambda delay=delay: calls.append((delay, loop.now - begun)))
+    loop.at(begun + 0.015, lambda: calls.append("cancelled")).cancel()
+    while len(calls) < 3:
+        loop.turn()
+    assert [delay for delay, _ in calls] == [0.01, 0.02, 0.03]
+    assert all(delay <= when for delay, when in calls)
+
+
+def test_deadlines_of_the_same_moment_come_in_the_order_in_which_they_were_set(loop):
+    calls = []
+    for number in range(10):
+        loop.at(loop.now, lambda number=number: calls.append(number))
+    loop.turn()
+    assert calls == list(range(10))
+
+
+def test_a_deadline_set_by_a_deadline_waits_for_its_time(loop):
+    loop.at(loop.now, lambda: loop.at(loop.now + 3600, lambda: pytest.fail("called")))
+    loop.turn()
+    loop.turn(0)
+
+
+def test_run_turns_until_stopped(loop):
+    turns = []
+
+    def turn():
+        turns.append(1)
+        if len(turns) == 3:
+            loop.stop()
+        loop.at(loop.now, turn)
+
+    loop.at(loop.now, turn)
+    loop.run()
+    assert len(turns) == 3
+
+
+@pytest.fixture
+def handlers():
+    numbers = (signal.SIGUSR1, signal.SIGUSR2)
+    before = {signum: signal.getsignal(signum) for signum in numbers}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def test_a_signal_wakes_the_loop_and_calls_back_in_its_turn(loop, handlers):
+    calls = []
+    loop.on_signal(signal.SIGUSR1, lambda: calls.append("USR1"))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert calls == []  # nothing is done in the handler
+    loop.turn(5)
+    assert calls == ["USR1"]
+
+
+def test_a_flood_of_one_signal_does_not_lose_another(loop, handlers):
+    calls = set()
+    loop.on_signal(signal.SIGUSR1, lambda: calls.add("USR1"))
+    loop.on_signal(signal.SIGUSR2, lambda: calls.add("USR2"))
+    _here, there = loop._wakeup
+    there.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while there.send(bytes(65536)):  # as full as a flood could make it
+            pass
+    os.kill(os.getpid(), signal.SIGUSR2)
+    loop.turn(5)
+    assert calls == {"USR2"}
+
+
+def test_an_idle_loop_does_not_wake(loop, pair):
+    loop.watch(pair[0], lambda: pytest.fail("called"))
+    begun = time.monotonic()
+    cpu = time.process_time()
+    loop.turn(0.3)
+    assert time.monotonic() - begun >= 0.29
+    assert time.process_time() - cpu < 0.2
+
+
+def test_closing_a_forked_copy_takes_nothing_from_the_parent(loop, pair):
+    calls = []
+    loop.watch(pair[0], lambda: calls.append("readable"))
+    child = os.fork()
+    if child == 0:
+        loop.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    pair[1].send(b"x")
+    loop.turn(5)
+    assert calls == ["readable"]

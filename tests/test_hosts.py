@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+from machine import as_nobody
+
+from lonc.errors import UsageError
+from lonc.hosts import Host, find_host, read_hosts
+
+ROOT = Path(__file__).parent.parent
+SOCKETS = Path("/home/httpd/sockets")
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, sockets=SOCKETS):
+        file = tmp_path / "hosts.tab"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        hosts, faults = read_hosts(file, sockets)
+        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+
+    return read
+
+
+def test_real_tables_with_descriptions_and_later_fields(read):
+    hosts, faults = read(
+        b"# hosts\n"
+        b"^shared comment of the cluster\n"
+        b"\n"
+        b"   \n"
+        b"msul1:msu:library:zaphod.lite.msu.edu:35.9.89.22:Michigan State University:100:5\n"
+        b"msua3:msu:access:s10.lite.msu.edu:35.9.89.23 \r\n"
+        b"fhwfl1:fhwf:library:loncapa.fh.de:134.1.2.3x:Fachhochschule M\xfcnchen\n"
+        b"later-1:dom:access:later.example.org:https:more\n"
+        b"name_only:dom:access:name.example.org"
+    )
+    assert faults == []
+    assert hosts == [
+        Host("msul1", "msu", "library", "zaphod.lite.msu.edu", "35.9.89.22", 5),
+        Host("msua3", "msu", "access", "s10.lite.msu.edu", "35.9.89.23", 6),
+        Host("fhwfl1", "fhwf", "library", "loncapa.fh.de", "134.1.2.3", 7),
+        Host("later-1", "dom", "access", "later.example.org", None, 8),
+        Host("name_only", "dom", "access", "name.example.org", None, 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("msul1", "1 fields, where id:domain:role:dnsname are needed"),
+        ("msul1:msu:library", "3 fields, where id:domain:role:dnsname are needed"),
+        (":msu:library:x:127.0.0.1", "'' is no host id"),
+        ("-l1:msu:library:x:127.0.0.1", "'-l1' is no host id: letters, digits, _ and -, no - in front"),
+        ("../l1:msu:library:x:127.0.0.1", "'../l1' is no host id"),
+        ("l\u00fc:msu:library:x:127.0.0.1", "'l\u00fc' is no host id"),
+        ("delayed:msu:library:x:127.0.0.1", "no host may be called delayed"),
+        ("first:msu:library:x:127.0.0.1", "first stands in line 1 already"),
+        ("l1:msu:library:", "l1 has neither an address nor a DNS name"),
+        ("l1:msu:library::300.1.1.1", "l1 has neither an address nor a DNS name"),
+        (b"l\xff:msu:library:x:127.0.0.1", r"a field with bytes that are no UTF-8: b'l\xff'"),
+    ],
+)
+def test_each_fault_is_one_sentence_with_its_line(read, line, text):
+    line = line if isinstance(line, bytes) else line.encode()
+    hosts, faults = read(b"first:msu:library:x:127.0.0.1\n" + line + b"\n")
+    assert [host.id for host in hosts] == ["first"]
+    assert len(faults) == 1
+    assert faults[0].startswith(":2: ")
+    assert text in faults[0]
+
+
+def test_all_faults_are_told(read):
+    _, faults = read("a\nb:c\nc:d:e:f\n")
+    assert [fault[:3] for fault in faults] == [":1:", ":2:"]
+
+
+def test_a_socket_path_has_107_bytes_at_most(read):
+    directory = Path("/" + "d" * 100)
+    fits = "12345"
+    assert read(f"{fits}:d:r:n\n", directory)[1] == []
+    _, faults = read(f"{fits}6:d:r:n\n", directory)
+    assert faults == [f":1: the socket path {directory}/{fits}6 is longer than 107 bytes"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory"])
+def test_a_table_that_cannot_be_read(tmp_path, kind):
+    file = tmp_path / "hosts.tab"
+    if kind == "directory":
+        file.mkdir()
+    text = {"missing": "No such file or directory", "directory": "Is a directory"}[kind]
+    hosts, faults = read_hosts(file, SOCKETS)
+    assert hosts == []
+    assert [str(fault) for fault in faults] == [f"{file}: {text}"]
+
+
+def test_a_table_that_may_not_be_read(tmp_path):
+    file = tmp_path / "hosts.tab"
+    file.write_text("")
+    file.chmod(0)
+    assert as_nobody(lambda: str(read_hosts(file, SOCKETS)[1][0])) == f"{file}: Permission denied"
+
+
+def test_a_host_that_is_not_there_is_answered_with_the_nearest_name(read):
+    hosts, _ = read("msul1:d:r:n\nfoo:d:r:n\n")
+    assert find_host(hosts, "foo").line == 2
+    with pytest.raises(UsageError, match=r"msu1l is not in the hosts table; did you mean msul1\?"):
+        find_host(hosts, "msu1l")
+    with pytest.raises(UsageError, match=r"zzz is not in the hosts table$"):
+        find_host(hosts, "zzz")
+
+
+def test_the_table_to_start_from_is_sound():
+    _, faults = read_hosts(ROOT / "etc" / "hosts.tab", SOCKETS)
+    assert faults == []

@@ -1,0 +1,120 @@
+"""Who may import whom: the structure of the program, held against its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lonc
+
+PACKAGE = Path(lonc.__file__).parent
+
+PATH_OF_A_REQUEST = {
+    "backoff", "channel", "cipher", "client", "configuration", "containers", "errors", "event_loop",
+    "hosts", "line_buffer", "log", "lond_connection", "lond_protocol", "pool", "status", "transaction",
+}  # fmt: skip
+
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "containers": set(),
+    "line_buffer": {"errors"},
+    "transaction": set(),
+    "event_loop": set(),
+    "backoff": set(),
+    "channel": {"errors", "event_loop", "line_buffer"},
+    "cipher": {"errors"},
+    "configuration": {"errors"},
+    "hosts": {"configuration", "errors"},
+    "log": set(),
+    "lond_protocol": {"cipher", "errors", "line_buffer"},
+    "lond_connection": {"errors", "event_loop", "lond_protocol", "transaction"},
+    "client": {"errors", "event_loop", "line_buffer", "transaction"},
+    "pool": {"backoff", "containers", "transaction"},
+    "status": set(),
+    "child": PATH_OF_A_REQUEST,
+    "parent": {
+        "__init__", "backoff", "channel", "child", "client", "configuration", "errors", "event_loop",
+        "hosts", "log", "status",
+    },
+    "instance": {"channel", "cipher", "configuration", "errors", "hosts", "parent"},
+    "lonnet": {"configuration", "errors", "hosts"},
+    "loopback": {
+        "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",
+    },
+}  # fmt: skip
+
+PURE = [
+    "backoff",
+    "cipher",
+    "containers",
+    "errors",
+    "line_buffer",
+    "lond_protocol",
+    "pool",
+    "transaction",
+]
+IMPURE = {"logging", "os", "selectors", "signal", "socket", "time"}
+
+ONLY_HERE = {
+    "selectors": {"event_loop"},
+    "select": {"event_loop"},
+    "logging": {"log", "child", "parent"},
+}
+
+MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))
+
+
+def imports(module):
+    """The modules of lonc that `module` imports, and the top-level names of all others."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            names = [node.module or ""]
+            if node.module == "lonc":
+                names = [f"lonc.{each.name}" for each in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "lonc":
+                ours.add(rest if rest in MODULES else "__init__")
+            else:
+                others.add(first)
+    return ours, others
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_row_names(module):
+    if module in ("cli", "demo"):
+        return  # whatever they need
+    ours, _ = imports(module)
+    assert ours <= MAY_IMPORT[module]
+
+
+def test_every_row_is_of_a_module():
+    assert set(MAY_IMPORT) | {"cli", "demo"} == set(MODULES)
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_imports_neither_socket_nor_clock_nor_log(module):
+    _, others = imports(module)
+    assert not others & IMPURE
+
+
+@pytest.mark.parametrize("name", ONLY_HERE)
+def test_what_is_kept_in_few_modules(name):
+    assert {module for module in MODULES if name in imports(module)[1]} <= ONLY_HERE[name]
+
+
+def test_only_the_parent_forks():
+    callers = {module for module in MODULES if "os.fork(" in (PACKAGE / f"{module}.py").read_text()}
+    assert callers == {"parent"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_opens_with_what_it_is_for(module):
+    assert ast.get_docstring(ast.parse((PACKAGE / f"{module}.py").read_text()))

@@ -1,0 +1,44 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lonc.errors import LineTooLong
+from lonc.line_buffer import LineBuffer
+
+
+@given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line)), st.data())
+def test_lines_come_out_as_they_went_in_however_they_were_cut(lines, data):
+    stream = b"".join(line + b"\n" for line in lines)
+    buffer, out, position = LineBuffer(30), [], 0
+    while position < len(stream):
+        size = data.draw(st.integers(1, len(stream) - position))
+        buffer.feed(stream[position : position + size])
+        position += size
+        for _ in range(data.draw(st.integers(0, 3))):
+            if (line := buffer.next_line()) is not None:
+                out.append(line)
+        assert len(buffer) == position - sum(map(len, out))
+    while (line := buffer.next_line()) is not None:
+        out.append(line)
+    assert out == [line + b"\n" for line in lines]
+    assert not buffer.rest
+    assert all(type(line) is bytes for line in out)
+
+
+def test_a_line_at_the_limit_passes_and_one_byte_more_does_not():
+    buffer = LineBuffer(5)
+    buffer.feed(b"12345\n123456\n")
+    assert buffer.next_line() == b"12345\n"
+    with pytest.raises(LineTooLong, match="more than 5 bytes"):
+        buffer.next_line()
+
+
+def test_a_line_without_end_passes_its_limit_before_its_newline_comes():
+    buffer = LineBuffer(5)
+    buffer.feed(b"12345")
+    assert buffer.next_line() is None
+    buffer.feed(b"6")
+    with pytest.raises(LineTooLong):
+        buffer.next_line()
+    with pytest.raises(LineTooLong):
+        buffer.next_line()

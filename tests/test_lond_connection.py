@@ -1,0 +1,271 @@
+import socket
+import time
+
+import pytest
+from test_lond_protocol import BUILD_KEY, reach
+
+from lonc.event_loop import EventLoop
+from lonc.lond_connection import LondConnection
+from lonc.lond_protocol import LondProtocol, State
+from lonc.transaction import Transaction
+
+TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
+
+
+class Wire:
+    """A LondConnection and lond's end of it, in one process: the test takes lond's part."""
+
+    def __init__(self):
+        self.loop = EventLoop()
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listening.getsockname()
+        self.lond = None
+        self.connection = None
+        self.events = []
+
+    def make(self, protocol=None, max_reply=1000, address="here", bind_address=None):
+        self.connection = LondConnection(
+            self.loop,
+            protocol or LondProtocol("msul1", "msua3", max_reply),
+            self.address if address == "here" else address,
+            bind_address,
+            on_ready=lambda connection: self.events.append("ready"),
+            on_idle=lambda connection: self.events.append("idle"),
+            on_reply=lambda transaction, reply: transaction.complete(reply),
+            on_closed=self.closed,
+        )
+        return self.connection
+
+    def closed(self, connection, why, transaction):
+        assert connection.state is State.DISCONNECTED
+        self.events.append(("closed", why))
+        if transaction is not None:
+            transaction.fail(why)
+
+    def connect(self, **options):
+        self.make(**options).connect()
+        self.lond, _ = self.listening.accept()
+        self.lond.settimeout(10)
+        self.loop.turn(5)
+
+    def greet(self):
+        """From connect to ready."""
+        self.hear(b"init\n")
+        self.say(b"12345\n")
+        self.hear(b"12345\n")
+        self.say(b"ok\n")
+        self.hear(b"ekey\n")
+        self.say(BUILD_KEY.encode() + b"\n")
+        assert self.events == ["ready"]
+
+    def hear(self, line):
+        assert self.lond.recv(len(line), socket.MSG_WAITALL) == line
+
+    def say(self, data):
+        self.lond.sendall(data)
+        self.loop.turn(5)
+
+    def ask(self, request):
+        """A transaction on the connection; what becomes of it goes to `events`."""
+        self.connection.start_request(
+            Transaction(
+                request,
+                lambda reply: self.events.append(("reply", reply)),
+                lambda why: self.events.append(("failure", why)),
+            )
+        )
+
+    def turn_until(self, done):
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline
+            self.loop.turn(1)
+
+    def end(self):
+        if self.connection is not None and self.connection.state is not State.DISCONNECTED:
+            self.connection.close("the test is over")
+        for each in (self.lond, self.listening, self.loop):
+            if each is not None:
+                each.close()
+
+
+@pytest.fixture
+def wire():
+    wire = Wire()
+    yield wire
+    wire.end()
+
+
+def reset(lond):
+    lond.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    lond.close()
+
+
+def test_from_connect_to_a_reply(wire):
+    wire.connect()
+    wire.greet()
+    wire.ask(b"ping\n")
+    wire.hear(b"ping\n")
+    wire.say(b"msul1\n")
+    assert wire.events == ["ready", "idle", ("reply", b"msul1\n")]
+    assert wire.connection.state is State.IDLE
+
+
+def test_the_sockets_options(wire):
+    wire.connect(bind_address="127.0.0.77")
+    theirs = wire.connection._socket
+    assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert theirs.gettimeout() == 0
+    assert wire.lond.getpeername()[0] == "127.0.0.77"
+
+
+def test_a_refused_connect_is_one_sentence(wire):
+    wire.listening.close()
+    wire.make().connect()
+    wire.turn_until(lambda: wire.events)
+    host, port = wire.address
+    assert wire.events == [("closed", f"cannot connect to {host} port {port}: Connection refused")]
+
+
+def test_a_host_without_an_address_fails_at_once(wire):
+    wire.make(address=None).connect()
+    assert wire.events == [("closed", "no address in the table")]
+
+
+def test_an_address_that_cannot_be_reached_or_bound_is_one_sentence(wire):
+    wire.make(address=("255.255.255.255", 1)).connect()
+    wire.turn_until(lambda: wire.events)
+    assert wire.events[0][1].startswith("cannot connect to 255.255.255.255 port 1: ")
+    wire.make(bind_address="192.0.2.1").connect()
+    assert wire.events[1] == ("closed", "cannot connect from 192.0.2.1: Cannot assign requested address")
+
+
+def in_state(wire, state):
+    """A connected LondConnection that stays in that state, with a transaction where there is one."""
+    if state in (State.IDLE, State.SENDING_REQUEST, State.RECEIVING_REPLY):
+        wire.connect()
+        wire.greet()
+        if state is State.SENDING_REQUEST:
+            wire.ask(TOO_MUCH + b"\n")
+        elif state is State.RECEIVING_REPLY:
+            wire.ask(b"ping\n")
+    else:
+        talk = reach(state)
+        if state in (State.CHALLENGE_RECEIVED, State.REQUESTING_KEY, State.CONNECTED):
+            talk.protocol._to_send = TOO_MUCH
+        wire.connect(protocol=talk.protocol)
+    assert wire.connection.state is state
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset])
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DISCONNECTED])
+def test_eof_and_rst_in_every_state(wire, state, end):
+    in_state(wire, state)
+    wire.events.clear()
+    end(wire.lond)
+    wire.turn_until(lambda: wire.events)
+    kind, why = wire.events.pop(0)
+    assert kind == "closed"
+    assert state.value in why
+    if state in (State.SENDING_REQUEST, State.RECEIVING_REPLY):
+        assert wire.events == [("failure", why)]
+    else:
+        assert wire.events == []
+    wire.loop.turn(0)
+
+
+def test_a_partial_reply_and_then_the_end_is_a_failure(wire):
+    in_state(wire, State.RECEIVING_REPLY)
+    wire.hear(b"ping\n")
+    wire.say(b"half a rep")
+    wire.lond.close()
+    wire.turn_until(lambda: len(wire.events) == 3)
+    assert wire.events[-1] == ("failure", "lond closed the connection in state ReceivingReply")
+
+
+def test_a_request_that_the_socket_takes_in_parts_arrives_whole(wire):
+    in_state(wire, State.SENDING_REQUEST)
+    received = 0
+    while received <= len(TOO_MUCH):
+        wire.loop.turn(0)
+        received += len(wire.lond.recv(1 << 20))
+    wire.turn_until(lambda: wire.connection.state is State.RECEIVING_REPLY)
+    wire.say(b"ok\n")
+    assert wire.events == ["ready", "idle", ("reply", b"ok\n")]
+
+
+def test_a_line_while_the_request_is_still_being_sent_ends_the_connection(wire):
+    in_state(wire, State.SENDING_REQUEST)
+    wire.lond.sendall(b"early\n")
+    wire.turn_until(lambda: len(wire.events) == 3)
+    assert wire.events[1] == ("closed", "lond spoke unasked in state SendingRequest")
+
+
+def test_a_byte_while_idle_ends_the_connection(wire):
+    in_state(wire, State.IDLE)
+    wire.say(b"x")
+    assert wire.events == ["ready", ("closed", "lond spoke unasked in state Idle")]
+
+
+def test_a_second_line_behind_the_reply_ends_the_connection_and_the_reply_still_counts(wire):
+    in_state(wire, State.RECEIVING_REPLY)
+    wire.say(b"mine\nnot mine\n")
+    why = "lond said more than one line in reply"
+    assert wire.events == ["ready", ("closed", why), ("reply", b"mine\n")]
+
+
+def test_a_second_line_cut_off_from_the_reply_ends_the_connection_before_more_work(wire):
+    in_state(wire, State.RECEIVING_REPLY)
+    wire.say(b"mine\n")
+    wire.say(b"not mine\n")
+    assert wire.events[1:] == [
+        "idle",
+        ("reply", b"mine\n"),
+        ("closed", "lond spoke unasked in state Idle"),
+    ]
+
+
+def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):
+    wire.connect(max_reply=100)
+    wire.greet()
+    wire.ask(b"a\n")
+    wire.say(b"x" * 100 + b"\n")
+    wire.ask(b"b\n")
+    wire.say(b"x" * 101 + b"\n")
+    assert wire.events[2] == ("reply", b"x" * 100 + b"\n")
+    assert wire.events[3] == ("closed", "lond sent a line of more than 100 bytes")
+    assert wire.events[4][0] == "failure"
+
+
+def test_closing_twice_is_closing_once(wire):
+    in_state(wire, State.IDLE)
+    wire.connection.close("first")
+    wire.connection.close("second")
+    assert wire.events == ["ready", ("closed", "first")]
+
+
+def reply_of(wire, size):
+    """CPU seconds that a reply of `size` bytes costs, lond's side included."""
+    wire.ask(b"big\n")
+    before = time.process_time()
+    rest = memoryview(b"x" * size + b"\n")
+    wire.lond.setblocking(False)
+    while len(rest):
+        try:
+            rest = rest[wire.lond.send(rest[: 1 << 20]) :]
+        except BlockingIOError:
+            wire.loop.turn(1)
+    wire.turn_until(lambda: wire.events[-1][0] == "reply")
+    wire.lond.setblocking(True)
+    assert len(wire.events.pop()[1]) == size + 1
+    return time.process_time() - before
+
+
+def test_a_reply_of_64_mib_takes_time_linear_in_its_length(wire):
+    wire.connect(max_reply=64 << 20)
+    wire.greet()
+    reply_of(wire, 1 << 20)
+    small = min(reply_of(wire, 8 << 20) for _ in range(3))
+    large = reply_of(wire, 64 << 20)
+    assert large < 8 * 4 * small  # quadratic would be 64 times

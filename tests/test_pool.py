@@ -1,0 +1,337 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lonc.pool import HostState, Pool
+from lonc.transaction import Transaction
+
+
+class FakeConnection:
+    """What a LondConnection does towards its pool, when told to."""
+
+    def __init__(self, pool, refuse):
+        self.pool = pool
+        self.refuse = refuse
+        self.transaction = None
+        self.closed = False
+        self.ready = False
+
+    def connect(self):
+        if self.refuse:
+            self.close("refused at once")
+
+    def start_request(self, transaction):
+        assert self.ready, "work for a connection that is not ready"
+        assert not self.closed, "work for a connection that is closed"
+        assert self.transaction is None, "work for a connection that is busy"
+        self.transaction = transaction
+
+    def close(self, why):
+        if not self.closed:
+            self.closed = True
+            transaction, self.transaction = self.transaction, None
+            self.pool.connection_closed(self, why, transaction)
+
+    def become_ready(self):
+        self.ready = True
+        self.pool.connection_ready(self)
+
+    def answer(self, reply=b"reply\n"):
+        transaction, self.transaction = self.transaction, None
+        self.pool.server_to_idle(self)
+        self.pool.complete_transaction(transaction, reply)
+
+
+class Host:
+    """A pool with everything around it."""
+
+    def __init__(self, max_connections=5, connect_retries=2):
+        self.refuse = False
+        self.made = []
+        self.told = []
+        self.pool = Pool(max_connections, connect_retries, self.make, self.told.append)
+        self.outcomes = {}
+
+    def make(self):
+        self.made.append(FakeConnection(self.pool, self.refuse))
+        return self.made[-1]
+
+    def ask(self, name):
+        transaction = Transaction(
+            b"%r\n" % name, lambda reply: self.ended(name, "reply"), lambda why: self.ended(name, why)
+        )
+        self.pool.queue_transaction(transaction)
+        return transaction
+
+    def ended(self, name, how):
+        assert name not in self.outcomes, f"{name} ended twice"
+        self.outcomes[name] = how
+
+    @property
+    def open(self):
+        return [each for each in self.made if not each.closed]
+
+    @property
+    def busy(self):
+        return [each for each in self.open if each.transaction is not None]
+
+
+@pytest.fixture
+def host():
+    return Host()
+
+
+@pytest.fixture
+def ready(host):
+    """With one connection that is ready and idle."""
+    host.pool.open()
+    host.made[0].become_ready()
+    return host
+
+
+def test_one_connection_is_opened_at_the_start(host):
+    assert host.pool.state is HostState.READY
+    host.pool.open()
+    assert len(host.made) == 1
+    assert host.pool.state is HostState.CONNECTING
+    host.made[0].become_ready()
+    assert host.pool.state is HostState.READY
+    assert host.told == [None, "connected"]
+
+
+def test_a_transaction_goes_on_the_idle_connection(ready):
+    ready.ask(1)
+    ready.made[0].answer()
+    assert ready.outcomes == {1: "reply"}
+    assert ready.pool.done == 1
+    assert len(ready.made) == 1
+
+
+def test_another_connection_is_opened_whenever_a_transaction_must_wait_up_to_the_most(ready):
+    for name in range(10):
+        ready.ask(name)
+    assert len(ready.made) == 5
+    assert ready.pool.waiting == 9
+
+
+def test_what_waits_is_served_first_come_first_served(ready):
+    for name in range(4):
+        ready.ask(name)
+    for name in range(4):
+        assert ready.made[0].transaction.request == b"%d\n" % name
+        ready.made[0].answer()
+    assert list(ready.outcomes) == [0, 1, 2, 3]
+
+
+def test_the_connection_used_last_is_used_next(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[1].become_ready()
+    ready.made[0].answer()
+    ready.made[1].answer()
+    ready.ask(3)
+    assert ready.made[1].transaction.request == b"3\n"
+
+
+def test_the_connection_is_free_before_its_reply_goes_up(ready):
+    ready.pool.queue_transaction(Transaction(b"1\n", lambda _: ready.ask(2), pytest.fail))
+    ready.made[0].answer()
+    assert ready.made[0].transaction.request == b"2\n"
+    assert len(ready.made) == 1
+
+
+def test_a_connection_that_breaks_fails_only_its_own_transaction(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[0].close("reset")
+    assert ready.outcomes == {1: "lost a connection: reset"}
+    ready.made[1].become_ready()
+    ready.made[1].answer()
+    assert ready.outcomes[2] == "reply"
+    assert (ready.pool.done, ready.pool.failed) == (1, 1)
+
+
+def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_starts(host):
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask(1)
+    host.ask(2)
+    host.made[0].close("reset")
+    assert len(host.open) == 1
+    host.open[0].become_ready()
+    host.open[0].answer()
+    assert host.outcomes == {1: "lost a connection: reset", 2: "reply"}
+
+
+def test_a_failed_attempt_fails_what_waits_only_if_no_other_is_there_or_on_its_way(host):
+    host.ask(1)
+    host.ask(2)
+    host.made[0].close("refused")
+    assert host.outcomes == {}
+    host.made[1].close("refused too")
+    assert host.outcomes == dict.fromkeys((1, 2), "an attempt failed: refused too")
+    assert host.pool.waiting == 0
+
+
+def test_a_failed_attempt_beside_a_busy_connection_fails_nothing(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[1].close("refused")
+    assert ready.outcomes == {}
+    assert ready.pool.retries_remaining == 2
+    ready.made[0].answer()
+    ready.made[0].answer()
+    assert ready.outcomes == {1: "reply", 2: "reply"}
+
+
+def test_failures_in_a_row_make_the_host_dead_and_a_success_brings_it_back(host):
+    for retries, state in ((1, HostState.CONNECTING), (0, HostState.DEAD), (0, HostState.DEAD)):
+        host.ask(len(host.outcomes))
+        host.made[-1].close("refused")
+        assert host.pool.retries_remaining == retries
+        assert host.pool.state is state
+    host.ask("last")
+    assert host.pool.state is HostState.DEAD
+    host.made[-1].become_ready()
+    assert host.pool.state is HostState.READY
+    assert host.pool.retries_remaining == 2
+
+
+def test_a_request_to_a_dead_host_that_refuses_at_once_fails_at_once(host):
+    host.refuse = True
+    for name in range(5):
+        host.ask(name)
+    assert len(host.outcomes) == 5
+    assert host.pool.failed == 5
+    assert len(host.made) == 5
+
+
+def test_reset_retries_forgets_and_tries_at_once(host):
+    host.refuse = True
+    host.ask(1)
+    host.ask(2)
+    assert host.pool.state is HostState.DEAD
+    host.refuse = False
+    host.pool.reset_retries()
+    assert host.pool.retries_remaining == 2
+    assert host.pool.state is HostState.CONNECTING
+    assert len(host.open) == 1
+    host.pool.reset_retries()
+    assert len(host.open) == 1
+
+
+def test_a_dropped_transaction_is_never_started(ready):
+    ready.ask(1)
+    dropped = ready.ask(2)
+    ready.ask(3)
+    ready.pool.drop_transaction(dropped)
+    ready.made[0].answer()
+    assert ready.made[0].transaction.request == b"3\n"
+
+
+def test_an_idle_connection_that_ends_is_not_used_again(ready):
+    ready.made[0].close("lond closed it")
+    assert len(ready.pool) == 0
+    ready.ask(1)
+    assert len(ready.made) == 2
+
+
+def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[1].become_ready()
+    ready.made[1].answer()
+    ready.pool.drain()
+    assert ready.pool.state is HostState.DRAINING
+    assert ready.made[1].closed
+    ready.ask(3)
+    ready.made[0].answer()
+    ready.made[0].answer()
+    assert ready.outcomes == {1: "reply", 2: "reply", 3: "reply"}
+
+
+def test_once_shut_everything_fails_at_once(ready):
+    for name in range(3):
+        ready.ask(name)
+    ready.pool.shut("over")
+    assert set(ready.outcomes) == {0, 1, 2}
+    ready.ask(3)
+    assert ready.outcomes[3] == "over"
+    assert ready.open == []
+    assert ready.pool.failed == 4
+
+
+class AnyRun(RuleBasedStateMachine):
+    """Whatever happens in whatever order: never more connections than the most, no transaction ends
+    twice or is forgotten, and none waits while nothing is there or on its way to serve it."""
+
+    @initialize(most=st.integers(1, 4), retries=st.integers(1, 3))
+    def begin(self, most, retries):
+        self.most = most
+        self.host = Host(most, retries)
+        self.asked = 0
+        self.dropped = set()
+        self.waiting = {}
+        self.host.pool.open()
+
+    @rule(refuse=st.booleans())
+    def ask(self, refuse):
+        self.host.refuse = refuse
+        self.waiting[self.asked] = self.host.ask(self.asked)
+        self.asked += 1
+
+    @precondition(lambda self: any(not each.ready for each in self.host.open))
+    @rule(data=st.data())
+    def an_attempt_ends(self, data):
+        connection = data.draw(st.sampled_from([each for each in self.host.open if not each.ready]))
+        self.host.refuse = data.draw(st.booleans())
+        if data.draw(st.booleans()):
+            connection.become_ready()
+        else:
+            connection.close("refused")
+
+    @precondition(lambda self: self.host.busy)
+    @rule(data=st.data())
+    def a_reply_comes(self, data):
+        data.draw(st.sampled_from(self.host.busy)).answer()
+
+    @precondition(lambda self: self.host.open)
+    @rule(data=st.data())
+    def a_connection_breaks(self, data):
+        self.host.refuse = data.draw(st.booleans())
+        data.draw(st.sampled_from(self.host.open)).close("broken")
+
+    @precondition(lambda self: set(self.waiting) - set(self.host.outcomes))
+    @rule(data=st.data())
+    def a_client_leaves(self, data):
+        alive = sorted(set(self.waiting) - set(self.host.outcomes))
+        name = data.draw(st.sampled_from(alive))
+        transaction = self.waiting.pop(name)
+        transaction.abandon()
+        self.host.pool.drop_transaction(transaction)
+        self.dropped.add(name)
+
+    @rule()
+    def somebody_resets_the_retries(self):
+        self.host.pool.reset_retries()
+
+    @invariant()
+    def holds(self):
+        host, pool = self.host, self.host.pool
+        assert len(host.open) == len(pool) <= self.most
+        assert not self.dropped & set(host.outcomes)
+        # A dropped transaction that had been started still runs, unheard.
+        running = len(set(self.waiting) - set(host.outcomes))
+        assert running <= len(host.busy) + pool.waiting <= running + len(self.dropped)
+        if pool.waiting:
+            assert host.open, "something waits, and nothing is on its way"
+            assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"
+        assert pool.done + pool.failed >= len(host.outcomes)
+        if pool.state is HostState.DEAD:
+            assert pool.retries_remaining == 0
+
+
+AnyRun.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyRun = AnyRun.TestCase
