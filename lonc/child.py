@@ -76,6 +76,7 @@ class Child:
         for signum in IGNORED_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self._set_title()
         self._channel.send(READY)
         self._pool.open()
         self._loop.run()
@@ -144,18 +145,22 @@ class Child:
 
     def _pool_changed(self, why: str | None) -> None:
         """Every change of state is one line; so is what goes wrong while the host is not DEAD."""
-        pool = self._pool
-        state = pool.state
-        if state is HostState.DEAD:
-            setproctitle(f"lonc: {self._host.id} >>> DEAD !!!! <<<")
-        else:
-            setproctitle(
-                f"lonc: {self._host.id} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}"
-            )
+        self._set_title()
+        state = self._pool.state
         if state is not self._state:
             self._state = state
             told = state.value if why is None else f"{state.value}: {why}"
             logger.log(logging.WARNING if state is HostState.DEAD else logging.INFO, "%s", told)
         elif why is not None and state in (HostState.READY, HostState.CONNECTING):
             logger.info("%s", why)
+
+    def _set_title(self) -> None:
+        """The original's words; operators and their scripts look for them."""
+        pool = self._pool
+        if pool.state is HostState.DEAD:
+            setproctitle(f"lonc: {self._host.id} >>> DEAD !!!! <<<")
+        else:
+            setproctitle(
+                f"lonc: {self._host.id} Connection count: {len(pool)}"
+                f" Retries remaining: {pool.retries_remaining}"
+            )

@@ -103,10 +103,10 @@ def _check(options: argparse.Namespace) -> int:
         return MISCONFIGURED
     for host in hosts:
         if host.address is None:
-            text = f"warning: {host.id} has no address, and names are not resolved yet"
+            text = f"warning: {host.id} has no address in the table; names are not resolved yet"
             print(Fault(settings.hosts_file, host.line, text))
     require_idea()
-    print(f"{settings.hosts_file}: {len(hosts)} hosts, no faults")
+    print(f"{settings.hosts_file}: {len(hosts)} host{'' if len(hosts) == 1 else 's'}, no faults")
     return DONE
 
 
@@ -136,10 +136,18 @@ def _ping(options: argparse.Namespace) -> int:
         begun = time.monotonic()
         reply = lonnet.reply("ping", host.id, timeout=PING_TIMEOUT, settings=settings)
         took = (time.monotonic() - begun) * 1000
-        print(f"{host.id:<{width}}  {took:8.1f} ms  {reply.decode(errors='backslashreplace')}")
+        print(f"{host.id:<{width}}  {took:8.1f} ms  {_printable(reply)}")
         if reply == lonnet.CON_LOST:
             status = FAILED
     return status
+
+
+def _printable(reply: bytes) -> str:
+    """What another machine said, fit for a terminal."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in reply.decode(errors="backslashreplace")
+    )
 
 
 def _lond(options: argparse.Namespace) -> int:

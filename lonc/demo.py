@@ -1,5 +1,256 @@
-"""The tour."""
+"""The tour: three londs and a lonc on this machine, shown at work step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lonc import lonnet
+from lonc.configuration import Settings, read_settings
+
+ADDRESSES = {"demo1": "127.0.0.2", "demo2": "127.0.0.3", "demo3": "127.0.0.4"}
+CLIENTS = 200
+PATIENCE = 10.0  # seconds; what takes longer has failed
+LONC = [sys.executable, "-c", "import sys; from lonc.cli import main; sys.exit(main())"]
+
+
+class StepFailed(Exception):
+    """What was promised did not happen."""
 
 
 def main() -> int:
+    """Run the tour; 0 only if all of it held. Nothing is left behind, however it ends."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    begun = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lonc-demo-")))
+            try:
+                for step in Tour(directory, stack).steps():
+                    before = time.monotonic()
+                    said = step()
+                    print(f"{time.monotonic() - before:7.3f} s  {said}", flush=True)
+            finally:
+                for signum in (signal.SIGINT, signal.SIGTERM):  # clearing up is not disturbed
+                    signal.signal(signum, signal.SIG_IGN)
+    except StepFailed as failure:
+        print(f"lonc: that failed: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlonc: interrupted; everything is ended and removed", file=sys.stderr)
+        return 128 + signal.SIGINT
+    print(f"{time.monotonic() - begun:7.3f} s  in all; every step held, and nothing is left behind")
     return 0
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class Tour:
+    """Each step does something real, checks the outcome, and returns what it has seen."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._configuration = directory / "loncapa.conf"
+        self._log = directory / "lonc.log"
+        self._settings = Settings()
+
+    def steps(self) -> list[Callable[[], str]]:
+        return [
+            self.start_londs,
+            self.start_lonc,
+            self.ping_each,
+            self.log_in_encrypted,
+            self.log_in_in_clear,
+            self.put_and_get,
+            self.send_a_mebibyte,
+            self.ask_all_at_once,
+            self.kill_a_child,
+            self.show_status,
+        ]
+
+    def start_londs(self) -> str:
+        port = _free_port()
+        self._configuration.write_text(
+            "PerlSetVar lonHostID demo0\n"
+            "PerlSetVar loncBindAddress 127.0.0.1\n"
+            f"PerlSetVar lonTabDir {self._directory}\n"
+            f"PerlSetVar lonDaemons {self._directory}\n"
+            f"PerlSetVar lonSockDir {self._directory / 'sockets'}\n"
+            f"PerlSetVar londPort {port}\n"
+        )
+        rows = [f"{host}:demo:library:localhost:{address}\n" for host, address in ADDRESSES.items()]
+        (self._directory / "hosts.tab").write_text("".join(rows))
+        self._settings, faults = read_settings(self._configuration)
+        _check(not faults, f"the configuration has faults: {faults}")
+        for host in ADDRESSES:
+            lond = self._start("lond", host, stdout=subprocess.PIPE)
+            assert lond.stdout is not None
+            self._stack.callback(lond.stdout.close)
+            _check(b"listens" in lond.stdout.readline(), f"the lond of {host} does not start")
+        return f"{len(ADDRESSES)} londs listen at {', '.join(ADDRESSES.values())}, port {port}"
+
+    def start_lonc(self) -> str:
+        with self._log.open("wb") as log:
+            self._start("run", stderr=log)
+        _wait(lambda: self._settings.pid_file.exists() and self._settings.pid_file.read_text() != "")
+        return "lonc runs, a child for each of them"
+
+    def ping_each(self) -> str:
+        answers = [self._ask("ping", host).decode() for host in ADDRESSES]
+        _check(answers == list(ADDRESSES), f"ping was answered with {answers}")
+        return f"ping: {', '.join(answers)} answer with their names"
+
+    def log_in_encrypted(self) -> str:
+        self._expect("put:demo:student:passwd:password=secret", "ok")
+        self._expect("encrypt:auth:demo:student:secret", "authorized")
+        self._expect("encrypt:auth:demo:student:guess", "non_authorized")
+        return "a login that travels encrypted: authorized; with a wrong password: non_authorized"
+
+    def log_in_in_clear(self) -> str:
+        self._expect("auth:demo:student:secret", "refused")
+        return "the same login in clear: refused"
+
+    def put_and_get(self) -> str:
+        with self._connect("demo2") as one, self._connect("demo2") as other:
+            one.sendall(b"put:demo:student:grades:homework=17\n")
+            _check(_line(one) == b"ok", "a value was not put")
+            other.sendall(b"get:demo:student:grades:homework\n")
+            _check(_line(other) == b"17", "the value that was put did not come back")
+        return "a value put through one connection, and got through another: 17"
+
+    def send_a_mebibyte(self) -> str:
+        text = os.urandom(1 << 19).hex().encode()
+        _check(self._ask(b"echo:" + text, "demo1") == text, "a mebibyte did not come back whole")
+        return "1 MiB there and back, every byte of it"
+
+    def ask_all_at_once(self) -> str:
+        with ExitStack() as stack, selectors.DefaultSelector() as selector:
+            clients = {}
+            for number in range(CLIENTS):
+                client = stack.enter_context(self._connect("demo3"))
+                clients[client] = b"client %d wants %d" % (number, number * number)
+                selector.register(client, selectors.EVENT_READ)
+            for client, text in clients.items():
+                client.sendall(b"echo:" + text + b"\n")
+            waiting = dict(clients)
+            while waiting:
+                ready = selector.select(PATIENCE)
+                _check(bool(ready), f"{len(waiting)} clients got no reply")
+                for key, _ in ready:
+                    assert isinstance(key.fileobj, socket.socket)
+                    reply = _line(key.fileobj)
+                    wanted = waiting.pop(key.fileobj)
+                    selector.unregister(key.fileobj)
+                    _check(reply == wanted, f"{wanted!r} was answered with {reply!r}")
+        most = int(self._ask("connections", "demo3").split(b":")[1])
+        _check(most <= self._settings.max_connections, f"lond counted {most} connections")
+        return f"{CLIENTS} clients at once, each got its own reply, over {most} connections to lond"
+
+    def kill_a_child(self) -> str:
+        before = self._status("demo1")["pid"]
+        os.kill(before, signal.SIGKILL)
+        self._expect("ping", "demo1")
+        after = self._status("demo1")["pid"]
+        _check(before != after, "the killed child answered")
+        return f"the child of demo1, process {before}, killed: {after} serves in its place"
+
+    def show_status(self) -> str:
+        lines = ["status:"]
+        for host in ADDRESSES:
+            status = self._status(host)
+            connections = sum(status["connections"].values())
+            lines.append(
+                f"{host} {status['state']}, connections {connections}, clients {status['clients']},"
+                f" done {status['done']}, failed {status['failed']}, pid {status['pid']}"
+            )
+            _check(status["state"] == "ready", f"{host} is {status['state']}")
+        return "\n           ".join(lines)
+
+    def _start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """A lonc command; in a session of its own, since Ctrl-C is for the tour, which then ends it."""
+        command = [*LONC, "-c", str(self._configuration), *arguments]
+        process = subprocess.Popen(command, start_new_session=True, **options)
+        self._stack.callback(_end, process)
+        return process
+
+    def _connect(self, host: str) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        client.connect(str(self._settings.socket_directory / host))
+        return client
+
+    def _ask(self, request: str | bytes, host: str) -> bytes:
+        reply = lonnet.reply(request, host, timeout=PATIENCE, settings=self._settings)
+        _check(reply != lonnet.CON_LOST, f"{host} has lost the connection:\n{self._log.read_text()}")
+        return reply
+
+    def _expect(self, request: str, reply: str) -> None:
+        """Of demo1."""
+        got = self._ask(request, "demo1").decode(errors="replace")
+        _check(got == reply, f"{request} was answered with {got}, not {reply}")
+
+    def _status(self, host: str) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self._ask("lonc:status", host))
+        return status
+
+
+def _check(holds: bool, failure: str) -> None:
+    if not holds:
+        raise StepFailed(failure)
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not until():
+        _check(time.monotonic() < deadline, f"it took longer than {PATIENCE:.0f} s")
+        time.sleep(0.01)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _line(client: socket.socket) -> bytes:
+    """The line that comes next, without its newline."""
+    received = b""
+    while not received.endswith(b"\n"):
+        data = client.recv(65536)
+        _check(bool(data), "lonc closed a connection")
+        received += data
+    return received[:-1]
+
+
+def _free_port() -> int:
+    """A port that is free at all the addresses."""
+    for _ in range(100):
+        with ExitStack() as stack:
+            port = 0
+            try:
+                for address in ADDRESSES.values():
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind((address, port))
+                    port = probe.getsockname()[1]
+            except OSError:
+                continue
+            return int(port)
+    raise StepFailed("no port is free at all of the addresses")

@@ -93,7 +93,7 @@ class Loopback:
         self.host_id = host.id
         self.client_id = settings.host_id
         self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
-        self.now = 0
+        self.sessions: set[Session] = set()
         self.most = 0
         self.values = Values(database)
         self._loop = EventLoop()
@@ -113,6 +113,8 @@ class Loopback:
         self._loop.watch(self._socket, self._accept)
         print(f"{self.host_id} listens at {self._where}", flush=True)
         self._loop.run()
+        for session in list(self.sessions):
+            session.close()
         self._socket.close()
         self._loop.close()
 
@@ -122,9 +124,8 @@ class Loopback:
         except BlockingIOError:
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.now += 1
-        self.most = max(self.most, self.now)
-        Session(self, self._loop, connection)
+        self.sessions.add(Session(self, self._loop, connection))
+        self.most = max(self.most, len(self.sessions))
 
 
 class Session:
@@ -135,7 +136,7 @@ class Session:
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())
         self._cipher: LineCipher | None = None
         self._hear: Callable[[bytes], None] = self._hear_init
-        self._channel = Channel(loop, connection, self._line, self._left, lond.max_line)
+        self._channel = Channel(loop, connection, self._line, self.close, lond.max_line)
 
     def _line(self, line: bytes) -> None:
         self._hear(line)
@@ -191,7 +192,7 @@ class Session:
                 case b"load":
                     return b"%.2f" % os.getloadavg()[0]
                 case b"connections":
-                    return b"%d:%d" % (self._lond.now, self._lond.most)
+                    return b"%d:%d" % (len(self._lond.sessions), self._lond.most)
                 case b"put" | b"get" | b"del" | b"dump":
                     return self._data(command, rest.split(b":", 3))
                 case b"auth":
@@ -227,8 +228,8 @@ class Session:
 
     def _refuse(self) -> None:
         self._channel.send(b"refused\n")
-        self._channel.close()
-        self._left()
+        self.close()
 
-    def _left(self) -> None:
-        self._lond.now -= 1
+    def close(self) -> None:
+        self._channel.close()
+        self._lond.sessions.discard(self)

@@ -9,9 +9,8 @@ LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (\w+) (\d
 def say(program, level="info"):
     """What stands on standard error after `program`, as (level, pid, host, sentence)."""
     begin = f"from lonc.log import *\nopen_log({level!r})\n"
-    done = subprocess.run(
-        [sys.executable, "-c", begin + program], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", begin + program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     return [LINE.fullmatch(line).groups() for line in done.stderr.split("\n")[:-1]]
 
@@ -40,9 +39,8 @@ def test_the_level_is_the_setting():
 
 
 def test_a_log_that_cannot_be_written_is_no_reason_to_stop():
-    program = "from lonc.log import *\nopen_log('info')\nfor _ in range(3): logger.info('x')\nprint('went on')\n"
+    begin = "from lonc.log import *\nopen_log('info')\n"
+    command = [sys.executable, "-c", begin + "for _ in range(3): logger.info('x')\nprint('went on')"]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=True
-        )
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=True)
     assert done.stdout == b"went on\n"

@@ -1,0 +1,81 @@
+"""Many clients at once against real sockets, in one process; every reply is held against its request."""
+
+import random
+import selectors
+import socket
+import time
+
+
+class Load:
+    """`clients` programs that each ask `requests` times for an echo of bytes that are theirs alone.
+
+    `paths` are given to the clients in turn. With `anew` each request has a connection of its own.
+    Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once.
+    """
+
+    def __init__(self, paths, clients, requests, longest=2000, anew=False, seed=1):
+        self.random = random.Random(seed)
+        self.longest = longest
+        self.anew = anew
+        self.done = 0
+        self.refused = []
+        self.lost = []
+        self.selector = selectors.DefaultSelector()
+        self.left = dict.fromkeys(range(clients), requests)
+        self.paths = {number: paths[number % len(paths)] for number in range(clients)}
+        self.expected = {}
+        self.received = {}
+        self.serial = 0
+
+    def run(self, meanwhile=lambda: None, seconds=60):
+        deadline = time.monotonic() + seconds
+        for number in self.left:
+            self._connect(number)
+        while self.selector.get_map():
+            assert time.monotonic() < deadline, f"{len(self.selector.get_map())} clients still wait"
+            for key, _ in self.selector.select(0.05):
+                self._reply(key.fileobj, key.data)
+            meanwhile()
+        self.selector.close()
+        return self
+
+    def _connect(self, number):
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.connect(str(self.paths[number]))
+        except OSError as error:
+            client.close()
+            self.refused.append((self.paths[number].name, error.strerror))
+            return
+        self.selector.register(client, selectors.EVENT_READ, number)
+        self._ask(client, number)
+
+    def _ask(self, client, number):
+        self.left[number] -= 1
+        self.serial += 1
+        text = b"%d:%d:" % (number, self.serial) + b"x" * self.random.randint(0, self.longest)
+        self.expected[number] = text
+        self.received[number] = bytearray()
+        client.sendall(b"echo:" + text + b"\n")
+
+    def _reply(self, client, number):
+        try:
+            data = client.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        self.received[number] += data
+        if data and not data.endswith(b"\n"):
+            return
+        reply = bytes(self.received[number]).removesuffix(b"\n")
+        if reply == self.expected[number] and data:
+            self.done += 1
+        else:
+            assert reply in (b"", b"con_lost"), f"{self.expected[number]!r} was answered with {reply!r}"
+            self.lost.append(self.paths[number].name)
+        if self.left[number] and data and not self.anew:
+            self._ask(client, number)
+            return
+        self.selector.unregister(client)
+        client.close()
+        if self.left[number]:
+            self._connect(number)

@@ -1,0 +1,164 @@
+import re
+import subprocess
+
+import pytest
+from machine import LONC
+from scripted_lond import ScriptedLond
+
+import lonc
+
+
+def test_check_of_sound_files(machine):
+    done = machine.command("check")
+    assert done.returncode == 0
+    assert done.stdout.decode() == f"{machine.table}: 1 host, no faults\n"
+
+
+def test_check_warns_of_a_host_without_an_address(machine):
+    machine.table.write_text("l1:d:library:x:127.0.0.1\nl2:d:library:name:https\n")
+    done = machine.command("check")
+    assert done.returncode == 0
+    first, second = done.stdout.decode().splitlines()
+    assert (
+        first
+        == f"{machine.table}:2: warning: l2 has no address in the table; names are not resolved yet"
+    )
+    assert second == f"{machine.table}: 2 hosts, no faults"
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command):
+    machine.configure(londPort="x", loncFoo=1)
+    machine.table.write_text("# table\nl1\n../x:d:r:n\n")
+    done = machine.command(command)
+    assert done.returncode == 6
+    told = done.stdout if command == "check" else done.stderr
+    configuration = machine.configuration
+    assert told.decode().splitlines() == [
+        f"{configuration}:5: londPort: 'x' is no whole number",
+        f"{configuration}:6: there is no setting loncFoo",
+        f"{machine.table}:2: 1 fields, where id:domain:role:dnsname are needed",
+        f"{machine.table}:3: '../x' is no host id: letters, digits, _ and -, no - in front",
+    ]
+    assert done.stdout + done.stderr == told
+    assert not machine.sockets.exists()
+    assert not machine.pid_file.parent.exists()
+
+
+def test_a_table_that_is_missing(machine):
+    machine.table.unlink()
+    for command in ("check", "run", "ping", "send l1 ping", "lond l1"):
+        done = machine.command(*command.split())
+        assert done.returncode == 6
+        assert f"{machine.table}: No such file or directory" in (done.stdout + done.stderr).decode()
+
+
+def test_a_configuration_that_is_missing(machine):
+    machine.configuration.unlink()
+    done = machine.command("check")
+    assert done.returncode == 6
+    assert done.stdout.decode() == f"{machine.configuration}: No such file or directory\n"
+
+
+def test_send(machine):
+    machine.start_lond("l1")
+    machine.run()
+    done = machine.command("send", "l1", "echo:hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
+    done = machine.command("send", "l1", b"encrypt:echo:\xff")
+    assert done.stdout == b"\xff\n"
+
+
+def test_send_lines_from_standard_input(machine):
+    machine.start_lond("l1")
+    machine.run()
+    lines = b"".join(b"echo:%d\n" % number for number in range(100)) + b"echo:last"
+    done = machine.command("send", "l1", "-", input=lines)
+    assert done.returncode == 0
+    assert done.stdout == b"".join(b"%d\n" % number for number in range(100)) + b"last\n"
+
+
+def test_send_goes_on_after_con_lost_and_says_so_at_the_end(machine):
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) not in (None, b"break"):
+            peer.say(line)
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        done = machine.command("send", "l1", "-", input=b"one\nbreak\ntwo\n")
+        assert (done.returncode, done.stdout) == (1, b"one\ncon_lost\ntwo\n")
+        machine.stop()
+
+
+def test_send_without_a_lonc_is_con_lost(machine):
+    done = machine.command("send", "l1", "ping")
+    assert (done.returncode, done.stdout) == (1, b"con_lost\n")
+
+
+@pytest.mark.parametrize("command", [["send", "l11", "ping"], ["ping", "l11"], ["lond", "l11"]])
+def test_a_host_that_is_not_in_the_table_is_answered_with_the_nearest(machine, command):
+    done = machine.command(*command)
+    assert done.returncode == 2
+    assert done.stderr == b"lonc: l11 is not in the hosts table; did you mean l1?\n"
+
+
+def test_a_request_of_two_lines_is_refused(machine):
+    done = machine.command("send", "l1", "one\ntwo")
+    assert done.returncode == 2
+    assert b"a request is one line" in done.stderr
+
+
+def test_ping_all_and_some(machine):
+    machine.hosts("l1", "longer", "l3")
+    for host in ("l1", "l3"):
+        machine.start_lond(host)
+    machine.run()
+    done = machine.command("ping")
+    assert done.returncode == 1
+    expected = [r"l1 +[\d.]+ ms  l1", r"longer +[\d.]+ ms  con_lost", r"l3 +[\d.]+ ms  l3"]
+    for line, form in zip(done.stdout.decode().splitlines(), expected, strict=True):
+        assert re.fullmatch(form, line)
+    done = machine.command("ping", "l3", "l1")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["l3", "l1"]
+
+
+def test_what_lond_answers_cannot_move_the_cursor(machine):
+    def script(peer):
+        peer.greet()
+        peer.hear()
+        peer.say(b"\x1b[2J\xff")
+        peer.hear()
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        assert machine.command("ping").stdout.endswith(rb"ms  \x1b[2J\xff" + b"\n")
+        machine.stop()
+
+
+def test_usage():
+    for arguments in ([], ["nonsense"], ["send", "l1"]):
+        done = subprocess.run([*LONC, *arguments], capture_output=True)
+        assert done.returncode == 2
+        assert b"usage: lonc" in done.stderr
+
+
+def test_version():
+    done = subprocess.run([*LONC, "--version"], capture_output=True)
+    assert done.stdout.decode() == f"lonc {lonc.__version__}\n"
+
+
+def test_whoever_stops_reading_our_output_is_no_error_message(machine):
+    machine.start_lond("l1")
+    machine.run()
+    command = [*LONC, "-c", machine.configuration, "send", "l1", "-"]
+    sending = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    sending.stdout.close()
+    sending.stdin.write(b"ping\n" * 10)
+    sending.stdin.close()
+    assert sending.stderr.read() == b""
+    assert sending.wait(10) == 1
+    sending.stderr.close()

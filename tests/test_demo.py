@@ -1,0 +1,66 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from machine import BIN_LONC, eventually
+
+
+def processes_of(directory):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(directory).encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The tour, with its temporary directory below ours, so that what it leaves can be seen."""
+    process = subprocess.Popen(
+        [sys.executable, BIN_LONC, "demo"],  # as a user does: an interruption may come anywhere
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_tour_holds_and_leaves_nothing_behind(demo, tmp_path):
+    begun = time.monotonic()
+    out, err = demo.communicate(timeout=60)
+    assert (demo.returncode, err) == (0, b"")
+    assert time.monotonic() - begun < 20
+    lines = out.decode().splitlines()
+    assert sum(re.match(r" *\d+\.\d{3} s  \S", line) is not None for line in lines) == 11
+    for word in ("authorized", "refused", "17", "1 MiB", "200 clients", "killed", "demo3 ready"):
+        assert word in out.decode()
+    assert os.listdir(tmp_path) == []
+    eventually(lambda: processes_of(tmp_path) == [])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("lines", [0, 1, 2, 3])
+def test_interrupted_it_leaves_nothing_behind_either(demo, tmp_path, signum, lines):
+    for _ in range(lines):
+        demo.stdout.readline()
+    if not lines:
+        eventually(lambda: os.listdir(tmp_path))
+    os.killpg(demo.pid, signum)
+    _, err = demo.communicate(timeout=60)
+    if demo.returncode != 0:  # the tour may have been over already
+        assert demo.returncode == 130
+        assert err == b"\nlonc: interrupted; everything is ended and removed\n"
+    assert os.listdir(tmp_path) == []
+    eventually(lambda: processes_of(tmp_path) == [])

@@ -1,0 +1,142 @@
+import os
+import signal
+import socket
+
+import pytest
+from machine import read_line
+
+from lonc.cipher import LineCipher, shared_key
+
+
+class Lonc:
+    """The client's side of the dialogue, by hand."""
+
+    def __init__(self, machine):
+        self.socket = socket.create_connection((machine.address(1), machine.port), timeout=10)
+
+    def say(self, line):
+        self.socket.sendall(line + b"\n")
+        return read_line(self.socket)
+
+    def greet(self):
+        challenge = self.say(b"init")
+        assert challenge.isdigit()
+        assert self.say(challenge) == b"ok"
+        build_key = self.say(b"ekey")
+        assert len(build_key) == 30
+        self.cipher = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
+        return self
+
+    def say_encrypted(self, text):
+        line = self.say(self.cipher.encipher(text).removesuffix(b"\n"))
+        assert line.startswith(b"enc:")
+        return self.cipher.decipher(line + b"\n")
+
+
+@pytest.fixture
+def connect(machine):
+    machine.start_lond("l1")
+    made = []
+
+    def connect():
+        made.append(Lonc(machine))
+        return made[-1]
+
+    yield connect
+    for each in made:
+        each.socket.close()
+
+
+@pytest.fixture
+def lonc(connect):
+    return connect().greet()
+
+
+def test_who_is_who(lonc):
+    assert lonc.say(b"ping") == b"l1"
+    assert lonc.say(b"pong") == b"a1"
+    assert lonc.say(b"version")
+    assert float(lonc.say(b"load")) >= 0
+    assert lonc.say(b"echo:a:b") == b"a:b"
+    assert lonc.say(b"whatever:x") == b"unknown_cmd"
+
+
+def test_data_are_put_got_deleted_and_dumped(lonc):
+    assert lonc.say(b"put:d:u:ns:a=1&b=x=y&c") == b"ok"
+    assert lonc.say(b"get:d:u:ns:b&none&a&c") == b"x=y&&1&"
+    assert lonc.say(b"get:d:other:ns:a") == b""
+    assert lonc.say(b"put:d:u:ns:a=2") == b"ok"
+    assert lonc.say(b"dump:d:u:ns") == b"a=2&b=x=y&c="
+    assert lonc.say(b"del:d:u:ns:a&c&none") == b"ok"
+    assert lonc.say(b"dump:d:u:ns") == b"b=x=y"
+    assert lonc.say(b"put:d:u") == b"error: put has too few fields"
+    assert lonc.say(b"dump:d") == b"error: dump has too few fields"
+
+
+def test_auth_only_when_it_came_encrypted(lonc):
+    lonc.say(b"put:d:u:passwd:password=p:w")
+    assert lonc.say(b"auth:d:u:p:w") == b"refused"
+    assert lonc.say_encrypted(b"auth:d:u:p:w") == b"authorized"
+    assert lonc.say_encrypted(b"auth:d:u:p") == b"non_authorized"
+    assert lonc.say_encrypted(b"auth:d:nobody:") == b"non_authorized"
+
+
+def test_a_reply_to_an_encrypted_request_goes_back_encrypted(lonc):
+    assert lonc.say_encrypted(b"ping") == b"l1"
+    assert lonc.say_encrypted(b"echo:" + b"x" * 1000) == b"x" * 1000
+
+
+def test_connections_now_and_at_most(connect):
+    first, second = connect().greet(), connect().greet()
+    assert first.say(b"connections") == b"2:2"
+    second.socket.close()
+    assert first.say(b"connections") in (b"1:2", b"2:2")
+    third = connect().greet()
+    assert third.say(b"connections") == b"2:2"
+
+
+@pytest.mark.parametrize("lines", [[b"hello"], [b"init", b"wrong"], [b"enc:x"]])
+def test_whoever_breaks_the_dialogue_is_refused(connect, lines):
+    lonc = connect()
+    for line in lines:
+        answer = lonc.say(line)
+    assert answer == b"refused"
+    assert lonc.socket.recv(1) == b""
+
+
+def test_a_malformed_enc_line_is_refused(lonc):
+    assert lonc.say(b"enc:1:zz") == b"refused"
+    assert lonc.socket.recv(1) == b""
+
+
+def test_data_survive_in_a_file(machine):
+    for expected in (b"", b"1"):
+        lond = machine.start_lond("l1", "--database", machine.directory / "data.sqlite")
+        lonc = Lonc(machine).greet()
+        assert lonc.say(b"get:d:u:ns:a") == expected
+        assert lonc.say(b"put:d:u:ns:a=1") == b"ok"
+        lonc.socket.close()
+        lond.terminate()
+        assert lond.wait(10) == 0
+
+
+def test_what_it_cannot_serve_is_a_sentence(machine):
+    machine.start_lond("l1")
+    done = machine.command("lond", "l1")
+    assert done.returncode == 1
+    where = f"{machine.address(1)} port {machine.port}"
+    assert done.stderr.decode() == f"lonc: cannot listen at {where}: Address already in use\n"
+    machine.hosts("l2")
+    done = machine.command("lond", "l2", "--database", "/nowhere/at/all")
+    assert done.returncode == 1
+    assert b"cannot use the database /nowhere/at/all" in done.stderr
+    machine.table.write_text("l1:d:library:name\n")
+    done = machine.command("lond", "l1")
+    assert done.stderr == b"lonc: l1 has no address in the table to serve at\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_by_a_signal(machine, signum):
+    lond = machine.start_lond("l1")
+    os.kill(lond.pid, signum)
+    assert lond.wait(10) == 0

@@ -1,0 +1,663 @@
+"""`lonc run` as a whole: real processes, real sockets, real signals."""
+
+import contextlib
+import ctypes
+import os
+import pty
+import re
+import resource
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from load import Load
+from machine import LONC, children_of, eventually, exists, read_line, title
+from scripted_lond import ScriptedLond
+
+import lonc
+
+
+@pytest.fixture
+def up(machine):
+    """One host, l1, with the loopback lond behind it."""
+    machine.start_lond("l1")
+    machine.run()
+    return machine
+
+
+@pytest.fixture
+def three(machine):
+    machine.hosts("l1", "l2", "l3")
+    for host in ("l1", "l2", "l3"):
+        machine.start_lond(host)
+    machine.run()
+    return machine
+
+
+def cpu_ticks(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def all_descendants(pid):
+    found = children_of(pid)
+    return found + [each for child in found for each in all_descendants(child)]
+
+
+class TestClients:
+    def test_plain_and_encrypted(self, up):
+        assert up.ask(b"ping") == b"l1"
+        assert up.ask(b"pong") == b"a1"
+        assert up.ask(b"encrypt:echo:secret") == b"secret"
+        assert up.ask(b"put:d:u:passwd:password=p") == b"ok"
+        assert up.ask(b"auth:d:u:p") == b"refused"
+        assert up.ask(b"encrypt:auth:d:u:p") == b"authorized"
+        assert up.ask(b"") == b"unknown_cmd"
+        assert up.ask(b"echo:\0\xff\r\t") == b"\0\xff\r\t"
+
+    @pytest.mark.parametrize("alive", [True, False])
+    def test_ten_thousand_lines_in_one_write(self, machine, alive):
+        if alive:
+            machine.start_lond("l1")
+        machine.run()
+        with machine.connect() as client:
+            lines = b"".join(b"echo:%d\n" % number for number in range(10_000))
+            expected = b"".join(
+                (b"%d\n" % number if alive else b"con_lost\n") for number in range(10_000)
+            )
+            client.setblocking(False)
+            received = bytearray()
+            sent = 0
+            deadline = time.monotonic() + 60
+            while len(received) < len(expected):
+                assert time.monotonic() < deadline
+                with contextlib.suppress(BlockingIOError):
+                    sent += client.send(lines[sent:])
+                with contextlib.suppress(BlockingIOError):
+                    received += client.recv(1 << 20)
+            assert received == expected
+        status = machine.status()
+        assert (status["done"], status["failed"]) == ((10_000, 0) if alive else (0, 10_000))
+        assert status["state"] == ("ready" if alive else "DEAD")
+
+    def test_a_request_over_the_limit(self, machine):
+        machine.configure(loncMaxRequest=1000)
+        machine.start_lond("l1")
+        machine.run()
+        assert machine.ask(b"echo:" + b"x" * 995) == b"x" * 995
+        client = machine.connect()
+        client.sendall(b"x" * 1001 + b"\n")
+        assert read_line(client) == b"error: request too long"
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        assert machine.ask(b"ping") == b"l1"
+
+    def test_a_client_that_closes_its_sending_side_gets_its_reply(self, up):
+        client = up.connect()
+        client.sendall(b"ping\nping\n")
+        client.shutdown(socket.SHUT_WR)
+        assert read_line(client) in (b"l1", b"l1\nl1")
+        eventually(lambda: up.status()["clients"] == 1)
+
+    def test_clients_that_leave_before_during_and_after_do_not_harm_the_next(self, up):
+        for number in range(300):
+            client = up.connect()
+            if number % 3 == 0:
+                client.sendall(b"echo:half")
+            else:
+                client.sendall(b"echo:%d\n" % number)
+            if number % 3 == 2:
+                assert read_line(client) == b"%d" % number
+            client.close()
+        assert up.ask(b"ping") == b"l1"
+        eventually(lambda: up.status()["clients"] == 1)
+        status = up.status()
+        assert status["waiting"] == 0
+        assert set(status["connections"]) == {"Idle"}
+
+    def test_a_client_that_never_reads_holds_up_nobody(self, up):
+        hogs = [up.connect() for _ in range(20)]
+        for hog in hogs:
+            hog.sendall(b"echo:" + b"x" * 2_000_000 + b"\n")
+        for number in range(100):
+            assert up.ask(b"echo:%d" % number) == b"%d" % number
+
+    def test_five_hundred_clients_at_once(self, up):
+        load = Load([up.sockets / "l1"], clients=500, requests=4).run()
+        assert (load.done, load.refused, load.lost) == (2000, [], [])
+        assert int(up.ask(b"connections").split(b":")[1]) <= 5
+
+    def test_more_clients_than_the_most_wait_and_are_served_when_others_leave(self, machine):
+        machine.configure(loncMaxClients=10)
+        machine.start_lond("l1")
+        machine.run()
+        load = Load([machine.sockets / "l1"], clients=100, requests=3).run()
+        assert (load.done, load.refused, load.lost) == (300, [], [])
+        assert machine.log().count("10 clients are connected") == 1
+        assert machine.status()["clients"] == 1
+
+    def test_few_descriptors_mean_fewer_clients(self, machine):
+        machine.start_lond("l1")
+        machine.run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
+        log = "at most 219 clients a host, not 1000: the limit of open files is 256"
+        assert machine.log().count(log) == 1
+        clients = [machine.connect() for _ in range(300)]
+        child = machine.children()["l1"]
+        eventually(lambda: machine.log().count("219 clients are connected") == 1)
+        before = cpu_ticks(child)
+        served = 0
+        for client in clients:
+            client.sendall(b"ping\n")
+        for client in clients[:219]:
+            served += read_line(client) == b"l1"
+            client.close()
+        for client in clients[219:]:
+            served += read_line(client) == b"l1"
+        assert served == 300
+        time.sleep(0.2)
+        assert cpu_ticks(child) - before < 20  # nothing spins
+
+    def test_too_few_descriptors_for_the_table_are_said(self, machine):
+        machine.hosts(*[f"h{number}" for number in range(50)])
+        process = machine.run(
+            wait=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        )
+        assert process.wait(20) == 1
+        assert "lonc: 50 hosts need 132 open files, and the limit is 100: raise it" in machine.log()
+        assert os.listdir(machine.sockets) == []
+
+
+class TestRequestsForLoncItself:
+    def test_status(self, up):
+        up.ask(b"ping")
+        status = up.status()
+        child = up.children()["l1"]
+        since = status.pop("since")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", since)
+        assert status == {
+            "host": "l1",
+            "state": "ready",
+            "connections": {"Idle": 1},
+            "clients": 1,
+            "waiting": 0,
+            "done": 1,
+            "failed": 0,
+            "pid": child,
+        }
+
+    @pytest.mark.parametrize("encrypt", [b"", b"encrypt:"])
+    @pytest.mark.parametrize("request_", [b"init", b"init:x", b"ekey", b"exit", b"sethost:l1:x"])
+    def test_what_would_change_a_shared_connection_is_refused(self, up, request_, encrypt):
+        assert up.ask(encrypt + request_) == b"refused"
+        assert up.status()["done"] == 0
+
+    def test_an_unknown_request_for_lonc(self, up):
+        assert up.ask(b"lonc:statu") == b"error: unknown lonc command"
+        assert up.ask(b"lonc:") == b"error: unknown lonc command"
+
+    def test_what_only_looks_alike_goes_to_lond(self, up):
+        for request in (b"encrypt:lonc:status", b"reset_retries2", b"close_connection_exit:x", b"ini"):
+            assert up.ask(request) == b"unknown_cmd"
+
+    def test_reset_retries_of_a_dead_host(self, machine):
+        machine.run()
+        machine.ask(b"ping")
+        assert machine.status()["state"] == "DEAD"
+        machine.start_lond("l1")
+        assert machine.ask(b"reset_retries") == b"ok"
+        eventually(lambda: machine.status()["state"] == "ready")
+
+    def test_close_connection_exit_drains_and_is_no_failure(self, machine):
+        release = []
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                if line == b"slow":
+                    eventually(lambda: release)
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.run()
+            first = machine.children()["l1"]
+            slow, asking = machine.connect(), machine.connect()
+            slow.sendall(b"slow\nnext\n")
+            eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+            asking.sendall(b"close_connection_exit\n")
+            assert read_line(asking) == b"ok"
+            assert asking.recv(1) == b""
+            late = machine.connect()  # waits in the backlog for the next child
+            late.sendall(b"late\n")
+            release.append(True)
+            received = b""
+            while data := slow.recv(100):
+                received += data
+            assert received == b"slow\nnext\n"
+            assert read_line(late) == b"late"
+            second = machine.children()["l1"]
+            assert second != first
+            assert f"child {first} of l1 left; replaced at once" in machine.log()
+            for _ in range(3):
+                eventually(lambda: machine.ask(b"close_connection_exit") == b"ok")
+            assert "; replaced in " not in machine.log()
+            machine.stop()
+
+
+class TestPool:
+    def test_never_more_connections_than_the_most_as_lond_counts_them(self, machine):
+        machine.configure(loncMaxConnections=3)
+        machine.start_lond("l1")
+        machine.run()
+        load = Load([machine.sockets / "l1"], clients=60, requests=30).run()
+        assert (load.done, load.lost) == (1800, [])
+        assert machine.ask(b"connections") == b"3:3"
+
+    def test_a_connection_that_breaks_fails_only_its_own_transaction(self, machine):
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                if line == b"break":
+                    return
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.run()
+            keeping = [machine.connect() for _ in range(4)]
+            for round_ in range(20):
+                for number, client in enumerate(keeping):
+                    client.sendall(b"break\n" if number == 0 else b"%d\n" % round_)
+                replies = [read_line(client) for client in keeping]
+                assert replies == [b"con_lost"] + [b"%d" % round_] * 3
+            status = machine.status()
+            assert (status["done"], status["failed"]) == (60, 20)
+            machine.stop()
+
+    def test_retries_count_down_to_dead_and_a_lond_that_comes_back_is_served(self, machine):
+        machine.configure(loncConnectRetries=3)
+        machine.run()
+        child = machine.children()["l1"]
+        eventually(lambda: title(child) == "lonc: l1 Connection count: 0 Retries remaining: 2")
+        assert machine.ask(b"ping") == b"con_lost"
+        assert title(child) == "lonc: l1 Connection count: 0 Retries remaining: 1"
+        assert machine.status()["state"] == "connecting"
+        for _ in range(3):
+            assert machine.ask(b"ping") == b"con_lost"
+            assert title(child) == "lonc: l1 >>> DEAD !!!! <<<"
+        assert machine.status()["state"] == "DEAD"
+        assert machine.log().count("DEAD: an attempt failed: cannot connect to ") == 1
+        machine.start_lond("l1")
+        assert machine.ask(b"ping") == b"l1"
+        assert title(child) == "lonc: l1 Connection count: 1 Retries remaining: 3"
+
+    def test_a_host_without_an_address(self, machine):
+        machine.table.write_text("l1:dom:library:l1.example.org\n")
+        machine.run()
+        assert machine.ask(b"ping") == b"con_lost"
+        assert "an attempt failed: no address in the table" in machine.log()
+
+    def test_a_lond_that_refuses_us(self, machine):
+        with ScriptedLond(
+            machine.address(1), machine.port, lambda peer: (peer.hear(), peer.say(b"refused"))
+        ):
+            machine.run()
+            assert machine.ask(b"ping") == b"con_lost"
+            assert r"lond answered init with b'refused\n'" in machine.log()
+            machine.stop()
+
+
+class TestParentAndChild:
+    def test_titles(self, three):
+        assert title(three.lonc.pid) == "lonc: parent, 3 hosts"
+        assert set(three.children()) == {"l1", "l2", "l3"}
+        for host, pid in three.children().items():
+            connected = f"lonc: {host} Connection count: 1 Retries remaining: 2"
+            eventually(lambda pid=pid, connected=connected: title(pid) == connected)
+
+    def test_a_child_holds_only_what_is_its_own(self, three):
+        def descriptors(pid):
+            return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+
+        parent = descriptors(three.lonc.pid)
+        os.kill(three.children()["l2"], signal.SIGKILL)
+        eventually(lambda: len(three.children()) == 3)
+        for pid in three.children().values():
+            eventually(lambda pid=pid: title(pid).endswith("count: 1 Retries remaining: 2"))
+            held = descriptors(pid)
+            # Listener, channel, two of the wakeup, a connection; two epolls; three standard streams.
+            assert sum(each.startswith("socket:") for each in held) == 5
+            assert sum(each == "anon_inode:[eventpoll]" for each in held) == 2
+            assert len(held) == 10
+            assert not set(held) & {
+                each for each in parent if "lonc.pid" in each or each.endswith("sockets")
+            }
+        assert sorted(map(kind, descriptors(three.lonc.pid))) == sorted(map(kind, parent))
+
+    def test_a_second_run_over_the_same_sockets_ends_with_a_sentence(self, up, tmp_path):
+        before = sorted((each.name, each.stat().st_ino) for each in up.sockets.iterdir())
+        other = tmp_path / "other.conf"
+        (tmp_path / "daemons2").mkdir()
+        other.write_text(
+            up.configuration.read_text() + f"PerlSetVar lonDaemons {tmp_path / 'daemons2'}\n"
+        )
+        for configuration in (up.configuration, other):
+            done = subprocess.run([*LONC, "-c", configuration, "run"], capture_output=True, timeout=20)
+            assert done.returncode == 1
+            assert done.stderr.decode() == f"lonc: {up.sockets} is in use by another lonc\n"
+        assert sorted((each.name, each.stat().st_ino) for each in up.sockets.iterdir()) == before
+        assert up.pid_file.read_text() == f"{up.lonc.pid}\n"
+        assert up.ask(b"ping") == b"l1"
+
+    def test_after_kill_9_of_the_parent_no_child_is_left_and_the_next_run_starts(self, three):
+        for _ in range(3):
+            children = list(three.children().values())
+            assert len(children) == 3
+            os.kill(children[0], signal.SIGSTOP)  # one that would not notice by itself
+            three.lonc.kill()
+            killed = time.monotonic()
+            three.lonc.wait()
+            eventually(lambda children=children: not any(map(exists, children)))
+            assert time.monotonic() - killed < 1
+            three.run()
+            assert three.ask(b"ping", "l3") == b"l3"
+
+    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
+    def test_a_dead_child_is_replaced_at_once_and_named_once_in_the_log(self, three, signum):
+        keeping = three.connect("l1")
+        dead = three.children()["l2"]
+        os.kill(dead, signum)
+        assert three.ask(b"ping", "l2") == b"l2"
+        assert three.children()["l2"] != dead
+        name = signal.Signals(signum).name
+        assert three.log().count(f"child {dead} of l2 was ended by {name}; replaced at once") == 1
+        assert three.log().count(str(dead) + " of") == 1
+        keeping.sendall(b"ping\n")
+        assert read_line(keeping) == b"l1"
+
+    def test_a_child_that_keeps_dying_is_replaced_after_growing_delays(self, up):
+        for _ in range(3):
+            dead = eventually(lambda: up.children().get("l1"))
+            os.kill(dead, signal.SIGKILL)
+            eventually(lambda dead=dead: up.log().count(f"child {dead} of l1"))
+        delays = re.findall(r"replaced (?:in )?(\S+)", up.log())
+        assert delays[0] == "at"
+        assert 0.7 <= float(delays[1]) <= 1
+        assert 1.5 <= float(delays[2]) <= 2
+        assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
+
+    def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
+        """A child that raises what it should not: here, at a line that the parent never says."""
+        machine.run()
+        child = machine.children()["l1"]
+        with steal_channel(machine.lonc.pid) as channel:
+            channel.sendall(b"nonsense\n")
+        eventually(lambda: f"child {child} of l1 ended with status 1" in machine.log())
+        words = r"CRITICAL \d+ l1: AssertionError: the parent said b'nonsense\\n' \(parent\.py:\d+"
+        assert re.search(words, machine.log())
+        eventually(lambda: machine.children().get("l1") not in (None, child))
+
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_term_and_int_end_the_children_and_remove_the_sockets(self, three, signum):
+        children = list(three.children().values())
+        keeping = three.connect("l1")
+        assert three.stop(signum) == 0
+        assert not any(map(exists, children))
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+        assert keeping.recv(1) == b""
+        assert three.log().count("stopping: ") == 1
+        assert three.log().splitlines()[-1].endswith(" parent: stopped")
+
+    def test_term_lets_a_request_in_flight_end_and_a_second_term_does_not(self, machine):
+        release = []
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                eventually(lambda: release)
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            for again in (False, True):
+                machine.run()
+                client = machine.connect()
+                client.sendall(b"slow\n")
+                eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+                machine.lonc.send_signal(signal.SIGTERM)
+                eventually(lambda: os.listdir(machine.sockets) == [])
+                if again:
+                    release.clear()
+                    machine.lonc.send_signal(signal.SIGTERM)
+                    with contextlib.suppress(ConnectionResetError):
+                        assert read_line(client) == b""
+                else:
+                    release.append(True)
+                    assert read_line(client) == b"slow"
+                    release.clear()
+                assert machine.lonc.wait(20) == 0
+            release.append(True)
+
+    def test_when_the_time_to_drain_is_up_what_remains_is_told_con_lost(self, machine):
+        machine.configure(loncDrainTimeout=0.3)
+        with ScriptedLond(
+            machine.address(1), machine.port, lambda peer: (peer.greet(), peer.hear(), peer.hear())
+        ):
+            machine.run()
+            client = machine.connect()
+            client.sendall(b"one\ntwo\n")
+            eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+            assert machine.stop() == 0
+            assert client.recv(100) == b"con_lost\ncon_lost\n"
+
+    def test_a_socket_that_is_no_longer_ours_is_not_removed(self, up):
+        path = up.sockets / "l1"
+        path.unlink()
+        path.write_text("another's")
+        assert up.stop() == 0
+        assert path.read_text() == "another's"
+
+    def test_a_socket_that_cannot_be_bound_leaves_nothing_behind(self, machine):
+        machine.hosts("l1", "l2")
+        machine.sockets.mkdir()
+        (machine.sockets / "l2").mkdir()
+        assert machine.run(wait=False).wait(20) == 1
+        assert f"lonc: {machine.sockets}/l2 is in the way, and no socket: remove it" in machine.log()
+        assert os.listdir(machine.sockets) == ["l2"]
+
+    def test_directories_are_made_where_their_parent_exists_and_with_their_mode(self, machine):
+        machine.run()
+        for directory in (machine.sockets, machine.pid_file.parent):
+            assert oct(directory.stat().st_mode) == "0o40750"
+        machine.stop()
+        machine.configure(lonSockDir=machine.directory / "no" / "where")
+        assert machine.run(wait=False).wait(20) == 1
+        assert (
+            f"lonc: cannot make {machine.directory}/no/where: No such file or directory" in machine.log()
+        )
+
+    def test_control_c_at_a_terminal_reaches_the_children_too_and_ends_all(self, machine):
+        machine.hosts("l1", "l2", "l3")
+        controller, terminal = pty.openpty()
+        try:
+            process = machine.run(
+                wait=False,
+                start_new_session=True,
+                preexec_fn=lambda: __import__("fcntl").ioctl(
+                    terminal, __import__("termios").TIOCSCTTY, 0
+                ),
+            )
+            eventually(machine.serves)
+            children = list(machine.children().values())
+            os.write(controller, b"\x03")
+            assert process.wait(20) == 0
+            assert not any(map(exists, children))
+            assert os.listdir(machine.sockets) == []
+            assert "was ended by" not in machine.log()
+        finally:
+            os.close(controller)
+            os.close(terminal)
+
+    def test_signals_that_arrive_during_a_fork_are_neither_lost_nor_deadly(self, machine):
+        hosts = [f"h{number}" for number in range(8)]
+        machine.hosts(*hosts)
+        machine.run()
+        seen = set()
+        deadline = time.monotonic() + 3
+        ignored = (
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGQUIT,
+            signal.SIGPIPE,
+        )
+        while time.monotonic() < deadline:
+            for pid in children_of(machine.lonc.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    if pid not in seen:  # as young as can be
+                        for signum in ignored:
+                            os.kill(pid, signum)
+                        os.kill(pid, signal.SIGTERM)
+                        seen.add(pid)
+            for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                machine.lonc.send_signal(signum)
+        assert len(seen) > 30
+        assert machine.lonc.poll() is None
+        assert "was ended by" not in machine.log()
+        assert "ended with status" not in machine.log()
+        # Each TERM was heard: whoever got one has left, and its successor serves.
+        eventually(lambda: set(machine.children()) == set(hosts))
+        eventually(lambda: not seen & set(machine.children().values()))
+        children = list(machine.children().values())
+        assert machine.stop() == 0
+        assert not any(map(exists, children))
+
+    def test_as_process_1_it_reaps_strangers(self, machine):
+        unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
+            pytest.skip("no rights to make a namespace of processes")
+        machine.start_lond("l1")
+        # A shell that becomes lonc leaves it a child that is not its own, and that child's child.
+        script = '(sh -c "sleep 0.2 & exit" &) ; exec "$@"'
+        with machine.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*unshare, "sh", "-c", script, "sh", *LONC, "-c", machine.configuration, "run"],
+                stderr=log,
+            )
+        try:
+            eventually(lambda: machine.pid_file.exists() and machine.pid_file.read_text() == "1\n")
+            assert machine.ask(b"ping") == b"l1"
+            (init,) = children_of(process.pid)
+            orphan = subprocess.run(
+                ["nsenter", "-t", str(init), "-p", "-m", "sh", "-c", "sleep 0.1 & exit"], check=True
+            )
+            assert orphan.returncode == 0
+            eventually(lambda: len(children_of(init)) == 1)
+            (child,) = children_of(init)
+            os.kill(child, signal.SIGKILL)
+            eventually(lambda: len(children_of(init)) == 1 and children_of(init) != [child])
+            assert machine.ask(b"ping") == b"l1"
+            assert len(re.findall(r"child \d+ of", machine.log())) == 1
+        finally:
+            os.kill(children_of(process.pid)[0], signal.SIGTERM)
+            assert process.wait(20) == 0
+
+    def test_an_idle_child_wakes_never(self, three):
+        pids = [three.lonc.pid, *three.children().values()]
+        for host in three.children():
+            three.ask(b"ping", host)
+
+        def switches():
+            return [re.search(r"^voluntary_ctxt_switches:\s(\d+)", status(pid), re.M)[1] for pid in pids]
+
+        def status(pid):
+            return Path(f"/proc/{pid}/status").read_text()
+
+        def unchanged():
+            before = switches()
+            time.sleep(1)
+            return switches() == before
+
+        eventually(unchanged)
+
+
+def kind(descriptor):
+    return descriptor.split("[")[0]
+
+
+def steal_channel(pid):
+    """The parent's end of the channel to its only child, duplicated into this process."""
+    libc = ctypes.CDLL(None)
+    pidfd = os.pidfd_open(pid)
+    youngest = max(
+        int(fd)
+        for fd in os.listdir(f"/proc/{pid}/fd")
+        if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:")
+    )
+    copy = libc.syscall(438, pidfd, youngest, 0)  # pidfd_getfd
+    os.close(pidfd)
+    return socket.socket(fileno=copy)
+
+
+class TestLog:
+    def test_the_body_of_an_encrypted_request_never_stands_in_the_log(self, machine):
+        machine.configure(loncLogLevel="debug")
+
+        def script(peer):
+            """Answers what it should not, with what it heard."""
+            peer.greet()
+            peer.hear()
+            peer.say(b"enc:5:topsecret", b"topsecret")
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.run()
+            assert machine.ask(b"encrypt:auth:topsecret") == b"con_lost"
+            with machine.connect() as client:
+                client.sendall(b"encrypt:auth:topsecret\n")
+                read_line(client)
+            machine.stop()
+        assert "a malformed enc: line" in machine.log()
+        assert "topsecret" not in machine.log()
+
+    def test_every_line_has_its_form(self, three):
+        os.kill(three.children()["l1"], signal.SIGKILL)
+        three.ask(b"ping", "l1")
+        three.stop()
+        form = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d [A-Z]+ \d+ (parent|l[123]): \S.*"
+        for line in three.log().splitlines():
+            assert re.fullmatch(form, line), line
+        assert f"parent: lonc {lonc.__version__} starts, 3 hosts" in three.log()
+
+
+class TestLoad:
+    def test_ten_thousand_echoes_from_fifty_clients_over_three_londs(self, three):
+        paths = [three.sockets / host for host in ("l1", "l2", "l3")]
+        load = Load(paths, clients=50, requests=200).run()
+        assert (load.done, load.refused, load.lost) == (10_000, [], [])
+        for host in ("l1", "l2", "l3"):
+            assert int(three.ask(b"connections", host).split(b":")[1]) <= 5
+
+    @pytest.mark.parametrize("anew", [False, True])
+    def test_a_child_killed_under_load_costs_only_its_own_hosts_requests(self, three, anew):
+        paths = [three.sockets / host for host in ("l1", "l2", "l3")]
+        killed = []
+        begun = time.monotonic()
+
+        def kill():
+            child = three.children().get("l2")
+            if (
+                len(killed) < 3
+                and child
+                and child not in killed
+                and time.monotonic() - begun > len(killed) * 0.2
+            ):
+                os.kill(child, signal.SIGKILL)
+                killed.append(child)
+
+        load = Load(paths, clients=51, requests=150, anew=anew).run(meanwhile=kill)
+        assert killed
+        assert load.refused == []
+        assert set(load.lost) <= {"l2"}
+        assert load.done + len(load.lost) == 51 * 150
