@@ -172,6 +172,7 @@ class TestClients:
 
 class TestRequestsForLoncItself:
     def test_status(self, up):
+        eventually(lambda: up.status()["state"] == "ready")
         up.ask(b"ping")
         status = up.status()
         child = up.children()["l1"]
