@@ -359,6 +359,17 @@ class TestParentAndChild:
         assert up.pid_file.read_text() == f"{up.lonc.pid}\n"
         assert up.ask(b"ping") == b"l1"
 
+    def test_a_second_run_over_the_same_pid_file_ends_with_a_sentence(self, up, tmp_path):
+        other = tmp_path / "other.conf"
+        other.write_text(up.configuration.read_text() + f"PerlSetVar lonSockDir {tmp_path / 'other'}\n")
+        done = subprocess.run([*LONC, "-c", other, "run"], capture_output=True, timeout=20)
+        assert (done.returncode, done.stderr.decode()) == (
+            1,
+            f"lonc: {up.pid_file} is in use by another lonc\n",
+        )
+        assert up.pid_file.read_text() == f"{up.lonc.pid}\n"
+        assert os.listdir(tmp_path / "other") == []
+
     def test_after_kill_9_of_the_parent_no_child_is_left_and_the_next_run_starts(self, three):
         for _ in range(3):
             children = list(three.children().values())
@@ -542,6 +553,16 @@ class TestParentAndChild:
         children = list(machine.children().values())
         assert machine.stop() == 0
         assert not any(map(exists, children))
+
+    @pytest.mark.parametrize("children", [1, 10, 40])
+    def test_a_term_while_the_children_are_being_forked_ends_all_of_them(self, machine, children):
+        machine.hosts(*[f"h{number}" for number in range(50)])
+        process = machine.run(wait=False)
+        eventually(lambda: len(children_of(process.pid)) >= children)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert os.listdir(machine.sockets) == []
+        assert machine.log().count(" left\n") == machine.log().count(" child ") == 50
 
     def test_as_process_1_it_reaps_strangers(self, machine):
         unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
