@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lonc import __version__, lonnet
@@ -97,22 +99,38 @@ def _check(options: argparse.Namespace) -> int:
     from lonc.cipher import require_idea
 
     try:
+        file = find_configuration(options.configuration, os.environ)
         settings, hosts = _load(options)
     except Misconfigured as error:
         print(error)
         return MISCONFIGURED
+    require_idea()
+    for warning in _warnings(file, settings, hosts):
+        print(warning)
+    print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
+    return DONE
+
+
+def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
+    """What is allowed, and yet hardly meant."""
+    for name, directory in (
+        ("lonSockDir", settings.socket_directory),
+        ("lonDaemons", settings.log_directory),
+    ):
+        if not directory.parent.is_dir():
+            text = f"warning: {name}: {directory} cannot be made, there is no {directory.parent}"
+            yield Fault(file, None, text)
+    if not hosts:
+        yield Fault(settings.hosts_file, None, "warning: no hosts")
     for host in hosts:
         if host.address is None:
-            text = f"warning: {host.id} has no address in the table; names are not resolved yet"
-            print(Fault(settings.hosts_file, host.line, text))
-    require_idea()
-    print(f"{settings.hosts_file}: {len(hosts)} host{'' if len(hosts) == 1 else 's'}, no faults")
-    return DONE
+            text = f"warning: {host.id} has no IPv4 address, and names are not resolved yet"
+            yield Fault(settings.hosts_file, host.line, text)
 
 
 def _send(options: argparse.Namespace) -> int:
     settings, hosts = _load(options)
-    host = find_host(hosts, options.host).id
+    host = find_host(hosts, options.host, settings.hosts_file).id
     one = os.fsencode(options.request)
     status = DONE
     for request in sys.stdin.buffer if one == b"-" else [one]:
@@ -124,12 +142,13 @@ def _send(options: argparse.Namespace) -> int:
         sys.stdout.buffer.flush()
         if reply == lonnet.CON_LOST:
             status = FAILED
+            _complain(settings, host)
     return status
 
 
 def _ping(options: argparse.Namespace) -> int:
     settings, hosts = _load(options)
-    asked = [find_host(hosts, each) for each in options.hosts] or hosts
+    asked = [find_host(hosts, each, settings.hosts_file) for each in options.hosts] or hosts
     width = max((len(host.id) for host in asked), default=0)
     status = DONE
     for host in asked:
@@ -139,7 +158,20 @@ def _ping(options: argparse.Namespace) -> int:
         print(f"{host.id:<{width}}  {took:8.1f} ms  {_printable(reply)}")
         if reply == lonnet.CON_LOST:
             status = FAILED
+            _complain(settings, host.id)
     return status
+
+
+def _complain(settings: Settings, host: str) -> None:
+    """con_lost may mean that no lonc was there to be asked: say so."""
+    path = settings.socket_directory / host
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        refusal = probe.connect_ex(str(path))
+    if refusal in (errno.ENOENT, errno.ECONNREFUSED):
+        print(f"lonc: nobody listens at {path}: is lonc running?", file=sys.stderr)
+    elif refusal not in (0, errno.EAGAIN):
+        print(f"lonc: cannot connect to {path}: {os.strerror(refusal)}", file=sys.stderr)
 
 
 def _printable(reply: bytes) -> str:
@@ -154,7 +186,8 @@ def _lond(options: argparse.Namespace) -> int:
     from lonc.loopback import Loopback
 
     settings, hosts = _load(options)
-    Loopback(find_host(hosts, options.host), settings, options.database).run()
+    host = find_host(hosts, options.host, settings.hosts_file)
+    Loopback(host, settings, options.database).run()
     return DONE
 
 

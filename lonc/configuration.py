@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ class Settings:
 _BY_NAME = {each.metadata["name"]: each for each in fields(Settings)}
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence that says `word` is not known: the nearest known word, or nothing."""
+    nearest = get_close_matches(word, known, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
 def find_configuration(named: str | None, environment: Mapping[str, str]) -> Path:
     """The file to read: `named`, else $LONC_CONF, else the first default place that has one.
 
@@ -141,7 +148,7 @@ def find_configuration(named: str | None, environment: Mapping[str, str]) -> Pat
     for file in DEFAULT_FILES:
         if file.exists():
             return file
-    text = f"no such file, nor is there {DEFAULT_FILES[1]}: name a configuration with -c FILE"
+    text = f"no such file, nor is there {DEFAULT_FILES[1]}: name one with -c FILE or $LONC_CONF"
     raise Misconfigured([Fault(DEFAULT_FILES[0], None, text)])
 
 
@@ -166,7 +173,7 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
             if name in _BY_NAME:
                 values[_BY_NAME[name].name] = _value(name, text)
             elif name.startswith("lonc"):
-                raise ValueError(f"there is no setting {name}")
+                raise ValueError(f"there is no setting {name}{did_you_mean(name, _BY_NAME)}")
         except ValueError as error:
             faults.append(Fault(file, number, str(error)))
     if "lonHostID" not in named:
@@ -180,7 +187,9 @@ def _name_and_value(line: bytes) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise ValueError(f"bytes that are no UTF-8: {line!r}") from None
     if len(words) != 2:
-        raise ValueError(f"PerlSetVar with {len(words)} words, where NAME VALUE are needed")
+        raise ValueError(
+            f"PerlSetVar takes NAME VALUE, and has {len(words)} words (a comment needs its own line)"
+        )
     if any('"' in word.removeprefix('"').removesuffix('"') or word.count('"') == 1 for word in words):
         raise ValueError("a double quote that stands alone")
     return words[0].strip('"'), words[1].strip('"')

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,9 +35,10 @@ def main() -> int:
     begun = time.monotonic()
     try:
         with ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lonc-demo-")))
+            with _undisturbed():
+                directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="lonc-demo-"))
             try:
-                for step in Tour(directory, stack).steps():
+                for step in Tour(Path(directory), stack).steps():
                     before = time.monotonic()
                     said = step()
                     print(f"{time.monotonic() - before:7.3f} s  {said}", flush=True)
@@ -56,6 +57,16 @@ def main() -> int:
 
 def _interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What is made in here is sure to be undone: an interruption waits until both are settled."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Tour:
@@ -172,8 +183,9 @@ class Tour:
     def _start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """A lonc command; in a session of its own, since Ctrl-C is for the tour, which then ends it."""
         command = [*LONC, "-c", str(self._configuration), *arguments]
-        process = subprocess.Popen(command, start_new_session=True, **options)
-        self._stack.callback(_end, process)
+        with _undisturbed():
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self._stack.callback(_end, process)
         return process
 
     def _connect(self, host: str) -> socket.socket:

@@ -145,7 +145,8 @@ class EventLoop:
     def on_signal(self, signum: int, callback: Callback) -> None:
         """Call back in a turn of the loop after the signal; several at once may count as one.
 
-        The handler does no more than note the number, so that it can interrupt anything.
+        The handler does no more than note the number, so that it can interrupt anything. The signal is
+        unblocked: whoever started us may have had it blocked, and then it would never come.
         """
         if self._wakeup is None:
             self._wakeup = socket.socketpair()
@@ -155,6 +156,7 @@ class EventLoop:
             self.watch(self._wakeup[0], self._signals_arrived)
         self._on_signal[signum] = callback
         signal.signal(signum, self._note_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signum,))
 
     def run(self) -> None:
         """Turn until `stop` is called."""

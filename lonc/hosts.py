@@ -7,10 +7,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from lonc.configuration import HOST_ID
+from lonc.configuration import HOST_ID, did_you_mean
 from lonc.errors import Fault, UsageError
 
 SOCKET_PATH_MAX = 107  # bytes; sun_path of Linux has 108, the last of them a zero
@@ -36,7 +35,7 @@ def read_hosts(file: Path, socket_directory: Path) -> tuple[list[Host], list[Fau
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
-        return [], [Fault(file, None, f"{error.strerror}")]
+        return [], [Fault(file, None, f"{error.strerror} (lonTabDir says where it is)")]
     hosts: dict[str, Host] = {}
     faults: list[Fault] = []
     for number, line in enumerate(lines, start=1):
@@ -59,7 +58,7 @@ def _read_host(line: bytes, number: int, socket_directory: Path) -> Host:
     except UnicodeDecodeError as error:
         raise ValueError(f"a field with bytes that are no UTF-8: {error.object!r}") from None
     if len(fields) < 4:
-        raise ValueError(f"{len(fields)} fields, where id:domain:role:dnsname are needed")
+        raise ValueError(f"a host is id:domain:role:dnsname:address, and this has {len(fields)} of them")
     id_, domain, role, dnsname = fields[:4]
     if not HOST_ID.fullmatch(id_):
         raise ValueError(f"{id_!r} is no host id: letters, digits, _ and -, no - in front")
@@ -82,11 +81,9 @@ def _address(field: str) -> str | None:
         return None
 
 
-def find_host(hosts: Sequence[Host], id_: str) -> Host:
-    """The host of that id. Raises UsageError, with the id that looks most like it."""
+def find_host(hosts: Sequence[Host], id_: str, file: Path) -> Host:
+    """The host of that id in `file`. Raises UsageError, with the id that looks most like it."""
     for host in hosts:
         if host.id == id_:
             return host
-    nearest = get_close_matches(id_, [host.id for host in hosts], n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise UsageError(f"{id_} is not in the hosts table{hint}")
+    raise UsageError(f"{id_} is not in {file}{did_you_mean(id_, [host.id for host in hosts])}")

@@ -27,8 +27,8 @@ def run(settings: Settings, hosts: Sequence[Host]) -> None:
     """
     require_idea()
     with ExitStack() as stack:
-        for directory in (settings.socket_directory, settings.log_directory):
-            _make_directory(directory)
+        _make_directory(settings.socket_directory, "lonSockDir")
+        _make_directory(settings.log_directory, "lonDaemons")
         sockets = _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY)
         pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT)
         os.ftruncate(pid_file, 0)
@@ -45,14 +45,14 @@ def _write_pid(pid_file: int) -> None:
     os.pwrite(pid_file, b"%d\n" % os.getpid(), 0)
 
 
-def _make_directory(directory: Path) -> None:
+def _make_directory(directory: Path, setting: str) -> None:
     try:
         directory.mkdir(DIRECTORY_MODE)
         directory.chmod(DIRECTORY_MODE)  # whatever the umask
     except FileExistsError:
         pass
     except OSError as error:
-        raise CannotStart(f"cannot make {directory}: {error.strerror}") from error
+        raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
 
 
 def _lock(stack: ExitStack, path: Path, flags: int) -> int:

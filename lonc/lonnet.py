@@ -63,24 +63,27 @@ def reply(
 
 
 def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
-    path = str(settings.socket_directory / host)
+    path = settings.socket_directory / host
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(_left(deadline))
-            connection.connect(path)
+            connection.connect(str(path))
             return connection
-        except OSError as error:
+        except BlockingIOError:  # a full backlog
             connection.close()
-            if isinstance(error, BlockingIOError):
-                last = deadline
-            elif isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
-                last = restarted
-            else:
+            last = deadline
+        except (ConnectionRefusedError, FileNotFoundError):
+            connection.close()
+            last = restarted
+            if not path.exists() and not _in_table(settings, host):
                 raise
-            if time.monotonic() >= last:
-                raise
+        except OSError:
+            connection.close()
+            raise
+        if time.monotonic() >= last:
+            raise TimeoutError
         time.sleep(PAUSE)
 
 

@@ -179,7 +179,8 @@ class Parent:
 
     def _announce(self) -> None:
         """Say once that all children serve."""
-        if self._on_ready is not None and all(record.ready for record in self._records):
+        ready = not self._stopping and all(record.ready for record in self._records)
+        if ready and self._on_ready is not None:
             on_ready, self._on_ready = self._on_ready, None
             logger.info("every child serves")
             on_ready()

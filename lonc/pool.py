@@ -94,8 +94,10 @@ class Pool(Generic[C]):
     def reset_retries(self) -> None:
         """Forget past failures and try to connect now."""
         self.retries_remaining = self._connect_retries
-        self._on_change(None)
-        self.open()
+        if self._connections:
+            self._on_change(None)
+        else:
+            self._attempt()
 
     def queue_transaction(self, transaction: Transaction) -> None:
         """Start it on the connection used last, or let it wait and perhaps open another for it."""

@@ -1,17 +1,22 @@
+import contextlib
+import io
 import re
 import subprocess
 
 import pytest
-from machine import LONC
+from machine import LONC, as_nobody
 from scripted_lond import ScriptedLond
 
 import lonc
+from lonc import cli
+from lonc.configuration import read_settings
 
 
 def test_check_of_sound_files(machine):
     done = machine.command("check")
     assert done.returncode == 0
-    assert done.stdout.decode() == f"{machine.table}: 1 host, no faults\n"
+    files = f"{machine.configuration} and {machine.table}"
+    assert done.stdout.decode() == f"{files}: no faults; hosts: 1\n"
 
 
 def test_check_warns_of_a_host_without_an_address(machine):
@@ -19,11 +24,22 @@ def test_check_warns_of_a_host_without_an_address(machine):
     done = machine.command("check")
     assert done.returncode == 0
     first, second = done.stdout.decode().splitlines()
-    assert (
-        first
-        == f"{machine.table}:2: warning: l2 has no address in the table; names are not resolved yet"
-    )
-    assert second == f"{machine.table}: 2 hosts, no faults"
+    warning = "warning: l2 has no IPv4 address, and names are not resolved yet"
+    assert first == f"{machine.table}:2: {warning}"
+    assert second.endswith(": no faults; hosts: 2")
+
+
+def test_check_warns_of_what_run_will_trip_over(machine):
+    machine.table.write_text("# no hosts yet\n")
+    machine.configure(lonSockDir="/nowhere/sockets", lonDaemons="/nowhere")
+    done = machine.command("check")
+    assert done.returncode == 0
+    configuration = machine.configuration
+    assert done.stdout.decode().splitlines()[:3] == [
+        f"{configuration}: warning: lonSockDir: /nowhere/sockets cannot be made, there is no /nowhere",
+        f"{configuration}: warning: lonDaemons: /nowhere/logs cannot be made, there is no /nowhere",
+        f"{machine.table}: warning: no hosts",
+    ]
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -37,7 +53,7 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     assert told.decode().splitlines() == [
         f"{configuration}:5: londPort: 'x' is no whole number",
         f"{configuration}:6: there is no setting loncFoo",
-        f"{machine.table}:2: 1 fields, where id:domain:role:dnsname are needed",
+        f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
         f"{machine.table}:3: '../x' is no host id: letters, digits, _ and -, no - in front",
     ]
     assert done.stdout + done.stderr == told
@@ -91,16 +107,33 @@ def test_send_goes_on_after_con_lost_and_says_so_at_the_end(machine):
         machine.stop()
 
 
-def test_send_without_a_lonc_is_con_lost(machine):
-    done = machine.command("send", "l1", "ping")
-    assert (done.returncode, done.stdout) == (1, b"con_lost\n")
+@pytest.mark.parametrize("command", [["send", "l1", "ping"], ["ping"]])
+def test_without_a_lonc_it_is_con_lost_and_why(machine, command):
+    done = machine.command(*command)
+    assert done.returncode == 1
+    assert done.stdout.endswith(b"con_lost\n")
+    why = f"lonc: nobody listens at {machine.sockets}/l1: is lonc running?\n"
+    assert done.stderr.decode() == why
+
+
+def test_a_socket_that_one_may_not_use_is_con_lost_and_why(machine):
+    machine.run()
+    settings, _ = read_settings(machine.configuration)
+
+    def complaint():
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            cli._complain(settings, "l1")
+        return said.getvalue()
+
+    assert as_nobody(complaint) == f"lonc: cannot connect to {machine.sockets}/l1: Permission denied\n"
+    assert complaint() == ""
 
 
 @pytest.mark.parametrize("command", [["send", "l11", "ping"], ["ping", "l11"], ["lond", "l11"]])
 def test_a_host_that_is_not_in_the_table_is_answered_with_the_nearest(machine, command):
     done = machine.command(*command)
     assert done.returncode == 2
-    assert done.stderr == b"lonc: l11 is not in the hosts table; did you mean l1?\n"
+    assert done.stderr == f"lonc: l11 is not in {machine.table}; did you mean l1?\n".encode()
 
 
 def test_a_request_of_two_lines_is_refused(machine):

@@ -95,12 +95,15 @@ def test_apaches_syntax(read):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("PerlSetVar", "PerlSetVar with 0 words, where NAME VALUE are needed"),
-        ("PerlSetVar londPort", "PerlSetVar with 1 words, where NAME VALUE are needed"),
-        ("PerlSetVar londPort 1 # port", "PerlSetVar with 4 words, where NAME VALUE are needed"),
+        ("PerlSetVar", "PerlSetVar takes NAME VALUE, and has 0 words"),
+        ("PerlSetVar londPort", "PerlSetVar takes NAME VALUE, and has 1 words"),
+        ("PerlSetVar londPort 1 # port", "has 4 words (a comment needs its own line)"),
         ('PerlSetVar lonTabDir "/open', "a double quote that stands alone"),
         ('PerlSetVar lonTabDir /a"b"', "a double quote that stands alone"),
-        ("PerlSetVar loncMaxConection 3", "there is no setting loncMaxConection"),
+        (
+            "PerlSetVar loncMaxConection 3",
+            "no setting loncMaxConection; did you mean loncMaxConnections?",
+        ),
         (
             "PerlSetVar lonHostID -x",
             "lonHostID: '-x' is no host id: letters, digits, _ and -, no - in",
@@ -142,10 +145,10 @@ def test_bytes_that_are_no_utf_8_where_they_count(read):
 
 
 def test_all_faults_are_told_and_what_is_sound_still_counts(read):
-    settings, faults = read("PerlSetVar londPort x\nPerlSetVar loncX 1\nPerlSetVar loncMaxClients 7\n")
+    settings, faults = read("PerlSetVar londPort x\nPerlSetVar loncXy 1\nPerlSetVar loncMaxClients 7\n")
     assert faults == [
         ":1: londPort: 'x' is no whole number",
-        ":2: there is no setting loncX",
+        ":2: there is no setting loncXy",
         ": lonHostID, the id of this machine, is not set",
     ]
     assert settings == Settings(max_clients=7)

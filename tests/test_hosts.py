@@ -46,8 +46,8 @@ def test_real_tables_with_descriptions_and_later_fields(read):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("msul1", "1 fields, where id:domain:role:dnsname are needed"),
-        ("msul1:msu:library", "3 fields, where id:domain:role:dnsname are needed"),
+        ("msul1", "a host is id:domain:role:dnsname:address, and this has 1 of them"),
+        ("msul1:msu:library", "a host is id:domain:role:dnsname:address, and this has 3 of them"),
         (":msu:library:x:127.0.0.1", "'' is no host id"),
         ("-l1:msu:library:x:127.0.0.1", "'-l1' is no host id: letters, digits, _ and -, no - in front"),
         ("../l1:msu:library:x:127.0.0.1", "'../l1' is no host id"),
@@ -89,23 +89,25 @@ def test_a_table_that_cannot_be_read(tmp_path, kind):
     text = {"missing": "No such file or directory", "directory": "Is a directory"}[kind]
     hosts, faults = read_hosts(file, SOCKETS)
     assert hosts == []
-    assert [str(fault) for fault in faults] == [f"{file}: {text}"]
+    assert [str(fault) for fault in faults] == [f"{file}: {text} (lonTabDir says where it is)"]
 
 
 def test_a_table_that_may_not_be_read(tmp_path):
     file = tmp_path / "hosts.tab"
     file.write_text("")
     file.chmod(0)
-    assert as_nobody(lambda: str(read_hosts(file, SOCKETS)[1][0])) == f"{file}: Permission denied"
+    said = as_nobody(lambda: str(read_hosts(file, SOCKETS)[1][0]))
+    assert said == f"{file}: Permission denied (lonTabDir says where it is)"
 
 
 def test_a_host_that_is_not_there_is_answered_with_the_nearest_name(read):
     hosts, _ = read("msul1:d:r:n\nfoo:d:r:n\n")
-    assert find_host(hosts, "foo").line == 2
-    with pytest.raises(UsageError, match=r"msu1l is not in the hosts table; did you mean msul1\?"):
-        find_host(hosts, "msu1l")
-    with pytest.raises(UsageError, match=r"zzz is not in the hosts table$"):
-        find_host(hosts, "zzz")
+    table = Path("/t")
+    assert find_host(hosts, "foo", table).line == 2
+    with pytest.raises(UsageError, match=r"msu1l is not in /t; did you mean msul1\?"):
+        find_host(hosts, "msu1l", table)
+    with pytest.raises(UsageError, match=r"zzz is not in /t$"):
+        find_host(hosts, "zzz", table)
 
 
 def test_the_table_to_start_from_is_sound():

@@ -42,3 +42,22 @@ def test_a_line_without_end_passes_its_limit_before_its_newline_comes():
         buffer.next_line()
     with pytest.raises(LineTooLong):
         buffer.next_line()
+
+
+def test_each_byte_is_searched_once_however_long_the_line_is_and_however_it_was_cut():
+    class Counting(bytearray):
+        searched = 0
+
+        def find(self, sub, start):
+            Counting.searched += len(self) - start
+            return super().find(sub, start)
+
+    buffer = LineBuffer(1 << 20)
+    buffer.feed(b"x")
+    buffer.rest = Counting(buffer.rest)
+    for _ in range(1000):
+        buffer.feed(b"x" * 1000)
+        assert buffer.next_line() is None
+    buffer.feed(b"\n")
+    assert len(buffer.next_line()) == 1_000_002
+    assert Counting.searched == 1_000_002

@@ -93,7 +93,9 @@ def test_a_request_is_one_line(settings):
 
 
 def test_a_host_that_is_not_in_the_table(settings):
+    begun = time.monotonic()
     assert lonnet.reply("ping", "nobody", settings=settings) == b"no_such_host"
+    assert time.monotonic() - begun < lonnet.RESTART
 
 
 def test_a_missing_socket_is_waited_for_as_long_as_a_restart_takes(settings):

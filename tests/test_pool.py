@@ -214,7 +214,9 @@ def test_reset_retries_forgets_and_tries_at_once(host):
     host.ask(2)
     assert host.pool.state is HostState.DEAD
     host.refuse = False
+    told = len(host.told)
     host.pool.reset_retries()
+    assert len(host.told) == told + 1  # the state went from DEAD to connecting, never to ready
     assert host.pool.retries_remaining == 2
     assert host.pool.state is HostState.CONNECTING
     assert len(host.open) == 1
