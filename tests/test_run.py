@@ -430,6 +430,13 @@ class TestParentAndChild:
         assert three.log().count("stopping: ") == 1
         assert three.log().splitlines()[-1].endswith(" parent: stopped")
 
+    def test_signals_that_our_starter_had_blocked_are_heard(self, machine):
+        everything = signal.valid_signals()
+        machine.run(preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, everything))
+        os.kill(machine.children()["l1"], signal.SIGTERM)
+        eventually(lambda: " left; replaced at once" in machine.log())
+        assert machine.stop() == 0
+
     def test_term_lets_a_request_in_flight_end_and_a_second_term_does_not(self, machine):
         release = []
 
