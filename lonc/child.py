@@ -34,8 +34,8 @@ IGNORED_SIGNALS = (
 
 READY = b"ready\n"
 
-# They would change or end a connection that all clients share. lond goes by the beginning of a word.
-_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|ekey|exit|sethost:)")
+# They would change or end a connection that all clients share.
+_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
 
 
 class Child:

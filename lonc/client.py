@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -17,6 +18,7 @@ from lonc.transaction import Transaction
 BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
+TELL_AGAIN = 60.0  # seconds until it is told again that clients must wait
 
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"
@@ -52,8 +54,15 @@ def bind_listener(path: Path, mode: int) -> socket.socket:
     The caller holds the lock on the directory, so a socket that lies there is a dead daemon's.
     Raises CannotStart.
     """
-    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        raise CannotStart(f"{path} is in the way, and no socket: remove it")
+    try:
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            raise CannotStart(f"{path} is in the way, and no socket: remove it")
+        return _listen(path, mode)
+    except OSError as error:
+        raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
+
+
+def _listen(path: Path, mode: int) -> socket.socket:
     being_made = path.with_name("." + (path.name[1:] or "_"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     umask = os.umask(0o777 & ~mode)
@@ -62,9 +71,11 @@ def bind_listener(path: Path, mode: int) -> socket.socket:
         listener.bind(str(being_made))
         listener.listen(BACKLOG)
         being_made.rename(path)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            being_made.unlink()
+        raise
     finally:
         os.umask(umask)
     return listener
@@ -73,7 +84,7 @@ def bind_listener(path: Path, mode: int) -> socket.socket:
 class Listener:
     """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
 
-    Callbacks: `on_full(why)`, once, when clients must wait, and again only after none had to;
+    Callbacks: `on_full(why)` when clients must wait, once a minute at most;
     `on_drained()` when `drain` was called and the last client has left.
     """
 
@@ -96,17 +107,18 @@ class Listener:
         self._max_request = max_request
         self._on_full = on_full
         self._on_drained = on_drained
-        self._full = False
+        self._tell_again = 0.0
         self._draining = False
         self._watch = loop.watch(listening, self.new_client)
 
     def new_client(self) -> None:
         """Callback: somebody wants to connect."""
+        if len(self.clients) >= self._max_clients:
+            self._pause(f"{self._max_clients} clients are connected, the most: more must wait")
         while len(self.clients) < self._max_clients:
             try:
                 connection, _ = self._socket.accept()
             except BlockingIOError:
-                self._full = False
                 return
             except OSError as error:
                 self._pause(f"cannot accept: {error.strerror}")
@@ -115,7 +127,6 @@ class Listener:
             self.clients.add(
                 Client(self._loop, connection, self._services, self._max_request, self._client_left)
             )
-        self._pause(f"{self._max_clients} clients are connected, the most: more must wait")
 
     def drain(self) -> None:
         """Accept nobody any more; let each client go when it has its replies."""
@@ -128,8 +139,8 @@ class Listener:
 
     def _pause(self, why: str) -> None:
         self._watch.want(read=False)
-        if not self._full:
-            self._full = True
+        if self._loop.now >= self._tell_again:
+            self._tell_again = self._loop.now + TELL_AGAIN
             self._on_full(why)
 
     def _resume(self) -> None:

@@ -173,7 +173,7 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
             if name in _BY_NAME:
                 values[_BY_NAME[name].name] = _value(name, text)
             elif name.startswith("lonc"):
-                raise ValueError(f"there is no setting {name}{did_you_mean(name, _BY_NAME)}")
+                raise ValueError(f"there is no setting {name!r}{did_you_mean(name, _BY_NAME)}")
         except ValueError as error:
             faults.append(Fault(file, number, str(error)))
     if "lonHostID" not in named:

@@ -1,8 +1,8 @@
 """Waits for descriptors, signals and the nearest deadline, calls their callbacks; knows nothing of lonc.
 
 A callback that was forgotten is not called again, not even for what the same turn had already seen.
-The clock is read once a turn. With no deadline set the loop sleeps until something happens, for ever
-if need be: an idle process costs nothing.
+The clock is read once a turn, and once more where there is a deadline to wait for. With none the loop
+sleeps until something happens, for ever if need be: an idle process costs nothing.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class EventLoop:
     def turn(self, longest: float | None = None) -> None:
         """Wait, for `longest` seconds at most, and call what is due."""
         if self._deadlines:
-            until_due = max(0.0, self._deadlines[0][0] - self.now)
+            until_due = max(0.0, self._deadlines[0][0] - time.monotonic())
             longest = until_due if longest is None else min(longest, until_due)
         ready = self._selector.select(longest)
         self.now = time.monotonic()

@@ -65,7 +65,7 @@ def _read_host(line: bytes, number: int, socket_directory: Path) -> Host:
     if id_ == "delayed":
         raise ValueError("no host may be called delayed: its socket would be that directory")
     path = socket_directory / id_
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+    if len(os.fsencode(path)) + (len(id_) == 1) > SOCKET_PATH_MAX:  # a dot must fit while it is made
         raise ValueError(f"the socket path {path} is longer than {SOCKET_PATH_MAX} bytes")
     address = _address(fields[4]) if len(fields) > 4 else None
     if address is None and not dnsname:

@@ -32,8 +32,10 @@ class LineBuffer:
             return
         if not isinstance(self.rest, bytearray):
             self.rest = bytearray(memoryview(self.rest)[self._start :])
-            self._searched -= self._start
-            self._start = 0
+        elif self._start:
+            del self.rest[: self._start]
+        self._searched -= self._start
+        self._start = 0
         self.rest += data
 
     def next_line(self) -> bytes | None:

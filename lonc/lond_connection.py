@@ -100,6 +100,18 @@ class LondConnection:
         self._protocol.start_request(transaction.request)
         self.lond_writable()
 
+    def still_idle(self) -> bool:
+        """Look once more whether lond has said something unasked, or closed: then the connection ends
+        here, instead of under the next request."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        self.lond_readable()
+        return False
+
     def close(self, why: str) -> None:
         """End the connection, from any state; `why` is for the log. A second time does nothing."""
         on_closed, self._on_closed = self._on_closed, _closed_already
@@ -129,18 +141,19 @@ class LondConnection:
         except ProtocolError as error:
             self.close(str(error))
             return
+        more = len(data) == RECEIVE_SIZE  # then there may be some in the socket that is due to nobody
         if reply is not None:
             # To other work, or to its end, before the reply goes up.
             transaction, self._transaction = self._transaction, None
             assert transaction is not None
-            if self._protocol.state is _IDLE:
+            if self._protocol.state is _IDLE and not (more and not self.still_idle()):
                 self._on_idle(self)
             else:
                 self.close("lond said more than one line in reply")
             self._on_reply(transaction, reply)
         elif self._protocol.data_to_send():
             self.lond_writable()
-        elif self._protocol.state is _IDLE:
+        elif self._protocol.state is _IDLE and not (more and not self.still_idle()):
             self._on_ready(self)
 
     def lond_writable(self) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 
-from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.configuration import HOST_ID, Settings, find_configuration, read_settings
 from lonc.hosts import read_hosts
 
 # Longer than lonc itself takes to give up (5 s to connect, 60 in the queue, 300 for the reply, and 5
@@ -49,17 +49,20 @@ def reply(
         raise ValueError("a request is one line: it has no newline in it")
     if settings is None:
         settings = _usual_settings()
+    if not HOST_ID.fullmatch(host):
+        return NO_SUCH_HOST
     deadline = time.monotonic() + timeout
-    answer = None
     try:
-        while answer is None:
+        while True:
             with _connect(settings, host, deadline) as connection:
                 answer = _ask(connection, line + b"\n", deadline)
+            if answer is not None:
+                return answer
+            time.sleep(PAUSE)
     except FileNotFoundError:
         return CON_LOST if _in_table(settings, host) else NO_SUCH_HOST
     except OSError:
         return CON_LOST
-    return answer
 
 
 def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:

@@ -24,6 +24,7 @@ import secrets
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ from lonc.hosts import Host
 
 BUILD_KEY_BYTES = 15  # 30 digits, as the original's
 BACKLOG = 128
+ACCEPT_AGAIN = 0.1  # seconds
 
 
 class Values:
@@ -106,11 +108,11 @@ class Loopback:
         except OSError as error:
             self._socket.close()
             raise CannotStart(f"cannot listen at {self._where}: {error.strerror}") from error
+        self._watch = self._loop.watch(self._socket, self._accept)
 
     def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(signum, self._loop.stop)
-        self._loop.watch(self._socket, self._accept)
         print(f"{self.host_id} listens at {self._where}", flush=True)
         self._loop.run()
         for session in list(self.sessions):
@@ -122,6 +124,11 @@ class Loopback:
         try:
             connection, _ = self._socket.accept()
         except BlockingIOError:
+            return
+        except OSError as error:  # of descriptors or memory there is none left: wait for some
+            print(f"{self.host_id} cannot accept: {error.strerror}", file=sys.stderr, flush=True)
+            self._watch.want(read=False)
+            self._loop.at(self._loop.now + ACCEPT_AGAIN, lambda: self._watch.want(read=True))
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions.add(Session(self, self._loop, connection))

@@ -114,6 +114,19 @@ class Parent:
 
     def create_child(self, record: ChildRecord) -> None:
         """Fork a child for the record's host; signals wait until parent and child have parted."""
+        try:
+            pid, ours = self._fork(record)
+        except OSError as error:
+            self._replace_later(record, f"cannot fork a child for {record.host.id}: {error.strerror}")
+            return
+        record.pid = pid
+        record.channel = Channel(self._loop, ours, partial(self._heard, record), _no_matter)
+        record.started = self._loop.now
+        record.ready = False
+        self._by_pid[pid] = record
+
+    def _fork(self, record: ChildRecord) -> tuple[int, socket.socket]:
+        """The child's pid, and our end of the channel to it."""
         ours, theirs = socket.socketpair()
         parent_pid = os.getpid()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -122,18 +135,13 @@ class Parent:
             if pid == 0:
                 ours.close()
                 self._be_child(record, theirs, parent_pid)
-        except OSError as error:
+        except OSError:
             ours.close()
-            self._replace_later(record, f"cannot fork: {error.strerror}")
-            return
+            raise
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        record.pid = pid
-        record.channel = Channel(self._loop, ours, partial(self._heard, record), _no_matter)
-        record.started = self._loop.now
-        record.ready = False
-        self._by_pid[pid] = record
+        return pid, ours
 
     def _be_child(self, record: ChildRecord, to_parent: socket.socket, parent_pid: int) -> NoReturn:
         """From here on only the child speaks. It lets go of all that is its parent's or its siblings',
@@ -172,10 +180,12 @@ class Parent:
             record.listening.close()
 
     def _heard(self, record: ChildRecord, line: bytes) -> None:
-        if line != READY:
-            raise AssertionError(f"the child of {record.host.id} said {line!r}")
-        record.ready = True
-        self._announce()
+        if line == READY:
+            record.ready = True
+            self._announce()
+        elif record.pid is not None:
+            logger.error("child %d of %s is killed: it said %r", record.pid, record.host.id, line)
+            os.kill(record.pid, signal.SIGKILL)
 
     def _announce(self) -> None:
         """Say once that all children serve."""
@@ -247,8 +257,15 @@ def _no_matter() -> None:
 def _ending(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by {_signal_name(-code)}"
     return "left" if code == 0 else f"ended with status {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Python has no names for most of the real-time signals
+        return f"signal {number}"
 
 
 def _die_with(parent_pid: int) -> None:
@@ -266,10 +283,17 @@ def _within_limits(settings: Settings, hosts: int) -> Settings:
     """
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    needed = max(2 * hosts, settings.max_connections + 1) + SPARE_DESCRIPTORS
-    if limit < needed:
-        raise CannotStart(f"{hosts} hosts need {needed} open files, and the limit is {limit}: raise it")
-    clients = limit - settings.max_connections - SPARE_DESCRIPTORS
+    parents_need = 2 * hosts + SPARE_DESCRIPTORS
+    if limit < parents_need:
+        raise CannotStart(
+            f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"
+        )
+    childs_need = settings.max_connections + SPARE_DESCRIPTORS
+    clients = limit - childs_need
+    if clients < 1:
+        raise CannotStart(
+            f"a child needs {childs_need + 1} open files, and the limit is {limit}: raise it"
+        )
     if clients >= settings.max_clients:
         return settings
     logger.warning(

@@ -28,6 +28,7 @@ class Connection(Protocol):
 
     def connect(self) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
+    def still_idle(self) -> bool: ...
     def close(self, why: str) -> None: ...
 
 
@@ -101,10 +102,10 @@ class Pool(Generic[C]):
 
     def queue_transaction(self, transaction: Transaction) -> None:
         """Start it on the connection used last, or let it wait and perhaps open another for it."""
-        connection = self._idle.pop()
-        if connection is not None:
-            connection.start_request(transaction)
-            return
+        while (connection := self._idle.pop()) is not None:
+            if connection.still_idle():
+                connection.start_request(transaction)
+                return
         self._waiting.enqueue(transaction)
         if len(self._connections) < self._max_connections:
             self._attempt()

@@ -105,17 +105,21 @@ class Machine:
         assert b" listens at " in process.stdout.readline()
         return process
 
-    def run(self, wait=True, **options):
+    def run(self, wait=True, program=LONC, **options):
         """Start `lonc run`, and wait until every child serves."""
+        command = [*program, "-c", self.configuration, "run"]
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(
-                [*LONC, "-c", self.configuration, "run"], stderr=log, stdin=subprocess.DEVNULL, **options
-            )
+            process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, **options)
         self._processes.append(process)
         self.lonc = process
         if wait:
             eventually(self.serves)
         return process
+
+    def run_with(self, preparation):
+        """`lonc run` in a process where `preparation` has been executed first."""
+        program = f"import sys; {preparation}; from lonc.cli import main; sys.exit(main())"
+        return self.run(program=[sys.executable, "-bb", "-W", "error", "-c", program])
 
     def serves(self):
         assert self.lonc.poll() is None, self.log()

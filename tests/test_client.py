@@ -275,18 +275,38 @@ def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(
     house.turn()
     assert len(house.waiting) == 5
     assert len(house.told) == 1
+    house.connect()
+    house.connect()
+    assert len(house.told) == 1  # once a minute
+    house.listener._tell_again = house.loop.now
     clients[2].close()
-    clients[3].close()
     house.turn()
+    assert len(house.told) == 2
+
+
+def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(house):
     for _ in range(2):
         house.connect()
-    assert len(house.told) == 2  # nobody had had to wait in between
+    for _ in range(10):
+        house.connect().close()
+        house.turn()
+    house.connect()
+    assert house.told == []
 
 
 def test_an_accept_that_fails_is_tried_again(house):
-    house.listener._socket = socket.socket()  # one that cannot accept
+    tries = []
+
+    class Failing(socket.socket):
+        def accept(self):
+            tries.append(house.loop.now)
+            return super().accept()
+
+    house.listener._socket = Failing()  # which does not listen
     client = house.connect()
+    house.turn()
     assert house.told == ["cannot accept: Invalid argument"]
+    assert len(tries) == 1  # not in every turn
     house.listener._socket.close()
     house.listener._socket = house.listening
     client.sendall(b"ping\n")
@@ -308,7 +328,7 @@ def test_draining_serves_what_has_arrived_and_nothing_later(house):
         asking.sendall(b"late\n")
     assert idle.recv(100) == b""
     assert [each.request for each in house.waiting] == [b"1\n", b"2\n"]
-    assert house.told == ["3 clients are connected, the most: more must wait"]
+    assert house.told == []
     for transaction in house.waiting:
         transaction.complete(b"done\n")
     for client in (asking, waiting):
@@ -364,5 +384,9 @@ def test_a_dead_daemons_socket_is_replaced_and_anything_else_is_left(tmp_path):
     with pytest.raises(CannotStart, match="file is in the way, and no socket: remove it"):
         bind_listener(tmp_path / "file", 0o600)
     assert (tmp_path / "file").read_text() == "precious"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".1").mkdir()
+    with pytest.raises(CannotStart, match=r"cannot listen at .*/full/l1: Is a directory"):
+        bind_listener(tmp_path / "full" / "l1", 0o600)
     with pytest.raises(CannotStart, match=r"cannot listen at .*/none/l1: No such file or directory"):
         bind_listener(tmp_path / "none" / "l1", 0o600)

@@ -102,7 +102,7 @@ def test_apaches_syntax(read):
         ('PerlSetVar lonTabDir /a"b"', "a double quote that stands alone"),
         (
             "PerlSetVar loncMaxConection 3",
-            "no setting loncMaxConection; did you mean loncMaxConnections?",
+            "no setting 'loncMaxConection'; did you mean loncMaxConnections?",
         ),
         (
             "PerlSetVar lonHostID -x",
@@ -148,7 +148,7 @@ def test_all_faults_are_told_and_what_is_sound_still_counts(read):
     settings, faults = read("PerlSetVar londPort x\nPerlSetVar loncXy 1\nPerlSetVar loncMaxClients 7\n")
     assert faults == [
         ":1: londPort: 'x' is no whole number",
-        ":2: there is no setting loncXy",
+        ":2: there is no setting 'loncXy'",
         ": lonHostID, the id of this machine, is not set",
     ]
     assert settings == Settings(max_clients=7)

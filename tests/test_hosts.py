@@ -79,6 +79,9 @@ def test_a_socket_path_has_107_bytes_at_most(read):
     assert read(f"{fits}:d:r:n\n", directory)[1] == []
     _, faults = read(f"{fits}6:d:r:n\n", directory)
     assert faults == [f":1: the socket path {directory}/{fits}6 is longer than 107 bytes"]
+    directory = Path("/" + "d" * 104)
+    assert read("1:d:r:n\n", directory)[1] != []  # while it is made it has a dot in front
+    assert read("1:d:r:n\n", Path("/" + "d" * 103))[1] == []
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory"])

@@ -44,6 +44,16 @@ def test_a_line_without_end_passes_its_limit_before_its_newline_comes():
         buffer.next_line()
 
 
+def test_what_was_taken_is_not_kept_when_every_piece_ends_one_line_and_begins_another():
+    buffer = LineBuffer(1000)
+    for _ in range(10_000):
+        buffer.feed(b"x" * 90 + b"\n" + b"y" * 9)
+        while buffer.next_line() is not None:
+            pass
+        assert len(buffer) == 9
+        assert len(buffer.rest) < 1000
+
+
 def test_each_byte_is_searched_once_however_long_the_line_is_and_however_it_was_cut():
     class Counting(bytearray):
         searched = 0

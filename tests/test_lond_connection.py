@@ -1,4 +1,5 @@
 import contextlib
+import select
 import socket
 import time
 
@@ -6,7 +7,7 @@ import pytest
 from test_lond_protocol import BUILD_KEY, reach
 
 from lonc.event_loop import EventLoop
-from lonc.lond_connection import LondConnection
+from lonc.lond_connection import RECEIVE_SIZE, LondConnection
 from lonc.lond_protocol import LondProtocol, State
 from lonc.transaction import Transaction
 
@@ -225,6 +226,40 @@ def test_a_second_line_cut_off_from_the_reply_ends_the_connection_before_more_wo
         ("reply", b"mine\n"),
         ("closed", "lond spoke unasked in state Idle"),
     ]
+
+
+def test_a_second_line_cut_off_by_the_size_of_our_own_reading_is_noticed_before_more_work(wire):
+    wire.connect(max_reply=1 << 20)
+    wire.greet()
+    wire.ask(b"a\n")
+    wire.lond.sendall(b"x" * (RECEIVE_SIZE - 1) + b"\nnot mine\n")
+    wire.turn_until(lambda: len(wire.events) == 3)
+    assert wire.events[1] == ("closed", "lond spoke unasked in state Idle")
+    assert wire.events[2][0] == "reply"
+
+
+def test_a_reply_that_fills_our_reading_exactly_is_a_reply(wire):
+    wire.connect(max_reply=1 << 20)
+    wire.greet()
+    wire.ask(b"a\n")
+    wire.lond.sendall(b"x" * (RECEIVE_SIZE - 1) + b"\n")
+    wire.turn_until(lambda: len(wire.events) == 3)
+    assert wire.events[1] == "idle"
+
+
+@pytest.mark.parametrize("end", ["line", "eof", "reset"])
+def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
+    in_state(wire, State.IDLE)
+    assert wire.connection.still_idle()
+    if end == "line":
+        wire.lond.sendall(b"unasked\n")
+    elif end == "eof":
+        wire.lond.close()
+    else:
+        reset(wire.lond)
+    select.select([wire.connection._socket], [], [], 10)  # it has arrived; the loop has not looked
+    assert not wire.connection.still_idle()
+    assert wire.events[-1][0] == "closed"
 
 
 def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -96,6 +97,22 @@ def test_a_host_that_is_not_in_the_table(settings):
     begun = time.monotonic()
     assert lonnet.reply("ping", "nobody", settings=settings) == b"no_such_host"
     assert time.monotonic() - begun < lonnet.RESTART
+
+
+@pytest.mark.parametrize("host", ["", "../sockets/l1", "l1\0", "l" * 200])
+def test_what_can_be_no_host_is_not_looked_for(settings, host):
+    assert lonnet.reply("ping", host, settings=settings) in (b"no_such_host", b"con_lost")
+
+
+def test_a_lonc_that_always_closes_is_not_asked_without_pause(settings, listening, in_background):
+    result = in_background(lambda: lonnet.reply(b"x" * 500_000, "l1", timeout=1, settings=settings))
+    tries = 0
+    listening.settimeout(0.2)
+    with contextlib.suppress(TimeoutError):
+        while listening.accept()[0].close() is None:
+            tries += 1
+    assert result() == b"con_lost"
+    assert 10 < tries <= 1 / lonnet.PAUSE + 1
 
 
 def test_a_missing_socket_is_waited_for_as_long_as_a_restart_takes(settings):

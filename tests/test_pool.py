@@ -16,10 +16,17 @@ class FakeConnection:
         self.transaction = None
         self.closed = False
         self.ready = False
+        self.ended = False  # lond has closed, and the loop has not told yet
 
     def connect(self):
         if self.refuse:
             self.close("refused at once")
+
+    def still_idle(self):
+        assert self.transaction is None
+        if self.ended:
+            self.close("lond closed it")
+        return not self.ended
 
     def start_request(self, transaction):
         assert self.ready, "work for a connection that is not ready"
@@ -238,6 +245,21 @@ def test_an_idle_connection_that_ends_is_not_used_again(ready):
     assert len(ready.pool) == 0
     ready.ask(1)
     assert len(ready.made) == 2
+
+
+def test_an_idle_connection_that_has_ended_unnoticed_costs_no_request(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[1].become_ready()
+    ready.made[0].answer()
+    ready.made[1].answer()
+    for connection in ready.made:
+        connection.ended = True
+    ready.ask(3)
+    assert ready.open == [ready.made[2]]
+    ready.made[2].become_ready()
+    ready.made[2].answer()
+    assert ready.outcomes[3] == "reply"
 
 
 def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):

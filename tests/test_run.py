@@ -308,6 +308,30 @@ class TestPool:
             assert r"lond answered init with b'refused\n'" in machine.log()
             machine.stop()
 
+    def test_a_lond_that_says_more_than_was_due_reaches_no_stranger(self, machine):
+        """Surplus lines in the same segment, and at the edge of our own reading."""
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                kind, _, number = line.partition(b":")
+                reply = b"mine:" + number
+                if kind == b"edge":
+                    reply = reply.ljust(65535, b".")
+                peer.say(reply, *([] if kind == b"good" else [b"stranger"]))
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.configure(loncMaxConnections=1)
+            machine.run()
+            clients = [machine.connect() for _ in range(6)]
+            for round_ in range(30):
+                for number, client in enumerate(clients):
+                    kind = (b"good", b"surplus", b"edge")[(round_ + number) % 3]
+                    client.sendall(b"%b:%d\n" % (kind, number))
+                for number, client in enumerate(clients):
+                    assert read_line(client).rstrip(b".") == b"mine:%d" % number
+            machine.stop()
+
 
 class TestParentAndChild:
     def test_titles(self, three):
@@ -383,14 +407,14 @@ class TestParentAndChild:
             three.run()
             assert three.ask(b"ping", "l3") == b"l3"
 
-    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
+    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, 34, 40, 64])
     def test_a_dead_child_is_replaced_at_once_and_named_once_in_the_log(self, three, signum):
         keeping = three.connect("l1")
         dead = three.children()["l2"]
         os.kill(dead, signum)
         assert three.ask(b"ping", "l2") == b"l2"
         assert three.children()["l2"] != dead
-        name = signal.Signals(signum).name
+        name = "signal 40" if signum == 40 else signal.Signals(signum).name
         assert three.log().count(f"child {dead} of l2 was ended by {name}; replaced at once") == 1
         assert three.log().count(str(dead) + " of") == 1
         keeping.sendall(b"ping\n")
@@ -406,6 +430,38 @@ class TestParentAndChild:
         assert 0.7 <= float(delays[1]) <= 1
         assert 1.5 <= float(delays[2]) <= 2
         assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
+
+    def test_one_that_lived_long_is_replaced_as_if_it_were_the_first_to_die(self, machine):
+        machine.run_with("import lonc.parent; lonc.parent.LIVED_LONG = 0.2")
+        for _ in range(3):
+            dead = eventually(lambda: machine.children().get("l1"))
+            time.sleep(0.3)  # it lives long
+            os.kill(dead, signal.SIGKILL)
+            eventually(lambda dead=dead: machine.log().count(f"child {dead} of l1"))
+        assert machine.log().count("was ended by SIGKILL; replaced at once") == 3
+
+    def test_no_descriptor_left_to_replace_a_child_is_no_end_of_the_others(self, machine):
+        machine.hosts("l1", "l2")
+        for host in ("l1", "l2"):
+            machine.start_lond(host)
+        machine.run()
+        parent = machine.lonc.pid
+        held = len(os.listdir(f"/proc/{parent}/fd"))
+        before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, (held - 1, before[1]))
+        dead = machine.children()["l1"]
+        os.kill(dead, signal.SIGKILL)
+        eventually(
+            lambda: "cannot fork a child for l1: Too many open files; replaced in" in machine.log()
+        )
+        assert machine.ask(b"ping", "l2") == b"l2"
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
+        assert machine.ask(b"ping", "l1") == b"l1"
+
+    def test_a_child_that_says_what_it_should_not_is_killed_and_replaced(self, machine):
+        machine.run_with("import lonc.parent; lonc.child.READY = b'ready\\nnonsense\\n'")
+        eventually(lambda: "is killed: it said b'nonsense" in machine.log())
+        assert machine.lonc.poll() is None
 
     def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
         """A child that raises what it should not: here, at a line that the parent never says."""
@@ -477,6 +533,15 @@ class TestParentAndChild:
             eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
             assert machine.stop() == 0
             assert client.recv(100) == b"con_lost\ncon_lost\n"
+
+    def test_a_child_that_does_not_hear_term_is_killed_in_the_end(self, machine):
+        machine.configure(loncDrainTimeout=0.1)
+        machine.run_with("import lonc.parent; lonc.parent.KILL_AFTER = 0.3")
+        child = machine.children()["l1"]
+        os.kill(child, signal.SIGSTOP)
+        assert machine.stop() == 0
+        assert not exists(child)
+        assert f"child {child} of l1 was ended by SIGKILL" in machine.log()
 
     def test_a_socket_that_is_no_longer_ours_is_not_removed(self, up):
         path = up.sockets / "l1"
