@@ -204,14 +204,13 @@ class Client:
         except OSError:
             self.close()
             return
-        if data:
-            self._lines.feed(data)
-        else:
+        if not data:
             self._ended = True
         if busy:
+            self._lines.feed(data)
             self._read_on()
         else:
-            self._serve()
+            self._serve(data)
 
     def client_writable(self) -> None:
         """Callback: more of the reply can leave."""
@@ -242,18 +241,20 @@ class Client:
             self._services.drop_transaction(transaction)
         self._on_left(self)
 
-    def _serve(self) -> None:
-        """Take line after line until one must wait.
+    def _serve(self, data: bytes = b"") -> None:
+        """Take line after line until one must wait, `data` having just arrived.
 
         Whatever comes back in here meanwhile, a reply given at once above all, is left to the loop that
         is already going: the stack does not grow with the lines.
         """
         if self._serving:
+            self._lines.feed(data)
             return
         self._serving = True
         while self._transaction is None and not self._unsent:
             try:
-                line = self._lines.next_line()
+                line = self._lines.next_line(data)
+                data = b""
             except LineTooLong:
                 self._ended = True
                 self._lines = LineBuffer(0)

@@ -38,12 +38,17 @@ class LineBuffer:
         self._start = 0
         self.rest += data
 
-    def next_line(self) -> bytes | None:
-        """The next whole line with its newline, or None until more is fed.
+    def next_line(self, more: bytes = b"") -> bytes | None:
+        """The next whole line with its newline, or None until more is fed; `more` is fed first.
 
         Raises LineTooLong for as long as the line in front passes the limit; what lies behind such a
         line is out of reach.
         """
+        if more:
+            # One line and nothing else is what nearly always comes.
+            if not self.rest and more.find(b"\n") == len(more) - 1 <= self._limit:
+                return more
+            self.feed(more)
         data = self.rest
         start = self._start
         end = data.find(b"\n", self._searched) + 1

@@ -99,9 +99,8 @@ class LondProtocol:
         if self.state not in _LISTENING:
             raise self._broken(f"lond spoke unasked in state {self.state.value}")
         lines = self._lines
-        lines.feed(data)
         try:
-            line = lines.next_line()
+            line = lines.next_line(data)
         except LineTooLong as error:
             raise self._broken(f"lond sent {error}") from None
         if line is None:
