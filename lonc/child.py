@@ -126,10 +126,12 @@ class Child:
 
     def drain(self) -> None:
         """Leave when every whole line that has arrived is answered, or time is up."""
-        if self._pool.state is not HostState.DRAINING:
-            self._loop.at(self._loop.now + self._settings.drain_timeout, self._time_is_up)
-            self._listener.drain()
-            self._pool.drain()
+        if self._pool.state is HostState.DRAINING:
+            return
+        self._pool.drain()
+        self._loop.at(self._loop.now + self._settings.drain_timeout, self._time_is_up)
+        self._listener.drain()
+        self._pool.close_idle()  # only now: the clients' last lines have taken what they need
 
     def _time_is_up(self) -> None:
         self._pool.shut("lonc is shutting down")

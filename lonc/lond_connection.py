@@ -141,19 +141,19 @@ class LondConnection:
         except ProtocolError as error:
             self.close(str(error))
             return
-        more = len(data) == RECEIVE_SIZE  # then there may be some in the socket that is due to nobody
+        drained = len(data) < RECEIVE_SIZE  # else there may be more in the socket, and due to nobody
         if reply is not None:
             # To other work, or to its end, before the reply goes up.
             transaction, self._transaction = self._transaction, None
             assert transaction is not None
-            if self._protocol.state is _IDLE and not (more and not self.still_idle()):
+            if self._protocol.state is _IDLE and (drained or self.still_idle()):
                 self._on_idle(self)
             else:
                 self.close("lond said more than one line in reply")
             self._on_reply(transaction, reply)
         elif self._protocol.data_to_send():
             self.lond_writable()
-        elif self._protocol.state is _IDLE and not (more and not self.still_idle()):
+        elif self._protocol.state is _IDLE and (drained or self.still_idle()):
             self._on_ready(self)
 
     def lond_writable(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -57,7 +58,8 @@ class ChildRecord:
     def remove_socket(self) -> None:
         """Remove the file, if it is still the one that was made here."""
         if _identity(self._path) == self._made:
-            self._path.unlink()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

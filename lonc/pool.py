@@ -158,9 +158,12 @@ class Pool(Generic[C]):
             self._attempt()
 
     def drain(self) -> None:
-        """Close what is idle; what runs or waits goes on."""
+        """Say so; what runs or waits, or is still asked, goes on."""
         self._draining = True
         self._on_change("asked to leave")
+
+    def close_idle(self) -> None:
+        """Close what has nothing to do."""
         while (connection := self._idle.pop()) is not None:
             connection.close("draining")
 

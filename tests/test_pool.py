@@ -269,6 +269,7 @@ def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):
     ready.made[1].answer()
     ready.pool.drain()
     assert ready.pool.state is HostState.DRAINING
+    ready.pool.close_idle()
     assert ready.made[1].closed
     ready.ask(3)
     ready.made[0].answer()

@@ -246,6 +246,17 @@ class TestRequestsForLoncItself:
             assert "; replaced in " not in machine.log()
             machine.stop()
 
+    def test_many_who_ask_for_the_end_at_once_are_all_told_ok(self, up):
+        child = up.children()["l1"]
+        clients = [up.connect() for _ in range(400)]
+        os.kill(child, signal.SIGSTOP)  # so that it sees them all in one turn
+        for client in clients:
+            client.sendall(b"close_connection_exit\n")
+        os.kill(child, signal.SIGCONT)
+        assert [read_line(client) for client in clients] == [b"ok"] * 400
+        assert up.ask(b"ping") == b"l1"
+        assert "CRITICAL" not in up.log()
+
 
 class TestPool:
     def test_never_more_connections_than_the_most_as_lond_counts_them(self, machine):
