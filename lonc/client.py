@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lonc.errors import CannotStart, LineTooLong
-from lonc.event_loop import FORGOTTEN, READ, EventLoop
+from lonc.event_loop import FORGOTTEN, READ, WRITE, EventLoop
 from lonc.line_buffer import LineBuffer
 from lonc.transaction import Transaction
 
@@ -214,7 +214,6 @@ class Client:
 
     def client_writable(self) -> None:
         """Callback: more of the reply can leave."""
-        self._watch.want(write=False)
         self._send(self._unsent)
         self._serve()
 
@@ -299,3 +298,5 @@ class Client:
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
         if self._unsent:
             self._watch.want(write=True)
+        elif self._watch.events & WRITE:
+            self._watch.want(write=False)
