@@ -24,7 +24,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,8 +124,7 @@ class Loopback:
             connection, _ = self._socket.accept()
         except BlockingIOError:
             return
-        except OSError as error:  # of descriptors or memory there is none left: wait for some
-            print(f"{self.host_id} cannot accept: {error.strerror}", file=sys.stderr, flush=True)
+        except OSError:  # of descriptors or memory there is none left: wait for some
             self._watch.want(read=False)
             self._loop.at(self._loop.now + ACCEPT_AGAIN, lambda: self._watch.want(read=True))
             return

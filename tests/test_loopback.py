@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import socket
 
@@ -140,3 +141,18 @@ def test_it_ends_by_a_signal(machine, signum):
     lond = machine.start_lond("l1")
     os.kill(lond.pid, signum)
     assert lond.wait(10) == 0
+
+
+def test_without_descriptors_it_waits_until_there_are_some(machine):
+    lond = machine.start_lond("l1")
+    before = resource.prlimit(lond.pid, resource.RLIMIT_NOFILE)
+    held = len(os.listdir(f"/proc/{lond.pid}/fd"))
+    resource.prlimit(lond.pid, resource.RLIMIT_NOFILE, (held, before[1]))
+    waiting = Lonc(machine)
+    waiting.socket.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        waiting.say(b"init")
+    resource.prlimit(lond.pid, resource.RLIMIT_NOFILE, before)
+    waiting.socket.settimeout(10)
+    assert read_line(waiting.socket).isdigit()
+    waiting.socket.close()
