@@ -180,6 +180,17 @@ def test_a_client_that_leaves_has_its_transaction_dropped_and_its_lines_forgotte
     assert house.waiting == []
 
 
+def test_a_reply_to_a_client_that_has_just_left_goes_nowhere(house):
+    client = house.connect()
+    client.sendall(b"1\n2\n")
+    house.turn()
+    client.close()
+    house.waiting.pop().complete(b"one\n")  # before the loop has seen that it left
+    assert house.listener.clients == set()
+    house.turn()
+    assert house.waiting == []
+
+
 def test_a_client_that_first_closes_one_side_and_then_leaves_is_noticed(house):
     client = house.connect()
     client.sendall(b"1\n")

@@ -1,4 +1,5 @@
 import contextlib
+import resource
 import select
 import socket
 import time
@@ -272,6 +273,25 @@ def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):
     assert wire.events[2] == ("reply", b"x" * 100 + b"\n")
     assert wire.events[3] == ("closed", "lond sent a line of more than 100 bytes")
     assert wire.events[4][0] == "failure"
+
+
+def test_a_request_on_a_connection_that_was_reset_is_a_failure_at_once(wire):
+    in_state(wire, State.IDLE)
+    reset(wire.lond)
+    select.select([wire.connection._socket], [], [], 10)  # it has arrived; the loop has not looked
+    wire.ask(b"ping\n")
+    kinds = [event[0] for event in wire.events[1:]]
+    assert kinds == ["closed", "failure"]
+
+
+def test_without_a_descriptor_for_it_an_attempt_fails_with_a_sentence(wire):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        wire.make().connect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert wire.events == [("closed", "cannot make a socket: Too many open files")]
 
 
 def test_closing_twice_is_closing_once(wire):
