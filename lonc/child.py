@@ -33,6 +33,8 @@ IGNORED_SIGNALS = (
 )
 
 READY = b"ready\n"
+TELL_AGAIN = 60.0  # seconds until the same complaint is told again
+REMEMBERED_COMPLAINTS = 100  # lond's words are in them, so there may be any number
 
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
@@ -56,13 +58,14 @@ class Child:
             self._pool_changed,
         )
         self._state = self._pool.state
+        self._told_until: dict[str, float] = {}
         self._listener = Listener(
             self._loop,
             listening,
             self,
             max_clients=settings.max_clients,
             max_request=settings.max_request,
-            on_full=logger.warning,
+            on_full=self._complain,
             on_drained=self._loop.stop,
         )
         # A client's transactions go straight to the pool.
@@ -154,7 +157,17 @@ class Child:
             told = state.value if why is None else f"{state.value}: {why}"
             logger.log(logging.WARNING if state is HostState.DEAD else logging.INFO, "%s", told)
         elif why is not None and state in (HostState.READY, HostState.CONNECTING):
-            logger.info("%s", why)
+            self._complain(why)
+
+    def _complain(self, why: str) -> None:
+        """Log it, but not again within a minute."""
+        now = self._loop.now
+        if now < self._told_until.get(why, now):
+            return
+        if len(self._told_until) >= REMEMBERED_COMPLAINTS:
+            self._told_until.clear()
+        self._told_until[why] = now + TELL_AGAIN
+        logger.warning("%s", why)
 
     def _set_title(self) -> None:
         """The original's words; operators and their scripts look for them."""

@@ -25,11 +25,11 @@ PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    _open_standard_streams()
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
-        if sys.stdout is not None:  # closed by whoever started us
-            sys.stdout.flush()
+        sys.stdout.flush()
     except Misconfigured as error:
         print(error, file=sys.stderr)
         return MISCONFIGURED
@@ -38,11 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Whoever read our output has left; the interpreter must not try to flush it again.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # Our output has nowhere to go; the interpreter must not try to flush it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:
+            print(f"lonc: cannot write the output: {error.strerror}", file=sys.stderr)
         return FAILED
     return status
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed some: they are empty then, or lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,6 @@ from lonc.transaction import Transaction
 BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
-TELL_AGAIN = 60.0  # seconds until it is told again that clients must wait
 
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"
@@ -84,7 +83,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
 class Listener:
     """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
 
-    Callbacks: `on_full(why)` when clients must wait, once a minute at most;
+    Callbacks: `on_full(why)` whenever clients must wait;
     `on_drained()` when `drain` was called and the last client has left.
     """
 
@@ -107,7 +106,6 @@ class Listener:
         self._max_request = max_request
         self._on_full = on_full
         self._on_drained = on_drained
-        self._tell_again = 0.0
         self._draining = False
         self._watch = loop.watch(listening, self.new_client)
 
@@ -139,9 +137,7 @@ class Listener:
 
     def _pause(self, why: str) -> None:
         self._watch.want(read=False)
-        if self._loop.now >= self._tell_again:
-            self._tell_again = self._loop.now + TELL_AGAIN
-            self._on_full(why)
+        self._on_full(why)
 
     def _resume(self) -> None:
         if self._watch.events != FORGOTTEN:

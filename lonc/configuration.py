@@ -6,6 +6,7 @@ names in the table below and whatever begins with `lonc`, which is ours.
 
 from __future__ import annotations
 
+import codecs
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -158,7 +159,7 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
     Raises Misconfigured if it cannot be read at all.
     """
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise Misconfigured([Fault(file, None, f"{error.strerror}")]) from error
     values: dict[str, Any] = {}

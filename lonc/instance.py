@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from lonc.cipher import require_idea
@@ -31,18 +32,24 @@ def run(settings: Settings, hosts: Sequence[Host]) -> None:
         _make_directory(settings.log_directory, "lonDaemons")
         sockets = _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY)
         pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT)
-        os.ftruncate(pid_file, 0)
-        stack.callback(os.ftruncate, pid_file, 0)
+        write_pid = partial(_write_pid, pid_file, settings.pid_file)
+        write_pid(b"\n")  # a full disk is better known now than when all is forked
+        write_pid(b"")
+        stack.callback(write_pid, b"")
         Parent(
             settings,
             hosts,
             held=(sockets, pid_file),
-            on_ready=lambda: _write_pid(pid_file),
+            on_ready=lambda: write_pid(b"%d\n" % os.getpid()),
         ).run()
 
 
-def _write_pid(pid_file: int) -> None:
-    os.pwrite(pid_file, b"%d\n" % os.getpid(), 0)
+def _write_pid(pid_file: int, path: Path, content: bytes) -> None:
+    try:
+        os.ftruncate(pid_file, 0)
+        os.pwrite(pid_file, content, 0)
+    except OSError as error:
+        raise CannotStart(f"cannot write {path}: {error.strerror}") from error
 
 
 def _make_directory(directory: Path, setting: str) -> None:

@@ -21,6 +21,7 @@ TIMEOUT = 370.0
 RESTART = 2.0  # seconds that a lonc may need to come back
 PAUSE = 0.01  # seconds between two tries
 RECEIVE_SIZE = 65536
+LONGEST_WAIT = 1e6  # seconds; sockets take no more
 
 CON_LOST = b"con_lost"
 NO_SUCH_HOST = b"no_such_host"
@@ -117,12 +118,13 @@ def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    return left
+    return min(left, LONGEST_WAIT)
 
 
 def _in_table(settings: Settings, host: str) -> bool:
-    hosts, _ = read_hosts(settings.hosts_file, settings.socket_directory)
-    return any(each.id == host for each in hosts)
+    """Whether it is; a table with faults may well have it."""
+    hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory)
+    return bool(faults) or any(each.id == host for each in hosts)
 
 
 @functools.cache

@@ -50,8 +50,7 @@ class ChildRecord:
         self.backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, random, at_once=1)
         self.pid: int | None = None
         self.channel: Channel | None = None
-        self.started = 0.0  # by the loop's clock
-        self.ready = False
+        self.ready_at: float | None = None  # by the loop's clock
         self._path = path
         self._made = _identity(path)
 
@@ -123,8 +122,6 @@ class Parent:
             return
         record.pid = pid
         record.channel = Channel(self._loop, ours, partial(self._heard, record), _no_matter)
-        record.started = self._loop.now
-        record.ready = False
         self._by_pid[pid] = record
 
     def _fork(self, record: ChildRecord) -> tuple[int, socket.socket]:
@@ -183,7 +180,7 @@ class Parent:
 
     def _heard(self, record: ChildRecord, line: bytes) -> None:
         if line == READY:
-            record.ready = True
+            record.ready_at = self._loop.now
             self._announce()
         elif record.pid is not None:
             logger.error("child %d of %s is killed: it said %r", record.pid, record.host.id, line)
@@ -191,8 +188,8 @@ class Parent:
 
     def _announce(self) -> None:
         """Say once that all children serve."""
-        ready = not self._stopping and all(record.ready for record in self._records)
-        if ready and self._on_ready is not None:
+        ready = all(record.ready_at is not None for record in self._records)
+        if ready and not self._stopping and self._on_ready is not None:
             on_ready, self._on_ready = self._on_ready, None
             logger.info("every child serves")
             on_ready()
@@ -213,13 +210,14 @@ class Parent:
         how = f"child {record.pid} of {record.host.id} {_ending(status)}"
         assert record.channel is not None
         record.channel.close()
-        record.channel = record.pid = None
+        lived_long = record.ready_at is not None and self._loop.now - record.ready_at >= LIVED_LONG
+        record.channel = record.pid = record.ready_at = None
         if self._stopping:
             logger.info("%s", how)
             if not self._by_pid:
                 self._loop.stop()
             return
-        if status == 0 or self._loop.now - record.started >= LIVED_LONG:
+        if status == 0 or lived_long:
             record.backoff.reset()
         self._replace_later(record, how, logging.INFO if status == 0 else logging.WARNING)
 

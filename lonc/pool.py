@@ -116,9 +116,10 @@ class Pool(Generic[C]):
 
     def connection_ready(self, connection: C) -> None:
         """An attempt has come to Idle."""
+        first = not self._established
         self._attempting.remove(connection)
         self.retries_remaining = self._connect_retries
-        self._on_change("connected")
+        self._on_change("connected" if first else None)
         self.server_to_idle(connection)
 
     def complete_transaction(self, transaction: Transaction, reply: bytes) -> None:
@@ -138,11 +139,13 @@ class Pool(Generic[C]):
         """A connection, or an attempt at one, has ended with `transaction` in flight.
 
         An attempt counts as failed if no other connection shows that the host lives; what waits is
-        failed only if none is on its way either.
+        failed only if none is on its way either. A connection that was lost is replaced if something
+        waits.
         """
         self._connections.remove(connection)
+        was_established = connection not in self._attempting
         lost = [] if transaction is None else [transaction]
-        if connection not in self._attempting:
+        if was_established:
             self._idle.remove(connection)
             why = f"lost a connection: {why}"
         else:
@@ -154,7 +157,7 @@ class Pool(Generic[C]):
                 lost += self._take_waiting()
         self._on_change(why)
         self._fail(lost, why)
-        if self._waiting and not self._connections:
+        if was_established and self._waiting and len(self._connections) < self._max_connections:
             self._attempt()
 
     def drain(self) -> None:
@@ -170,6 +173,7 @@ class Pool(Generic[C]):
     def shut(self, why: str) -> None:
         """Fail what runs, what waits, and whatever is still asked."""
         self._shut = why
+        self.close_idle()  # else what a client asks next would still be sent on one of them
         for connection in list(self._connections):
             connection.close(why)
         self._fail(self._take_waiting(), why)

@@ -14,10 +14,11 @@ class Load:
     Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once.
     """
 
-    def __init__(self, paths, clients, requests, longest=2000, anew=False, seed=1):
+    def __init__(self, paths, clients, requests, longest=2000, anew=False, seed=1, echo=b"echo:"):
         self.random = random.Random(seed)
         self.longest = longest
         self.anew = anew
+        self.echo = echo
         self.done = 0
         self.refused = []
         self.lost = []
@@ -58,7 +59,7 @@ class Load:
         self.expected[number] = text
         self.received[number] = bytearray()
         with contextlib.suppress(BrokenPipeError):  # then there is no reply either
-            client.sendall(b"echo:" + text + b"\n")
+            client.sendall(self.echo + text + b"\n")
 
     def _reply(self, client, number):
         try:

@@ -195,3 +195,24 @@ def test_whoever_stops_reading_our_output_is_no_error_message(machine):
     assert sending.stderr.read() == b""
     assert sending.wait(10) == 1
     sending.stderr.close()
+
+
+def test_with_its_standard_streams_closed_it_does_what_it_can(machine):
+    machine.start_lond("l1")
+    machine.run()
+    lonc = " ".join([*LONC, "-c", str(machine.configuration)])
+    for command, status in (
+        ("send l1 ping >&-", 0),
+        ("send l1 - <&-", 0),
+        ("ping <&- >&-", 0),
+        ("check >&-", 0),
+        ("ping nobody 2>&-", 2),
+        ("send l1 ping >/dev/full", 1),
+        ("ping >/dev/full", 1),
+        ("check >/dev/full", 1),
+    ):
+        done = subprocess.run(["sh", "-c", f"exec {lonc} {command}"], capture_output=True)
+        assert (done.returncode, done.stdout) == (status, b"")
+        assert b"Traceback" not in done.stderr
+        if "full" in command:
+            assert done.stderr == b"lonc: cannot write the output: No space left on device\n"

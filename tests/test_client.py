@@ -285,14 +285,10 @@ def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(
     clients[1].close()
     house.turn()
     assert len(house.waiting) == 5
-    assert len(house.told) == 1
-    house.connect()
-    house.connect()
-    assert len(house.told) == 1  # once a minute
-    house.listener._tell_again = house.loop.now
     clients[2].close()
     house.turn()
-    assert len(house.told) == 2
+    assert len(house.listener.clients) == 2
+    assert len(set(house.told)) == 1
 
 
 def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(house):
@@ -325,7 +321,6 @@ def test_an_accept_that_fails_is_tried_again(house):
     while not house.waiting and time.monotonic() < deadline:
         house.loop.turn(1)
     assert house.waiting[0].request == b"ping\n"
-    assert len(house.told) == 1
 
 
 def test_draining_serves_what_has_arrived_and_nothing_later(house):

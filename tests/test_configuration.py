@@ -139,6 +139,12 @@ def test_each_fault_is_one_sentence_with_its_line(read, line, text):
     assert text in faults[0]
 
 
+def test_a_mark_of_byte_order_hides_no_line(read):
+    settings, faults = read(b"\xef\xbb\xbfPerlSetVar lonHostID msul1\n")
+    assert faults == []
+    assert settings.host_id == "msul1"
+
+
 def test_bytes_that_are_no_utf_8_where_they_count(read):
     _, faults = read(b"PerlSetVar lonHostID msul1\nPerlSetVar lonTabDir /\xff\n")
     assert faults == [r":2: bytes that are no UTF-8: b'PerlSetVar lonTabDir /\xff'"]

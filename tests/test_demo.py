@@ -16,7 +16,7 @@ def processes_of(directory):
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                words = (process / "cmdline").read_bytes().decode()
+                words = os.fsdecode((process / "cmdline").read_bytes())
                 words += "".join(os.readlink(fd) for fd in (process / "fd").iterdir())
             except OSError:
                 continue

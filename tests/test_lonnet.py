@@ -99,6 +99,20 @@ def test_a_host_that_is_not_in_the_table(settings):
     assert time.monotonic() - begun < lonnet.RESTART
 
 
+def test_a_table_that_has_faults_or_is_gone_is_no_proof_that_there_is_no_such_host(machine, settings):
+    machine.table.write_text("l1:broken\n")
+    assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
+    machine.table.unlink()
+    assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
+
+
+def test_a_timeout_may_be_as_long_as_one_likes(machine):
+    machine.start_lond("l1")
+    machine.run()
+    settings, _ = read_settings(machine.configuration)
+    assert lonnet.reply("ping", "l1", settings=settings, timeout=float("inf")) == b"l1"
+
+
 @pytest.mark.parametrize("host", ["", "../sockets/l1", "l1\0", "l" * 200])
 def test_what_can_be_no_host_is_not_looked_for(settings, host):
     assert lonnet.reply("ping", host, settings=settings) in (b"no_such_host", b"con_lost")

@@ -16,6 +16,7 @@ class FakeConnection:
         self.transaction = None
         self.closed = False
         self.ready = False
+        self.started = 0
         self.ended = False  # lond has closed, and the loop has not told yet
 
     def connect(self):
@@ -33,6 +34,7 @@ class FakeConnection:
         assert not self.closed, "work for a connection that is closed"
         assert self.transaction is None, "work for a connection that is busy"
         self.transaction = transaction
+        self.started += 1
 
     def close(self, why):
         if not self.closed:
@@ -172,6 +174,20 @@ def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_star
     assert host.outcomes == {1: "lost a connection: reset", 2: "reply"}
 
 
+def test_a_lost_connection_is_replaced_while_something_waits_even_beside_a_busy_one(ready):
+    ready = Host(max_connections=2)
+    ready.pool.open()
+    ready.made[0].become_ready()
+    for name in (1, 2, 3):
+        ready.ask(name)
+    ready.made[1].become_ready()
+    ready.made[1].close("reset")  # 1 is busy for ever, 3 waits
+    assert len(ready.open) == 2
+    ready.open[1].become_ready()
+    ready.open[1].answer()
+    assert ready.outcomes[3] == "reply"
+
+
 def test_a_failed_attempt_fails_what_waits_only_if_no_other_is_there_or_on_its_way(host):
     host.ask(1)
     host.ask(2)
@@ -275,6 +291,19 @@ def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):
     ready.made[0].answer()
     ready.made[0].answer()
     assert ready.outcomes == {1: "reply", 2: "reply", 3: "reply"}
+
+
+def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
+    ready.ask(1)
+    ready.ask(2)
+    ready.made[1].become_ready()
+    ready.made[1].answer()  # idle, beside a busy one
+    busy = ready.made[0]
+    busy.transaction.abandon()
+    busy.transaction = Transaction(b"x\n", pytest.fail, lambda _: ready.ask(3))
+    ready.pool.shut("over")
+    assert ready.outcomes[3] == "over"
+    assert all(each.started == 1 for each in ready.made)
 
 
 def test_once_shut_everything_fails_at_once(ready):

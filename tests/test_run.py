@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pty
 import re
@@ -9,6 +10,8 @@ import resource
 import signal
 import socket
 import subprocess
+import termios
+import threading
 import time
 from pathlib import Path
 
@@ -319,6 +322,27 @@ class TestPool:
             assert r"lond answered init with b'refused\n'" in machine.log()
             machine.stop()
 
+    def test_a_lond_that_takes_fewer_connections_than_we_may_have_is_no_flood_in_the_log(self, machine):
+        gate = threading.BoundedSemaphore(2)
+
+        def script(peer):
+            if not gate.acquire(blocking=False):
+                return
+            try:
+                peer.greet()
+                peer.echo()
+            finally:
+                gate.release()
+
+        with ScriptedLond(machine.address(1), machine.port, script) as lond:
+            machine.run()
+            load = Load([machine.sockets / "l1"], clients=20, requests=50, echo=b"").run()
+            assert (load.done, load.lost) == (1000, [])
+            assert lond.accepted > 5
+            assert machine.log().count("an attempt failed") <= 3
+            assert machine.status()["state"] == "ready"
+            machine.stop()
+
     def test_a_lond_that_says_more_than_was_due_reaches_no_stranger(self, machine):
         """Surplus lines in the same segment, and at the edge of our own reading."""
 
@@ -561,6 +585,13 @@ class TestParentAndChild:
         assert up.stop() == 0
         assert path.read_text() == "another's"
 
+    def test_a_pid_file_that_cannot_be_written_is_a_sentence(self, machine):
+        machine.pid_file.parent.mkdir()
+        os.mkfifo(machine.pid_file)
+        assert machine.run(wait=False).wait(20) == 1
+        assert machine.log() == f"lonc: cannot write {machine.pid_file}: Invalid argument\n"
+        assert os.listdir(machine.sockets) == []
+
     def test_a_socket_that_cannot_be_bound_leaves_nothing_behind(self, machine):
         machine.hosts("l1", "l2")
         machine.sockets.mkdir()
@@ -587,9 +618,7 @@ class TestParentAndChild:
             process = machine.run(
                 wait=False,
                 start_new_session=True,
-                preexec_fn=lambda: __import__("fcntl").ioctl(
-                    terminal, __import__("termios").TIOCSCTTY, 0
-                ),
+                preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
             )
             eventually(machine.serves)
             children = list(machine.children().values())
