@@ -8,7 +8,7 @@ A tour, in reading order:
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection;
 - what calls them all: `event_loop`;
 - processes: `child` joins these parts for one host, `parent` forks a child per host and replaces the
-  dead (`channel`, `backoff`), `instance` sees to it that there is one parent;
+  dead (`channel`, `backoff`, `process`), `instance` sees to it that there is one parent;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on; `cli` and
   `demo`;

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import resource
 import signal
 import socket
 import traceback
@@ -29,6 +27,7 @@ from lonc.errors import CannotStart
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.log import logger, speak_for
+from lonc.process import die_with, ending, raise_descriptor_limit
 
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
@@ -36,9 +35,6 @@ KILL_AFTER = 5.0  # seconds beyond the drain timeout, then what has not left is 
 SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
 
 IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
-
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class ChildRecord:
@@ -155,7 +151,7 @@ class Parent:
                     other.listening.close()
                 if other.channel is not None:
                     other.channel.close_inherited()
-            _die_with(parent_pid)
+            die_with(parent_pid)
             speak_for(record.host.id)
             Child(record.host, self._settings, record.listening, to_parent).run()
             status = 0
@@ -207,7 +203,7 @@ class Parent:
                 self._child_ended(record, status)
 
     def _child_ended(self, record: ChildRecord, status: int) -> None:
-        how = f"child {record.pid} of {record.host.id} {_ending(status)}"
+        how = f"child {record.pid} of {record.host.id} {ending(status)}"
         assert record.channel is not None
         record.channel.close()
         lived_long = record.ready_at is not None and self._loop.now - record.ready_at >= LIVED_LONG
@@ -254,35 +250,12 @@ def _no_matter() -> None:
     """A channel that closes is a child that ends; SIGCHLD tells more about that."""
 
 
-def _ending(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return f"was ended by {_signal_name(-code)}"
-    return "left" if code == 0 else f"ended with status {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # Python has no names for most of the real-time signals
-        return f"signal {number}"
-
-
-def _die_with(parent_pid: int) -> None:
-    """Be killed when the parent ends, however it ends, and even if it already has."""
-    if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise AssertionError("Linux has PR_SET_PDEATHSIG since 2.1.57")
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
 def _within_limits(settings: Settings, hosts: int) -> Settings:
     """Raise the limit of open files as far as allowed, and fit the number of clients to it.
 
     Raises CannotStart where even that is too low.
     """
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    limit = raise_descriptor_limit()
     parents_need = 2 * hosts + SPARE_DESCRIPTORS
     if limit < parents_need:
         raise CannotStart(

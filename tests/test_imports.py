@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "transaction": set(),
     "event_loop": set(),
     "backoff": set(),
+    "process": set(),
     "channel": {"errors", "event_loop", "line_buffer"},
     "cipher": {"errors"},
     "configuration": {"errors"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "child": PATH_OF_A_REQUEST,
     "parent": {
         "__init__", "backoff", "channel", "child", "client", "configuration", "errors", "event_loop",
-        "hosts", "log", "status",
+        "hosts", "log", "process", "status",
     },
     "instance": {"channel", "cipher", "configuration", "errors", "hosts", "parent"},
     "lonnet": {"configuration", "errors", "hosts"},
