@@ -43,6 +43,17 @@ _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
 class Child:
     """Carries the transactions of one host, from its listening socket to its lond."""
 
+    maybe_own: tuple[bytes, ...] = (
+        b"lonc:",
+        b"reset_retries",
+        b"close_connection_exit",
+        b"init",
+        b"ekey",
+        b"exit",
+        b"sethost:",
+        b"encrypt:",
+    )
+
     def __init__(
         self, host: Host, settings: Settings, listening: socket.socket, to_parent: socket.socket
     ) -> None:

@@ -112,7 +112,7 @@ def _check(options: argparse.Namespace) -> int:
 
     try:
         file = find_configuration(options.configuration, os.environ)
-        settings, hosts = _load(options)
+        settings, hosts = _read(file)
     except Misconfigured as error:
         print(error)
         return MISCONFIGURED
@@ -210,8 +210,12 @@ def _demo(_: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> tuple[Settings, list[Host]]:
-    """Both files; raises Misconfigured with the faults of both."""
-    settings, faults = read_settings(find_configuration(options.configuration, os.environ))
+    return _read(find_configuration(options.configuration, os.environ))
+
+
+def _read(file: Path) -> tuple[Settings, list[Host]]:
+    """Configuration and table; raises Misconfigured with the faults of both."""
+    settings, faults = read_settings(file)
     hosts, more = read_hosts(settings.hosts_file, settings.socket_directory)
     if faults or more:
         raise Misconfigured(faults + more)

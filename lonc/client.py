@@ -22,21 +22,11 @@ ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine h
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"
 
-# How a request begins that may be meant for lonc itself; all others go to lond unseen.
-MAYBE_OWN = (
-    b"lonc:",
-    b"reset_retries",
-    b"close_connection_exit",
-    b"init",
-    b"ekey",
-    b"exit",
-    b"sethost:",
-    b"encrypt:",
-)
-
 
 class Services(Protocol):
     """What a client asks of the rest of the child."""
+
+    maybe_own: tuple[bytes, ...]  # how what `answer` may know begins; all else goes to lond unseen
 
     def answer(self, request: bytes) -> bytes | None:
         """lonc's own reply to a request that begins like one for lonc itself; None: it is lond's."""
@@ -83,8 +73,8 @@ def _listen(path: Path, mode: int) -> socket.socket:
 class Listener:
     """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
 
-    Callbacks: `on_full(why)` whenever clients must wait;
-    `on_drained()` when `drain` was called and the last client has left.
+    Callbacks: `on_full(why)` whenever clients must wait; `on_drained()` when `drain` was called and the
+    last client has left.
     """
 
     def __init__(
@@ -257,7 +247,10 @@ class Client:
                 break
             if line is None:
                 break
-            if line.startswith(MAYBE_OWN) and (answer := self._services.answer(line)) is not None:
+            if (
+                line.startswith(self._services.maybe_own)
+                and (answer := self._services.answer(line)) is not None
+            ):
                 self._send(answer)
                 continue
             self._transaction = Transaction(line, self._reply, self._failure)

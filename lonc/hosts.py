@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lonc.configuration import HOST_ID, did_you_mean
+from lonc.configuration import did_you_mean, id_word
 from lonc.errors import Fault, UsageError
 
 SOCKET_PATH_MAX = 107  # bytes; sun_path of Linux has 108, the last of them a zero
@@ -60,8 +60,7 @@ def _read_host(line: bytes, number: int, socket_directory: Path) -> Host:
     if len(fields) < 4:
         raise ValueError(f"a host is id:domain:role:dnsname:address, and this has {len(fields)} of them")
     id_, domain, role, dnsname = fields[:4]
-    if not HOST_ID.fullmatch(id_):
-        raise ValueError(f"{id_!r} is no host id: letters, digits, _ and -, no - in front")
+    id_word(id_)
     if id_ == "delayed":
         raise ValueError("no host may be called delayed: its socket would be that directory")
     path = socket_directory / id_

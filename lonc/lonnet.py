@@ -61,12 +61,13 @@ def reply(
                 return answer
             time.sleep(PAUSE)
     except FileNotFoundError:
-        return CON_LOST if _in_table(settings, host) else NO_SUCH_HOST
+        return NO_SUCH_HOST
     except OSError:
         return CON_LOST
 
 
 def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
+    """Raises FileNotFoundError for a host that the table lacks, other OSErrors after all tries."""
     path = settings.socket_directory / host
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
@@ -78,10 +79,13 @@ def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
         except BlockingIOError:  # a full backlog
             connection.close()
             last = deadline
-        except (ConnectionRefusedError, FileNotFoundError):
+        except ConnectionRefusedError:
             connection.close()
             last = restarted
-            if not path.exists() and not _in_table(settings, host):
+        except FileNotFoundError:
+            connection.close()
+            last = restarted
+            if not _in_table(settings, host):
                 raise
         except OSError:
             connection.close()

@@ -15,6 +15,8 @@ MAX_REQUEST = 1000
 class House:
     """A Listener with the rest of the child played by the test: `waiting` are its transactions."""
 
+    maybe_own = (b"lonc:",)
+
     def __init__(self, path):
         self.path = path
         self.loop = EventLoop()

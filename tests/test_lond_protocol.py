@@ -10,12 +10,16 @@ BUILD_KEY = "54559A79EDEA097AD9ADB087C71818"
 CIPHER = LineCipher(shared_key("msul1", "msua3", BUILD_KEY.encode() + b"\n"))
 MAX_REPLY = 200
 
-HANDSHAKE = f"""
+UP_TO_EKEY = """
     > init
     < 1050634236
     > 1050634236
     < ok
     > ekey
+"""
+
+HANDSHAKE = f"""
+    {UP_TO_EKEY}
     < {BUILD_KEY}
 """
 
@@ -172,13 +176,7 @@ def test_any_answer_to_the_challenge_but_ok_is_a_failure(talk, word):
 
 @pytest.mark.parametrize("build_key", [b"\n", b"not a key\n", b"refused\n"])
 def test_a_wrong_build_key_is_a_failure_and_is_not_told(talk, build_key):
-    talk.play("""
-        > init
-        < 12345
-        > 12345
-        < ok
-        > ekey
-    """)
+    talk.play(UP_TO_EKEY)
     talk.pending = build_key
     with pytest.raises(ProtocolError, match="hex digits") as error:
         talk.arrive()
@@ -188,12 +186,8 @@ def test_a_wrong_build_key_is_a_failure_and_is_not_told(talk, build_key):
 
 def test_a_build_key_too_short_for_the_ids_is_a_failure(talk):
     talk.protocol = LondProtocol("l1", "a1", MAX_REPLY)
-    talk.play("""
-        > init
-        < 12345
-        > 12345
-        < ok
-        > ekey
+    talk.play(f"""
+        {UP_TO_EKEY}
         < 123456
         ! a build key of 6 digits is too short
     """)

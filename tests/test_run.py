@@ -45,11 +45,6 @@ def cpu_ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
-def all_descendants(pid):
-    found = children_of(pid)
-    return found + [each for child in found for each in all_descendants(child)]
-
-
 class TestClients:
     def test_plain_and_encrypted(self, up):
         assert up.ask(b"ping") == b"l1"
