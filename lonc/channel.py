@@ -1,12 +1,14 @@
-"""Lines over a stream socket, both ways, through the loop: between parent and child, above all.
+"""Lines, and sockets beside them, over a stream socket and through the loop: between our processes.
 
 The end of the stream is the other side's end: it is the life line too.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from lonc.errors import LineTooLong
 from lonc.event_loop import FORGOTTEN, READ, EventLoop
@@ -14,13 +16,29 @@ from lonc.line_buffer import LineBuffer
 
 RECEIVE_SIZE = 65536
 MAX_LINE = 1 << 20  # a status report of one host has a few hundred bytes
+MOST_AT_ONCE = 200  # sockets that one message can bring; Linux allows 253
+PASS_AGAIN = 0.01  # seconds; the kernel limits how many sockets of a user are under way
 
 
 class Channel:
     """One end. Callbacks: `on_line(line)` with its newline; `on_closed()`, once, unless `close` was
-    called here first."""
+    called here first; `on_sent()` whenever all that was to be sent has left.
 
-    __slots__ = ("_lines", "_on_closed", "_on_line", "_socket", "_unsent", "_watch")
+    Sockets that were sent along arrive in `received`, in their order, no later than the line they were
+    sent with. Whoever takes one from there owns it.
+    """
+
+    __slots__ = (
+        "_lines",
+        "_loop",
+        "_on_closed",
+        "_on_line",
+        "_on_sent",
+        "_socket",
+        "_unsent",
+        "_watch",
+        "received",
+    )
 
     def __init__(
         self,
@@ -28,60 +46,117 @@ class Channel:
         connection: socket.socket,
         on_line: Callable[[bytes], None],
         on_closed: Callable[[], None],
+        on_sent: Callable[[], None] | None = None,
         max_line: int = MAX_LINE,
     ) -> None:
         connection.setblocking(False)
+        self.received: deque[socket.socket] = deque()
+        self._loop = loop
         self._socket = connection
         self._on_line = on_line
         self._on_closed = on_closed
+        self._on_sent = on_sent
         self._lines = LineBuffer(max_line)
-        self._unsent = bytearray()
+        self._unsent: deque[tuple[bytes | memoryview, Sequence[socket.socket]]] = deque()
         self._watch = loop.watch(connection, self._readable, self._writable)
 
-    def send(self, line: bytes) -> None:
-        """Send at once what the socket takes, the rest when it can."""
-        self._unsent += line
-        if self._watch.events == READ:
+    @property
+    def all_sent(self) -> bool:
+        return not self._unsent
+
+    def send(self, line: bytes, passed: Sequence[socket.socket] = ()) -> None:
+        """Send at once what the socket takes, the rest when it can. What is `passed` is ours no more:
+        it is closed here when the other side has it, or never can."""
+        if self._watch.events == FORGOTTEN:
+            _close_all(passed)
+            return
+        self._unsent.append((line, passed))
+        if self._watch.events == READ and len(self._unsent) == 1:
             self._writable()
+
+    def read_on(self) -> None:
+        """Hear what has already arrived, now that the other side has ended."""
+        while self._watch.events != FORGOTTEN and self._receive():
+            pass
 
     def close(self) -> None:
         """Unregister and close; nothing is called any more. A second time does nothing."""
-        if self._watch.events != FORGOTTEN:
-            self._watch.forget()
-            self._socket.close()
-
-    def close_inherited(self) -> None:
-        """Close the descriptor only: in a forked child, whose parent still watches the same socket."""
+        if self._watch.events == FORGOTTEN:
+            return
+        self._watch.forget()
         self._socket.close()
+        _close_all(self.received)
+        while self._unsent:
+            _close_all(self._unsent.popleft()[1])
 
     def _readable(self) -> None:
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Take one piece of what has arrived; False if nothing has."""
         try:
-            data = self._socket.recv(RECEIVE_SIZE)
+            data, ancillary, flags, _ = self._socket.recvmsg(RECEIVE_SIZE, _ANCILLARY_SIZE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
-            data = b""
-        if not data:
+            data, ancillary, flags = b"", [], 0
+        for _, _, numbers in ancillary:
+            self.received.extend(
+                socket.socket(fileno=number) for number in memoryview(numbers).cast("i")
+            )
+        # Of sockets that found no descriptor here nobody could tell to which line they belong.
+        if not data or flags & socket.MSG_CTRUNC:
             self._end()
-            return
+            return True
         self._lines.feed(data)
         try:
             while self._watch.events != FORGOTTEN and (line := self._lines.next_line()) is not None:
                 self._on_line(line)
         except LineTooLong:
             self._end()
+        return True
 
     def _writable(self) -> None:
         try:
-            sent = self._socket.send(self._unsent)
+            while self._unsent:
+                data, passed = self._unsent[0]
+                if passed:
+                    sent = socket.send_fds(self._socket, [data], [each.fileno() for each in passed])
+                    _close_all(passed)
+                else:
+                    sent = self._socket.send(data)
+                if sent < len(data):
+                    self._unsent[0] = memoryview(data)[sent:], ()
+                else:
+                    self._unsent.popleft()
         except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._end()
+            pass
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                self._watch.want(write=False)
+                self._loop.at(self._loop.now + PASS_AGAIN, self._pass_again)
+            else:
+                self._end()
             return
-        del self._unsent[:sent]
-        self._watch.want(write=bool(self._unsent))
+        if self._unsent:
+            self._watch.want(write=True)
+            return
+        self._watch.want(write=False)
+        if self._on_sent is not None:
+            self._on_sent()
+
+    def _pass_again(self) -> None:
+        if self._watch.events != FORGOTTEN:
+            self._writable()
 
     def _end(self) -> None:
         self.close()
         self._on_closed()
+
+
+_ANCILLARY_SIZE = socket.CMSG_SPACE(MOST_AT_ONCE * 4)  # a descriptor is an int
+
+
+def _close_all(sockets: Sequence[socket.socket] | deque[socket.socket]) -> None:
+    for each in sockets:
+        each.close()

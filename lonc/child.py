@@ -1,4 +1,17 @@
-"""One host's child: builds its parts, joins their callbacks, runs the loop."""
+"""One host's child: builds its parts, joins their callbacks, runs the loop.
+
+    the child says          the parent says
+    ----------------------------------------------------------------------
+    ready                                       its loop runs
+                            status
+    status {…}                                  one line of JSON
+    replace                                     a client has asked for that
+                            leave               and a socket to the next child
+    leaving                                     who was at rest has been passed on
+    crash "…"                                   its last words, as JSON
+
+The end of this talk is the parent's end, and then the child's.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +29,33 @@ from lonc.channel import Channel
 from lonc.client import Listener
 from lonc.configuration import Settings
 from lonc.event_loop import EventLoop
+from lonc.handover import Handover, Succession
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.lond_connection import LondConnection
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Pool
+from lonc.process import ignore_signals
 from lonc.status import HostStatus
 
-IGNORED_SIGNALS = (
-    signal.SIGINT,  # ^C reaches the whole terminal group; the parent decides
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-)
-
 READY = b"ready\n"
+REPLACE = b"replace\n"
+LEAVING = b"leaving\n"
 TELL_AGAIN = 60.0  # seconds until the same complaint is told again
 REMEMBERED_COMPLAINTS = 100  # lond's words are in them, so there may be any number
+
+# The parent has told already why its children drain.
+_LEVELS = {HostState.DEAD: logging.WARNING, HostState.DRAINING: logging.DEBUG}
 
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
 
 
 class Child:
-    """Carries the transactions of one host, from its listening socket to its lond."""
+    """Carries the transactions of one host, from its listening socket to its lond.
+
+    `predecessor` leads to the child whose clients this one takes over, where there is one.
+    """
 
     maybe_own: tuple[bytes, ...] = (
         b"lonc:",
@@ -55,7 +69,12 @@ class Child:
     )
 
     def __init__(
-        self, host: Host, settings: Settings, listening: socket.socket, to_parent: socket.socket
+        self,
+        host: Host,
+        settings: Settings,
+        listening: socket.socket,
+        to_parent: socket.socket,
+        predecessor: socket.socket | None,
     ) -> None:
         self._host = host
         self._settings = settings
@@ -77,18 +96,23 @@ class Child:
             max_clients=settings.max_clients,
             max_request=settings.max_request,
             on_full=self._complain,
-            on_drained=self._loop.stop,
+            on_drained=self._drained,
+            succeeds=predecessor is not None,
         )
+        if predecessor is not None:
+            Succession(self._loop, predecessor, self._listener.expect, self._listener.adopt)
+        self._handover: Handover | None = None
+        self._stopping = False
         # A client's transactions go straight to the pool.
         self.queue_transaction = self._pool.queue_transaction
         self.drop_transaction = self._pool.drop_transaction
 
     def run(self) -> None:
         """Serve until asked to leave and all is served, or until the parent has gone."""
+        # INT above all: ^C reaches the whole terminal group, and the parent decides.
+        ignore_signals(but=[signal.SIGTERM])
         self._loop.on_signal(signal.SIGTERM, self.drain)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for signum in IGNORED_SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._set_title()
         self._channel.send(READY)
@@ -121,7 +145,7 @@ class Child:
             self._pool.reset_retries()
             return b"ok\n"
         if request == b"close_connection_exit\n":
-            self.drain()
+            self._channel.send(REPLACE)
             return b"ok\n"
         return None
 
@@ -140,12 +164,30 @@ class Child:
 
     def drain(self) -> None:
         """Leave when every whole line that has arrived is answered, or time is up."""
-        if self._pool.state is HostState.DRAINING:
+        if self._stopping:
             return
+        self._stopping = True
         self._pool.drain()
         self._loop.at(self._loop.now + self._settings.drain_timeout, self._time_is_up)
         self._listener.drain()
         self._pool.close_idle()  # only now: the clients' last lines have taken what they need
+
+    def leave(self, successor: socket.socket) -> None:
+        """Pass the clients on to the next child; leave when the last request in flight has ended."""
+        if self._stopping:
+            successor.close()
+        else:
+            self._pool.drain()
+            self._handover = Handover(self._loop, successor, on_broken=self._listener.drain)
+            self._listener.leave(self._handover)
+            self._pool.close_idle()
+        self._channel.send(LEAVING)
+
+    def _drained(self) -> None:
+        if self._handover is None:
+            self._loop.stop()
+        else:
+            self._handover.finish(self._loop.stop)
 
     def _time_is_up(self) -> None:
         self._pool.shut("lonc is shutting down")
@@ -157,7 +199,13 @@ class Child:
         self._loop.stop()
 
     def _order(self, line: bytes) -> None:
-        raise AssertionError(f"the parent said {line!r}")
+        match line:
+            case b"status\n":
+                self._channel.send(b"status " + self.status().to_line())
+            case b"leave\n":
+                self.leave(self._channel.received.popleft())
+            case _:
+                raise AssertionError(f"the parent said {line!r}")
 
     def _pool_changed(self, why: str | None) -> None:
         """Every change of state is one line; so is what goes wrong while the host is not DEAD."""
@@ -166,7 +214,7 @@ class Child:
         if state is not self._state:
             self._state = state
             told = state.value if why is None else f"{state.value}: {why}"
-            logger.log(logging.WARNING if state is HostState.DEAD else logging.INFO, "%s", told)
+            logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
         elif why is not None and state in (HostState.READY, HostState.CONNECTING):
             self._complain(why)
 

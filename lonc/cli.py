@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from lonc import __version__, lonnet
+from lonc import __version__, instance, lonnet
 from lonc.configuration import Settings, find_configuration, read_settings
-from lonc.errors import Fault, LoncError, Misconfigured, UsageError
+from lonc.errors import DONE, FAILED, PERMISSION, Fault, LoncError, Misconfigured, NotRunning, UsageError
 from lonc.hosts import Host, find_host, read_hosts
-
-# LSB's exit statuses.
-DONE, FAILED, USAGE, MISCONFIGURED = 0, 1, 2, 6
+from lonc.status import Report
 
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
 
@@ -32,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except Misconfigured as error:
         print(error, file=sys.stderr)
-        return MISCONFIGURED
+        return error.exit_status
     except LoncError as error:
         print(f"lonc: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, UsageError) else FAILED
+        return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
@@ -70,6 +71,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    start = commands.add_parser("start", help="start the daemon; ends when every child serves")
+    start.set_defaults(command=_start)
+
+    stop = commands.add_parser("stop", help="let the daemon answer what it has accepted, and end")
+    stop.set_defaults(command=_stop)
+
+    restart = commands.add_parser("restart", help="stop and start, if the files have no faults")
+    restart.set_defaults(command=_restart)
+
+    reload = commands.add_parser("reload", help="take the files as they are now; no client notices")
+    reload.set_defaults(command=_reload)
+
+    status = commands.add_parser("status", help="tell whether the daemon runs, and how each host is")
+    status.set_defaults(command=_status)
+
     run = commands.add_parser("run", help="serve in the foreground, log on standard error")
     run.set_defaults(command=_run)
 
@@ -98,12 +114,74 @@ def _parser() -> argparse.ArgumentParser:
 # What only a command or two need is imported there: a ping need not wait for ciphers.
 
 
-def _run(options: argparse.Namespace) -> int:
-    from lonc import instance, log
+def _start(options: argparse.Namespace) -> int:
+    from lonc import launch
 
-    settings, hosts = _load(options)
+    load = _loader(options)
+    print(launch.start(*load(), load))
+    return DONE
+
+
+def _stop(options: argparse.Namespace) -> int:
+    print(instance.stop(_tolerant(options)))
+    return DONE
+
+
+def _restart(options: argparse.Namespace) -> int:
+    from lonc import launch
+    from lonc.cipher import require_idea
+
+    load = _loader(options)
+    settings, hosts = load()
+    require_idea()
+    print(instance.stop(settings))
+    sys.stdout.flush()
+    print(launch.start(settings, hosts, load))
+    return DONE
+
+
+def _reload(options: argparse.Namespace) -> int:
+    settings = _tolerant(options, complain=False)  # of faults the daemon will tell
+    found = instance.settled(settings)
+    if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
+        raise NotRunning("lonc is not running")
+    outcome = json.loads(instance.ask(settings, "reload", instance.RELOAD_WITHIN))
+    print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
+    status: int = outcome["exit"]
+    return status
+
+
+def _status(options: argparse.Namespace) -> int:
+    settings = _tolerant(options)
+    found = instance.settled(settings)
+    match found.state:
+        case instance.State.RUNNING:
+            try:
+                report = Report.from_line(instance.ask(settings, "status"))
+            except LoncError as error:
+                print(f"lonc is running, pid {found.pid}")
+                print(f"lonc: {error}", file=sys.stderr)
+                return PERMISSION  # LSB: unknown
+            sys.stdout.write(report.to_text())
+            return DONE
+        case instance.State.DEAD:
+            print(f"lonc is not running; it left {settings.pid_file} behind")
+            return 1
+        case instance.State.NOT_RUNNING:
+            print("lonc is not running")
+            return 3
+        case _:
+            print(f"lonc: cannot tell whether it runs: {found.why}", file=sys.stderr)
+            return 4
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lonc import launch, log
+
+    load = _loader(options)
+    settings, hosts = load()
     log.open_log(settings.log_level)
-    instance.run(settings, hosts)
+    launch.run(settings, hosts, load)
     return DONE
 
 
@@ -115,7 +193,7 @@ def _check(options: argparse.Namespace) -> int:
         settings, hosts = _read(file)
     except Misconfigured as error:
         print(error)
-        return MISCONFIGURED
+        return error.exit_status
     require_idea()
     for warning in _warnings(file, settings, hosts):
         print(warning)
@@ -210,7 +288,17 @@ def _demo(_: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> tuple[Settings, list[Host]]:
-    return _read(find_configuration(options.configuration, os.environ))
+    return _loader(options)()
+
+
+def _loader(options: argparse.Namespace) -> Callable[[], tuple[Settings, list[Host]]]:
+    """What reads both files, now and at each reload, wherever that may be."""
+    file = find_configuration(options.configuration, os.environ)
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # where we are is no more; then the file is not there either
+        file = file.absolute()
+    return partial(_read, file)
 
 
 def _read(file: Path) -> tuple[Settings, list[Host]]:
@@ -220,3 +308,16 @@ def _read(file: Path) -> tuple[Settings, list[Host]]:
     if faults or more:
         raise Misconfigured(faults + more)
     return settings, hosts
+
+
+def _tolerant(options: argparse.Namespace, complain: bool = True) -> Settings:
+    """The settings, as far as they can be read: a typo must not make a running daemon unstoppable.
+
+    Raises Misconfigured where nobody can know which daemon is meant.
+    """
+    settings, faults = read_settings(find_configuration(options.configuration, os.environ))
+    if any(fault.text.startswith("lonDaemons:") for fault in faults):
+        raise Misconfigured(faults)
+    for fault in faults if complain else ():
+        print(fault, file=sys.stderr)
+    return settings

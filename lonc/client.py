@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
-import stat
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
-from lonc.errors import CannotStart, LineTooLong
-from lonc.event_loop import FORGOTTEN, READ, WRITE, EventLoop
+from lonc.errors import LineTooLong
+from lonc.event_loop import FORGOTTEN, READ, SILENT, WRITE, EventLoop
 from lonc.line_buffer import LineBuffer
 from lonc.transaction import Transaction
 
-BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
 
@@ -37,44 +33,36 @@ class Services(Protocol):
         """Nobody waits for it any more."""
 
 
-def bind_listener(path: Path, mode: int) -> socket.socket:
-    """A listening socket at `path`, there from one moment to the next and never with another mode.
+@dataclass(frozen=True)
+class Passing:
+    """A client between two requests, on its way to the next child."""
 
-    The caller holds the lock on the directory, so a socket that lies there is a dead daemon's.
-    Raises CannotStart.
-    """
-    try:
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise CannotStart(f"{path} is in the way, and no socket: remove it")
-        return _listen(path, mode)
-    except OSError as error:
-        raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
+    connection: socket.socket
+    owed: bytes  # what is left of its last reply, up to the newline; empty if all has left
+    held: bytes  # what was read from it and not yet served
+    ended: bool  # nothing more is to be read from it
 
 
-def _listen(path: Path, mode: int) -> socket.socket:
-    being_made = path.with_name("." + (path.name[1:] or "_"))
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    umask = os.umask(0o777 & ~mode)
-    try:
-        being_made.unlink(missing_ok=True)
-        listener.bind(str(being_made))
-        listener.listen(BACKLOG)
-        being_made.rename(path)
-    except OSError:
-        listener.close()
-        with contextlib.suppress(OSError):
-            being_made.unlink()
-        raise
-    finally:
-        os.umask(umask)
-    return listener
+PassOn = Callable[[Passing], None]
+
+
+class NextChild(Protocol):
+    """Where a leaving child's clients go."""
+
+    def announce(self, count: int) -> None:
+        """So many may come."""
+
+    def pass_on(self, passing: Passing) -> None: ...
 
 
 class Listener:
     """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
 
-    Callbacks: `on_full(why)` whenever clients must wait; `on_drained()` when `drain` was called and the
-    last client has left.
+    A listener that `succeeds` another accepts nobody until `expect` says how many may still be passed
+    on to it: they count as clients, or there might be more than there are descriptors for.
+
+    Callbacks: `on_full(why)` whenever clients must wait; once `on_drained()`, when `drain` or `leave`
+    was called, the last client has gone, and none is expected.
     """
 
     def __init__(
@@ -87,8 +75,10 @@ class Listener:
         max_request: int,
         on_full: Callable[[str], None],
         on_drained: Callable[[], None],
+        succeeds: bool = False,
     ) -> None:
         self.clients: set[Client] = set()
+        self.expected: int | None = None if succeeds else 0  # None: nobody has said yet
         self._loop = loop
         self._socket = listening
         self._services = services
@@ -97,13 +87,16 @@ class Listener:
         self._on_full = on_full
         self._on_drained = on_drained
         self._draining = False
-        self._watch = loop.watch(listening, self.new_client)
+        self._pass_on: PassOn | None = None
+        self._watch = loop.watch(listening, self.new_client, events=SILENT if succeeds else READ)
 
     def new_client(self) -> None:
         """Callback: somebody wants to connect."""
-        if len(self.clients) >= self._max_clients:
+        assert self.expected is not None
+        room = self._max_clients - self.expected
+        if len(self.clients) >= room:
             self._pause(f"{self._max_clients} clients are connected, the most: more must wait")
-        while len(self.clients) < self._max_clients:
+        while len(self.clients) < room:
             try:
                 connection, _ = self._socket.accept()
             except BlockingIOError:
@@ -112,32 +105,72 @@ class Listener:
                 self._pause(f"cannot accept: {error.strerror}")
                 self._loop.at(self._loop.now + ACCEPT_AGAIN, self._resume)
                 return
-            self.clients.add(
-                Client(self._loop, connection, self._services, self._max_request, self._client_left)
-            )
+            self._add(connection)
+
+    def expect(self, count: int) -> None:
+        """As many clients as that may still be passed on to us; 0 once there is nobody who could."""
+        self.expected = count
+        self._resume()
+        self._perhaps_drained()
+
+    def adopt(self, passing: Passing) -> None:
+        """Go on with a client that another child had before."""
+        if self.expected:
+            self.expected -= 1
+        if self._pass_on is not None:
+            self._pass_on(passing)
+            return
+        client = self._add(passing.connection)
+        client.go_on(passing)
+        if self._draining:
+            client.drain()
+
+    def leave(self, next_child: NextChild) -> None:
+        """Accept nobody any more; pass each client on as soon as it has no request in flight."""
+        self._draining = True
+        self._pass_on = pass_on = next_child.pass_on
+        self._watch.forget()
+        next_child.announce(len(self.clients) + (self.expected or 0))
+        for client in list(self.clients):
+            if self._pass_on is pass_on:  # else that child has just ended, and we drain
+                client.leave(pass_on)
+        self._perhaps_drained()
 
     def drain(self) -> None:
-        """Accept nobody any more; let each client go when it has its replies."""
+        """Accept nobody any more, pass nobody on; let each client go when it has its replies."""
         self._draining = True
+        self._pass_on = None
         self._watch.forget()
         for client in list(self.clients):
             client.drain()
-        if not self.clients:
-            self._on_drained()
+        self._perhaps_drained()
+
+    def _add(self, connection: socket.socket) -> Client:
+        client = Client(self._loop, connection, self._services, self._max_request, self._client_left)
+        self.clients.add(client)
+        return client
 
     def _pause(self, why: str) -> None:
         self._watch.want(read=False)
         self._on_full(why)
 
     def _resume(self) -> None:
-        if self._watch.events != FORGOTTEN:
+        if self._watch.events != FORGOTTEN and self.expected is not None:
             self._watch.want(read=True)
 
     def _client_left(self, client: Client) -> None:
         self.clients.remove(client)
         self._resume()
-        if self._draining and not self.clients:
-            self._on_drained()
+        self._perhaps_drained()
+
+    def _perhaps_drained(self) -> None:
+        if self._draining and not self.clients and self.expected == 0:
+            on_drained, self._on_drained = self._on_drained, _told_already
+            on_drained()
+
+
+def _told_already() -> None:
+    pass
 
 
 class Client:
@@ -203,12 +236,40 @@ class Client:
         self._send(self._unsent)
         self._serve()
 
+    def go_on(self, passing: Passing) -> None:
+        """Take up where another child has stopped."""
+        self._ended = passing.ended
+        self._lines.feed(passing.held)
+        if passing.owed:
+            self._send(passing.owed)
+        self._serve()
+
+    def leave(self, pass_on: PassOn) -> None:
+        """Be passed on, at once or after the reply to what is in flight; nothing more is read here."""
+        if self._watch.events == FORGOTTEN:
+            return
+        if self._transaction is None:
+            self._be_passed(pass_on)
+            return
+        self._watch.want(read=False)
+
+        def reply(line: bytes) -> None:
+            self._transaction = None
+            self._send(line)
+            if self._watch.events != FORGOTTEN:
+                self._be_passed(pass_on)
+
+        self._transaction.redirect(reply, lambda _: reply(CON_LOST))
+
     def drain(self) -> None:
         """Serve what has arrived, and nothing that arrives later."""
         if self._watch.events == FORGOTTEN:
             return
+        if self._transaction is not None:
+            self._transaction.redirect(self._reply, self._failure)
         self._socket.shutdown(socket.SHUT_RD)
-        if self._watch.events & READ:
+        self._read_on()
+        if self._watch.events != FORGOTTEN and self._watch.events & READ:
             self.client_request()
 
     def close(self) -> None:
@@ -224,6 +285,11 @@ class Client:
         if transaction is not None:
             transaction.abandon()
             self._services.drop_transaction(transaction)
+        self._on_left(self)
+
+    def _be_passed(self, pass_on: PassOn) -> None:
+        self._watch.forget()
+        pass_on(Passing(self._socket, bytes(self._unsent), self._lines.held(), self._ended))
         self._on_left(self)
 
     def _serve(self, data: bytes = b"") -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lonc.errors import Fault, Misconfigured
+
+SOCKET_PATH_MAX = 107  # bytes; sun_path of Linux has 108, the last of them a zero
+CONTROL_SOCKET = "logs/lonc.ctl"  # below lonDaemons
 
 HOST_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -76,6 +80,15 @@ def absolute(text: str) -> Path:
     return Path(text)
 
 
+def daemons(text: str) -> Path:
+    path = absolute(text)
+    if len(os.fsencode(path / CONTROL_SOCKET)) > SOCKET_PATH_MAX:
+        raise ValueError(
+            f"the socket path {path / CONTROL_SOCKET} is longer than {SOCKET_PATH_MAX} bytes"
+        )
+    return path
+
+
 def ipv4(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
@@ -89,8 +102,9 @@ def octal_mode(text: str) -> int:
     return int(text, 8)
 
 
-def setting(name: str, default: Any, read: Reader) -> Any:
-    return field(default=default, metadata={"name": name, "read": read})
+def setting(name: str, default: Any, read: Reader, *, fixed: bool = False) -> Any:
+    """A `fixed` one cannot change while lonc runs."""
+    return field(default=default, metadata={"name": name, "read": read, "fixed": fixed})
 
 
 # fmt: off
@@ -100,8 +114,8 @@ class Settings:
 
     host_id: str             = setting("lonHostID", "", id_word)
     table_directory: Path    = setting("lonTabDir", Path("/home/httpd/lonTabs"), absolute)
-    socket_directory: Path   = setting("lonSockDir", Path("/home/httpd/sockets"), absolute)
-    daemons: Path            = setting("lonDaemons", Path("/home/httpd/perl"), absolute)
+    socket_directory: Path   = setting("lonSockDir", Path("/home/httpd/sockets"), absolute, fixed=True)
+    daemons: Path            = setting("lonDaemons", Path("/home/httpd/perl"), daemons, fixed=True)
     lond_port: int           = setting("londPort", 5663, whole(1, 65535))
     max_connections: int     = setting("loncMaxConnections", 5, whole(1, 1000))
     connect_retries: int     = setting("loncConnectRetries", 2, whole(1, 1000))
@@ -109,7 +123,7 @@ class Settings:
     max_clients: int         = setting("loncMaxClients", 1000, whole(1, 1_000_000))
     max_request: int         = setting("loncMaxRequest", 16777216, whole(1, 1 << 40))
     max_reply: int           = setting("loncMaxReply", 67108864, whole(64, 1 << 40))
-    socket_mode: int         = setting("loncSocketMode", 0o660, octal_mode)
+    socket_mode: int         = setting("loncSocketMode", 0o660, octal_mode, fixed=True)
     log_level: str           = setting("loncLogLevel", "info", one_of(*LOG_LEVELS))
     drain_timeout: float     = setting("loncDrainTimeout", 30.0, seconds(0, 86400))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
@@ -124,8 +138,28 @@ class Settings:
         return self.daemons / "logs"
 
     @property
+    def log_file(self) -> Path:
+        return self.log_directory / "lonc.log"
+
+    @property
     def pid_file(self) -> Path:
         return self.log_directory / "lonc.pid"
+
+    @property
+    def control_file(self) -> Path:
+        return self.daemons / CONTROL_SOCKET
+
+    @property
+    def status_file(self) -> Path:
+        return self.log_directory / "lonc_status.txt"
+
+    def fixed_changes(self, other: Settings) -> list[str]:
+        """Names of settings that differ in `other` and cannot change while lonc runs."""
+        return [
+            each.metadata["name"]
+            for each in fields(self)
+            if each.metadata["fixed"] and getattr(self, each.name) != getattr(other, each.name)
+        ]
 
 
 _BY_NAME = {each.metadata["name"]: each for each in fields(Settings)}

@@ -1,9 +1,12 @@
 """What can go wrong, and who acts on it.
 
     LoncError
-    ├── UsageError        the command line asks for what does not exist: cli says so, exit 2
-    ├── Misconfigured     faults in loncapa.conf or hosts.tab: cli prints them all, exit 6
-    ├── CannotStart       the machine or another daemon is in the way: cli says so, exit 1
+    ├── UsageError        the command line asks for what does not exist: cli says so
+    ├── Misconfigured     faults in loncapa.conf or hosts.tab: cli prints them all, a reload refuses them
+    ├── CannotStart       the machine is in the way: cli says so, a reload too
+    │   └── Busy          another daemon is: `start` looks whether it is the one that was wanted
+    ├── NotRunning        there is no daemon to be asked: cli says so
+    ├── NoPermission      it is not ours to ask or to end: cli says so
     ├── ProtocolError     lond broke the dialogue: lond_connection closes that connection
     └── LineTooLong       a line passed its limit: client answers it and closes, lond_connection closes
 
@@ -16,6 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# LSB's exit statuses.
+DONE, FAILED, USAGE, PERMISSION, MISCONFIGURED, NOT_RUNNING = 0, 1, 2, 4, 6, 7
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,19 @@ class Fault:
 class LoncError(Exception):
     """The root of lonc's own exceptions; its text is a sentence for a person."""
 
+    exit_status = FAILED  # of a command that ends with it
+
 
 class UsageError(LoncError):
     """The command line names something that is not there."""
 
+    exit_status = USAGE
+
 
 class Misconfigured(LoncError):
     """One or more faults in the configuration or the hosts table."""
+
+    exit_status = MISCONFIGURED
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -49,6 +61,22 @@ class Misconfigured(LoncError):
 
 class CannotStart(LoncError):
     """lonc would start, but something outside its files forbids it."""
+
+
+class Busy(CannotStart):
+    """Another lonc holds a lock that we need."""
+
+
+class NotRunning(LoncError):
+    """There is no daemon."""
+
+    exit_status = NOT_RUNNING
+
+
+class NoPermission(LoncError):
+    """There is a daemon, and it belongs to somebody else."""
+
+    exit_status = PERMISSION
 
 
 class ProtocolError(LoncError):

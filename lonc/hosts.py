@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lonc.configuration import did_you_mean, id_word
+from lonc.configuration import SOCKET_PATH_MAX, did_you_mean, id_word
 from lonc.errors import Fault, UsageError
-
-SOCKET_PATH_MAX = 107  # bytes; sun_path of Linux has 108, the last of them a zero
 
 
 @dataclass(frozen=True)

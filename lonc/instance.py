@@ -1,75 +1,285 @@
-"""One daemon on one socket directory: its locks and its pid file."""
+"""One daemon: the locks and the pid file that make it one, and how others find, ask and end it.
+
+Two locks last as long as the daemon. The one on the socket directory itself keeps out another
+configuration over the same sockets, and holds even if somebody removes the pid file. The one on the pid
+file says that the pid in it is alive; locked and empty means that children are still starting.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
+import select
+import signal
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from lonc.cipher import require_idea
-from lonc.configuration import Settings
-from lonc.errors import CannotStart
-from lonc.hosts import Host
-from lonc.parent import Parent
+from lonc.configuration import HOST_ID, Settings
+from lonc.errors import Busy, CannotStart, LoncError, NoPermission, NotRunning
+from lonc.status import Report
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
+LOCK_WITHIN = 1.0  # seconds; whoever asks whether we run holds the lock of the pid file for an instant
+PAUSE = 0.02  # seconds between two looks
+KILL_AFTER = 5.0  # seconds beyond the drain timeout until `stop` waits no more
+SETTLE_WITHIN = 60.0  # seconds; no start takes longer
+ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
+RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and at most twenty seconds for each
+RECEIVE_SIZE = 65536
+TITLE = b"lonc: parent"  # of every parent; nobody else is ever signalled
+
+WritePid = Callable[[bytes], None]
 
 
-def run(settings: Settings, hosts: Sequence[Host]) -> None:
-    """Serve in the foreground until told to stop. Raises CannotStart.
+# To be the daemon.
 
-    Two locks last as long as the process. The one on the socket directory itself keeps out another
-    configuration over the same sockets, and holds even if somebody removes the pid file. The one on the
-    pid file says that the pid in it is alive; locked and empty means that children are still starting.
+
+@contextlib.contextmanager
+def hold(settings: Settings) -> Iterator[WritePid]:
+    """Hold both locks; yields what writes the pid file, which is empty at first and at last.
+
+    Raises Busy, and CannotStart.
     """
-    require_idea()
-    with ExitStack() as stack:
-        _make_directory(settings.socket_directory, "lonSockDir")
-        _make_directory(settings.log_directory, "lonDaemons")
-        sockets = _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY)
-        pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT)
-        write_pid = partial(_write_pid, pid_file, settings.pid_file)
+    with contextlib.ExitStack() as stack:
+        make_directories(settings)
+        _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY, 0, Busy)
+        # Whoever has this one without the other is over other sockets: not the daemon that is wanted.
+        pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT, LOCK_WITHIN, CannotStart)
+
+        def write_pid(content: bytes) -> None:
+            try:
+                os.ftruncate(pid_file, 0)
+                os.pwrite(pid_file, content, 0)
+            except OSError as error:
+                raise CannotStart(f"cannot write {settings.pid_file}: {error.strerror}") from error
+
         write_pid(b"\n")  # a full disk is better known now than when all is forked
         write_pid(b"")
         stack.callback(write_pid, b"")
-        Parent(
-            settings,
-            hosts,
-            held=(sockets, pid_file),
-            on_ready=lambda: write_pid(b"%d\n" % os.getpid()),
-        ).run()
+        yield write_pid
 
 
-def _write_pid(pid_file: int, path: Path, content: bytes) -> None:
+def make_directories(settings: Settings) -> None:
+    """Make what may be missing. Raises CannotStart."""
+    for directory, setting in (
+        (settings.socket_directory, "lonSockDir"),
+        (settings.log_directory, "lonDaemons"),
+    ):
+        try:
+            directory.mkdir(DIRECTORY_MODE)
+            directory.chmod(DIRECTORY_MODE)  # whatever the umask
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
+
+
+def _lock(
+    stack: contextlib.ExitStack,
+    path: Path,
+    flags: int,
+    within: float,
+    busy: type[CannotStart],
+) -> int:
+    """Open and lock `path` until the stack unwinds; raises `busy` if it is not free `within` seconds."""
     try:
-        os.ftruncate(pid_file, 0)
-        os.pwrite(pid_file, content, 0)
-    except OSError as error:
-        raise CannotStart(f"cannot write {path}: {error.strerror}") from error
-
-
-def _make_directory(directory: Path, setting: str) -> None:
-    try:
-        directory.mkdir(DIRECTORY_MODE)
-        directory.chmod(DIRECTORY_MODE)  # whatever the umask
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
-
-
-def _lock(stack: ExitStack, path: Path, flags: int) -> int:
-    """Open and lock `path` until the stack unwinds."""
-    try:
-        fd = os.open(path, flags, PID_FILE_MODE)
+        fd = os.open(path, flags | os.O_CLOEXEC, PID_FILE_MODE)
         stack.callback(os.close, fd)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CannotStart(f"{path} is in use by another lonc") from None
+        deadline = time.monotonic() + within
+        while not _try_lock(fd, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise busy(f"{path} is in use by another lonc")
+            time.sleep(PAUSE)
     except OSError as error:
         raise CannotStart(f"cannot open {path}: {error.strerror}") from error
     return fd
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# To find it.
+
+
+class State(Enum):
+    """Whether there is a daemon."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    DEAD = "dead, with pid file"
+    NOT_RUNNING = "not running"
+    UNKNOWN = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Found:
+    """`why` is a sentence for a person, where there is something to be said."""
+
+    state: State
+    pid: int | None = None
+    why: str = ""
+
+
+def find(settings: Settings) -> Found:
+    """Look once. Changes nothing, and holds the pid file's lock for an instant at most.
+
+    Raises NoPermission.
+    """
+    path = settings.pid_file
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _find_without_pid_file(settings)
+    except PermissionError as error:
+        raise NoPermission(f"cannot open {path}: {error.strerror}") from error
+    except OSError as error:
+        return Found(State.UNKNOWN, why=f"cannot open {path}: {error.strerror}")
+    try:
+        if _try_lock(fd, fcntl.LOCK_SH):
+            return Found(State.DEAD if os.read(fd, 1) else State.NOT_RUNNING)
+        content = os.read(fd, 100).decode(errors="replace").strip()
+    except OSError as error:
+        return Found(State.UNKNOWN, why=f"cannot read {path}: {error.strerror}")
+    finally:
+        os.close(fd)
+    if content.isascii() and content.isdigit() and _is_lonc(pid := int(content)):
+        return Found(State.RUNNING, pid)
+    why = f"{path} is locked, and there is " + (f"no lonc {content}" if content else "no pid in it")
+    return Found(State.STARTING, why=why)
+
+
+def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
+    """What there is when nothing is starting any more."""
+    deadline = time.monotonic() + patience
+    while (found := find(settings)).state is State.STARTING:
+        if time.monotonic() >= deadline:
+            return Found(State.UNKNOWN, why=found.why)
+        time.sleep(PAUSE)
+    return found
+
+
+def _find_without_pid_file(settings: Settings) -> Found:
+    """Somebody may have removed it: then the kernel knows who listens at the control socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(str(settings.control_file)) == 0:
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid: int = struct.unpack("3i", credentials)[0]
+            if _is_lonc(pid):
+                return Found(State.RUNNING, pid)
+    with contextlib.suppress(OSError):
+        fd = os.open(settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not _try_lock(fd, fcntl.LOCK_SH):
+                why = f"{settings.socket_directory} is in use, but there is no {settings.pid_file}"
+                return Found(State.UNKNOWN, why=why)
+        finally:
+            os.close(fd)
+    return Found(State.NOT_RUNNING)
+
+
+def _is_lonc(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE)
+    except OSError:
+        return False
+
+
+# To ask it, and to end it.
+
+
+def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:
+    """The line with which the daemon answers on its control socket.
+
+    Raises NotRunning, NoPermission, and LoncError where it does not answer in time.
+    """
+    path = settings.control_file
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(timeout)
+        try:
+            asking.connect(str(path))
+            asking.sendall(order.encode() + b"\n")
+            while not answer.endswith(b"\n") and (data := asking.recv(RECEIVE_SIZE)):
+                answer += data
+        except PermissionError as error:
+            raise NoPermission(f"cannot use {path}: {error.strerror}") from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(f"nobody listens at {path}") from error
+        except TimeoutError as error:
+            raise LoncError(f"no answer at {path} within {timeout:.0f} s") from error
+        except OSError as error:
+            raise LoncError(f"cannot ask at {path}: {error.strerror}") from error
+    if not answer.endswith(b"\n") or answer == b"con_lost\n":
+        raise LoncError("lonc has ended meanwhile")
+    return answer
+
+
+def is_stopping(settings: Settings) -> bool:
+    """Whether the daemon that runs is on its way out."""
+    try:
+        return Report.from_line(ask(settings, "status")).state == "stopping"
+    except (LoncError, ValueError):
+        return False
+
+
+def stop(settings: Settings) -> str:
+    """Let the daemon drain, wait for its end, and kill it if that does not come; returns what was done.
+
+    One that is stopping already is not told again: a second TERM would cut it short.
+    Raises NoPermission, and LoncError where nobody can tell whether it runs.
+    """
+    found = settled(settings)
+    if found.state in (State.NOT_RUNNING, State.DEAD):
+        return "lonc is not running"
+    if found.pid is None:
+        raise LoncError(found.why)
+    try:
+        pidfd = os.pidfd_open(found.pid)
+    except ProcessLookupError:
+        return "lonc is not running"
+    try:
+        if find(settings) != found:  # the pid could be another's by now
+            return "lonc has ended meanwhile"
+        if not is_stopping(settings):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if _ends(pidfd, settings.drain_timeout + KILL_AFTER):
+            return "lonc is stopped"
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _ends(pidfd, KILL_AFTER)
+    except PermissionError as error:
+        raise NoPermission(f"cannot end process {found.pid}: {error.strerror}") from error
+    except ProcessLookupError:
+        return "lonc is stopped"
+    finally:
+        os.close(pidfd)
+    _clean_up(settings)
+    return "lonc did not end in time, and was killed"
+
+
+def _ends(pidfd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _clean_up(settings: Settings) -> None:
+    """Remove what a daemon that was killed has left; who holds the locks owns it."""
+    with contextlib.suppress(CannotStart, OSError), hold(settings):
+        settings.control_file.unlink(missing_ok=True)
+        for path in settings.socket_directory.iterdir():
+            if HOST_ID.fullmatch(path.name) and stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()

@@ -26,6 +26,10 @@ class LineBuffer:
         """How many bytes are held."""
         return len(self.rest) - self._start
 
+    def held(self) -> bytes:
+        """All that is held."""
+        return bytes(memoryview(self.rest)[self._start :])
+
     def feed(self, data: bytes) -> None:
         if not self.rest:
             self.rest = data

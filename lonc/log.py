@@ -4,42 +4,84 @@
 
 Time with zone, level, process, host (`parent` for the parent), a sentence. Whatever others said stands
 in it with its control characters escaped. A log that cannot be written is no reason to stop.
+
+The log is always standard error. A daemon's leads to a file, and follows it when somebody moves or
+removes it, or its directory: each process looks before it writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
-import sys
+import traceback
 from datetime import datetime
+from pathlib import Path
+
+LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+LOG_MODE = 0o640  # the sentences name hosts and addresses
+STANDARD_ERROR = 2
 
 logger = logging.getLogger("lonc")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class _Line(logging.Formatter):
+class _Log(logging.Handler):
+    """Writes to standard error, which `file`, if there is one, is made to be."""
+
     speaker = "parent"
 
-    def format(self, record: logging.LogRecord) -> str:
+    def __init__(self, file: Path | None) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], record.getMessage())
-        return f"{time} {record.levelname} {record.process} {self.speaker}: {text}"
+        line = f"{time} {record.levelname} {record.process} {self.speaker}: {text}\n"
+        if self._file is not None:
+            _follow(self._file)
+        with contextlib.suppress(OSError):
+            os.write(STANDARD_ERROR, line.encode())
 
 
-_line = _Line()
+def _follow(file: Path) -> None:
+    """Make standard error lead to the file of that name, if another or none has that name by now.
+
+    Where that cannot be, the log goes on in the file that it was.
+    """
+    with contextlib.suppress(OSError):
+        try:
+            named = os.stat(file)
+            if os.path.samestat(named, os.fstat(STANDARD_ERROR)):
+                return
+        except FileNotFoundError:
+            pass
+        fd = os.open(file, LOG_FLAGS, LOG_MODE)
+        os.dup2(fd, STANDARD_ERROR, inheritable=True)
+        os.close(fd)
 
 
-def open_log(level: str) -> None:
-    """Write lines of `level` (a word of `loncLogLevel`) and above to standard error."""
-    logging.raiseExceptions = False
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_line)
-    logger.handlers = [handler]
+def open_log(level: str, file: Path | None = None) -> None:
+    """Write lines of `level` (a word of `loncLogLevel`) and above, and follow `file`."""
+    logger.handlers = [_Log(file)]
     logger.propagate = False
+    set_level(level)
+
+
+def set_level(level: str) -> None:
     logger.setLevel(level.upper())
 
 
 def speak_for(host: str) -> None:
     """From now on this process is the child of `host`."""
-    _line.speaker = host
+    _Log.speaker = host
+
+
+def in_one_line(crash: Exception) -> str:
+    """What a traceback says, in one line: the exception, and the way to it."""
+    places = traceback.extract_tb(crash.__traceback__)
+    way = ", ".join(f"{Path(at.filename).name}:{at.lineno}" for at in places)
+    return f"{type(crash).__name__}: {crash} ({way})"

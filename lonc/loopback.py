@@ -141,7 +141,7 @@ class Session:
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())
         self._cipher: LineCipher | None = None
         self._hear: Callable[[bytes], None] = self._hear_init
-        self._channel = Channel(loop, connection, self._line, self.close, lond.max_line)
+        self._channel = Channel(loop, connection, self._line, self.close, max_line=lond.max_line)
 
     def _line(self, line: bytes) -> None:
         self._hear(line)

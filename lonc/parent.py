@@ -1,194 +1,259 @@
-"""Binds the sockets, forks a child per host, replaces the dead, ends them all."""
+"""All hosts and their children: starts them, answers for them, reloads, and ends them all."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
-from pathlib import Path
-from random import Random
-from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from lonc import __version__
-from lonc.backoff import Backoff
-from lonc.channel import Channel
-from lonc.child import READY, Child
-from lonc.client import bind_listener
+from lonc import __version__, systemd
+from lonc.client import Listener
 from lonc.configuration import Settings
-from lonc.errors import CannotStart
+from lonc.errors import DONE, FAILED, USAGE, CannotStart, LoncError
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
-from lonc.log import logger, speak_for
-from lonc.process import die_with, ending, raise_descriptor_limit
+from lonc.keeper import Family, Keeper
+from lonc.log import logger, set_level
+from lonc.process import ignore_signals, raise_descriptor_limit
+from lonc.rollout import ABREAST, Rollout
+from lonc.socket_file import SocketFile
+from lonc.status import HostStatus, Report
+from lonc.survey import Survey
+from lonc.transaction import Transaction
 
-LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
-RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
-KILL_AFTER = 5.0  # seconds beyond the drain timeout, then what has not left is killed
+KILL_AFTER = 3.0  # seconds beyond the drain timeout, then what has not left is killed
 SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
 
-IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+CONTROL_MODE = 0o600  # who may use it may restart everything
+MAX_ASKING = 16  # connections to the control socket at a time; more wait
+MAX_ORDER = 1000  # bytes
 
-
-class ChildRecord:
-    """What the parent keeps for one host: its socket, and the child behind it while there is one."""
-
-    def __init__(self, host: Host, listening: socket.socket, path: Path, random: Random) -> None:
-        self.host = host
-        self.listening = listening
-        self.backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, random, at_once=1)
-        self.pid: int | None = None
-        self.channel: Channel | None = None
-        self.ready_at: float | None = None  # by the loop's clock
-        self._path = path
-        self._made = _identity(path)
-
-    def remove_socket(self) -> None:
-        """Remove the file, if it is still the one that was made here."""
-        if _identity(self._path) == self._made:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+Load = Callable[[], tuple[Settings, list[Host]]]
 
 
 class Parent:
-    """All hosts' children, from before the first until after the last.
+    """From before the first child until after the last.
 
-    `held` are the descriptors that no child may keep: its locks. `on_ready()` is called once, when
-    every child has said that it serves.
+    `load` reads the files again, for a reload; it raises Misconfigured. `on_ready()` is called once,
+    when every child has said that it serves.
     """
 
+    maybe_own: tuple[bytes, ...] = ()  # every line on the control socket is a transaction
+
     def __init__(
-        self,
-        settings: Settings,
-        hosts: Sequence[Host],
-        held: Sequence[int],
-        on_ready: Callable[[], None],
+        self, settings: Settings, hosts: Sequence[Host], load: Load, on_ready: Callable[[], None]
     ) -> None:
-        self._settings = _within_limits(settings, len(hosts))
+        self._settings = settings
         self._hosts = hosts
-        self._held = held
-        self._on_ready: Callable[[], None] | None = on_ready
+        self._load = load
+        self._on_ready = on_ready
+        self._since = datetime.now().astimezone().isoformat(timespec="seconds")
         self._loop = EventLoop()
-        self._records: list[ChildRecord] = []
-        self._by_pid: dict[int, ChildRecord] = {}
+        self._family: Family = {}
+        self._keepers: dict[str, Keeper] = {}  # by host id, in the order of the table
+        self._rollout: Rollout | None = None  # while starting or reloading
+        self._reloading: list[Transaction] = []  # who waits for the reload that is under way
+        self._to_reload: list[Transaction] | None = (
+            None  # who waits for the next one, if there will be one
+        )
+        self._printing = False  # a status was asked for by signal, and the children are being asked
         self._stopping = False
+        self._failure: str | None = None
 
     def run(self) -> None:
         """Serve until TERM or INT and the end of all children. Raises CannotStart."""
-        self._loop.on_signal(signal.SIGCHLD, self._reap)
-        self._loop.on_signal(signal.SIGTERM, partial(self._stop, "TERM"))
-        self._loop.on_signal(signal.SIGINT, partial(self._stop, "INT"))
-        for signum in IGNORED_SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
-        count = f"{len(self._hosts)} host{'' if len(self._hosts) == 1 else 's'}"
-        setproctitle(f"lonc: parent, {count}")
-        try:
-            self._bind()
-            logger.info("lonc %s starts, %s", __version__, count)
-            for record in self._records:
-                self.create_child(record)
-            self._announce()
+        heard: dict[int, Callable[[], None]] = {
+            signal.SIGCHLD: self._reap,
+            signal.SIGTERM: partial(self._stop, "TERM"),
+            signal.SIGINT: partial(self._stop, "INT"),
+            signal.SIGHUP: self._reload,
+            signal.SIGUSR1: self._print_status,
+        }
+        ignore_signals(but=heard)
+        for signum, callback in heard.items():
+            self._loop.on_signal(signum, callback)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._loop.close)
+            self._settings = _within_limits(self._settings, len(self._hosts))
+            self._bind(self._hosts, self._settings)
+            stack.callback(self._retire_all)
+            control = SocketFile(self._settings.control_file, CONTROL_MODE)
+            stack.callback(control.close)
+            Listener(
+                self._loop,
+                control.listening,
+                self,
+                max_clients=MAX_ASKING,
+                max_request=MAX_ORDER,
+                on_full=lambda why: logger.warning("control socket: %s", why),
+                on_drained=lambda: None,
+            )
+            self._set_title()
+            logger.info("lonc %s starts, %s", __version__, self._count())
+            self._rollout = Rollout(self._fail, self._started)
+            self._rollout.begin(self._keepers.values())
             self._loop.run()
-            logger.info("stopped")
-        finally:
-            self._remove_sockets()
-            self._loop.close()
+        if self._failure is not None:
+            raise CannotStart(self._failure)
+        logger.info("stopped")
 
-    def create_child(self, record: ChildRecord) -> None:
-        """Fork a child for the record's host; signals wait until parent and child have parted."""
+    # The control socket: what a client there sends is an order.
+
+    def answer(self, request: bytes) -> bytes | None:
+        raise AssertionError("no request begins like one of none")
+
+    def queue_transaction(self, transaction: Transaction) -> None:
+        match transaction.request:
+            case b"status\n":
+                self._survey(lambda report: transaction.complete(report.to_line()))
+            case b"reload\n":
+                self._reload(transaction)
+            case unknown:
+                transaction.complete(_outcome(USAGE, f"no such order: {unknown!r}"))
+
+    def drop_transaction(self, transaction: Transaction) -> None:
+        """Whoever asked has gone; what was asked for goes on."""
+
+    # Status.
+
+    def _survey(self, on_report: Callable[[Report], None]) -> None:
+        def done(hosts: list[HostStatus]) -> None:
+            on_report(Report(self._state(), os.getpid(), __version__, self._since, hosts))
+
+        Survey(self._loop, list(self._keepers.values()), done)
+
+    def _state(self) -> str:
+        if self._stopping:
+            return "stopping"
+        return "running" if self._rollout is None else "reloading"
+
+    def _print_status(self) -> None:
+        """Callback: USR1; several of them within a second or so are answered as one."""
+        if not self._printing:
+            self._printing = True
+            self._survey(self._write_status)
+
+    def _write_status(self, report: Report) -> None:
+        self._printing = False
+        for host in report.hosts:
+            logger.info("status of %s: %s", host.host, host.to_text())
+        file = self._settings.status_file
+        being_made = file.with_name("." + file.name)
         try:
-            pid, ours = self._fork(record)
+            being_made.write_text(report.to_text())
+            being_made.rename(file)
         except OSError as error:
-            self._replace_later(record, f"cannot fork a child for {record.host.id}: {error.strerror}")
-            return
-        record.pid = pid
-        record.channel = Channel(self._loop, ours, partial(self._heard, record), _no_matter)
-        self._by_pid[pid] = record
+            logger.error("cannot write %s: %s", file, error.strerror)
 
-    def _fork(self, record: ChildRecord) -> tuple[int, socket.socket]:
-        """The child's pid, and our end of the channel to it."""
-        ours, theirs = socket.socketpair()
-        parent_pid = os.getpid()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    # Starting.
+
+    def _bind(self, hosts: Sequence[Host], settings: Settings) -> None:
+        """Make a keeper for each host that has none, or, if one cannot be made, for none."""
+        made: dict[str, Keeper] = {}
         try:
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                self._be_child(record, theirs, parent_pid)
-        except OSError:
-            ours.close()
+            for host in hosts:
+                if host.id not in self._keepers:
+                    made[host.id] = Keeper(self._loop, self._family, host, settings)
+        except CannotStart:
+            for keeper in made.values():
+                keeper.retire()
             raise
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pid, ours
+        self._keepers |= made
 
-    def _be_child(self, record: ChildRecord, to_parent: socket.socket, parent_pid: int) -> NoReturn:
-        """From here on only the child speaks. It lets go of all that is its parent's or its siblings',
-        and never returns into the frames that it was forked from."""
-        status = 1
+    def _started(self) -> None:
+        """Callback: every child is ready."""
+        self._rollout = None
+        logger.info("every child serves")
         try:
-            self._loop.close()
-            for fd in self._held:
-                os.close(fd)
-            for other in self._records:
-                if other is not record:
-                    other.listening.close()
-                if other.channel is not None:
-                    other.channel.close_inherited()
-            die_with(parent_pid)
-            speak_for(record.host.id)
-            Child(record.host, self._settings, record.listening, to_parent).run()
-            status = 0
-        except Exception as crash:  # whatever it was: it must not get back into the parent's code
-            places = traceback.extract_tb(crash.__traceback__)
-            way = ", ".join(f"{Path(at.filename).name}:{at.lineno}" for at in places)
-            logger.critical("%s: %s (%s)", type(crash).__name__, crash, way)
-        finally:
-            os._exit(status)
+            self._on_ready()
+        except CannotStart as error:
+            self._fail(str(error))
+            return
+        systemd.notify(systemd.READY)
+        self._go_on()
 
-    def _bind(self) -> None:
-        random = Random()
-        for host in self._hosts:
-            path = self._settings.socket_directory / host.id
-            listening = bind_listener(path, self._settings.socket_mode)
-            self._records.append(ChildRecord(host, listening, path, random))
+    def _fail(self, why: str) -> None:
+        """Callback: a child did not come up at the start."""
+        logger.error("cannot start: %s", why)
+        self._failure = why
+        self._stop("no start")
 
-    def _remove_sockets(self) -> None:
-        for record in self._records:
-            record.remove_socket()
-            record.listening.close()
+    # Reloading: HUP, or an order.
 
-    def _heard(self, record: ChildRecord, line: bytes) -> None:
-        if line == READY:
-            record.ready_at = self._loop.now
-            self._announce()
-        elif record.pid is not None:
-            logger.error("child %d of %s is killed: it said %r", record.pid, record.host.id, line)
-            os.kill(record.pid, signal.SIGKILL)
+    def _reload(self, transaction: Transaction | None = None) -> None:
+        """Once, after whatever is under way, for all that have asked by then."""
+        if self._to_reload is None:
+            self._to_reload = []
+        if transaction is not None:
+            self._to_reload.append(transaction)
+        self._go_on()
 
-    def _announce(self) -> None:
-        """Say once that all children serve."""
-        ready = all(record.ready_at is not None for record in self._records)
-        if ready and not self._stopping and self._on_ready is not None:
-            on_ready, self._on_ready = self._on_ready, None
-            logger.info("every child serves")
-            on_ready()
+    def _go_on(self) -> None:
+        """Begin with the reload that was asked for, unless something is under way."""
+        if self._to_reload is None or self._rollout is not None:
+            return
+        self._reloading, self._to_reload = self._to_reload, None
+        if self._stopping:
+            self._reloaded(FAILED, ["lonc is stopping"])
+            return
+        try:
+            settings, hosts = self._load()
+            if changed := self._settings.fixed_changes(settings):
+                raise CannotStart(f"needs a restart: {', '.join(changed)} cannot change while lonc runs")
+            settings = _within_limits(settings, len(hosts))
+            self._bind(hosts, settings)
+        except LoncError as error:
+            self._reloaded(error.exit_status, str(error).splitlines())
+        else:
+            self._replace_all(settings, hosts)
+
+    def _replace_all(self, settings: Settings, hosts: Sequence[Host]) -> None:
+        systemd.notify(systemd.reloading())
+        gone = [id_ for id_ in self._keepers if id_ not in {host.id for host in hosts}]
+        new = [host.id for host in hosts if host not in self._hosts]
+        for id_ in gone:
+            self._keepers.pop(id_).retire()
+        self._keepers = {host.id: self._keepers[host.id] for host in hosts}
+        self._settings, self._hosts = settings, hosts
+        set_level(settings.log_level)
+        self._set_title()
+        for host in hosts:
+            keeper = self._keepers[host.id]
+            keeper.host, keeper.settings = host, settings
+        failures: list[str] = []
+
+        def done() -> None:
+            self._rollout = None
+            systemd.notify(systemd.READY)
+            changes = [f"new or changed: {', '.join(new)}"] if new else []
+            changes += [f"gone: {', '.join(gone)}"] if gone else []
+            text = "; ".join([f"reloaded, {self._count()}", *changes])
+            self._reloaded(FAILED if failures else DONE, [*failures, text])
+
+        self._rollout = Rollout(failures.append, done)
+        self._rollout.begin(self._keepers.values())
+
+    def _reloaded(self, status: int, lines: Sequence[str]) -> None:
+        for line in lines:
+            if status == DONE:
+                logger.info("%s", line)
+            else:
+                logger.error("reload: %s", line)
+        waiting, self._reloading = self._reloading, []
+        for transaction in waiting:
+            transaction.complete(_outcome(status, "\n".join(lines)))
+        self._go_on()
+
+    # Ending.
 
     def _reap(self) -> None:
         """Callback: a child has ended, perhaps several. As process 1 we are handed strangers, too."""
@@ -196,67 +261,72 @@ class Parent:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
-            if (record := self._by_pid.pop(pid, None)) is not None:
-                self._child_ended(record, status)
-
-    def _child_ended(self, record: ChildRecord, status: int) -> None:
-        how = f"child {record.pid} of {record.host.id} {ending(status)}"
-        assert record.channel is not None
-        record.channel.close()
-        lived_long = record.ready_at is not None and self._loop.now - record.ready_at >= LIVED_LONG
-        record.channel = record.pid = record.ready_at = None
-        if self._stopping:
-            logger.info("%s", how)
-            if not self._by_pid:
-                self._loop.stop()
-            return
-        if status == 0 or lived_long:
-            record.backoff.reset()
-        self._replace_later(record, how, logging.INFO if status == 0 else logging.WARNING)
-
-    def _replace_later(self, record: ChildRecord, why: str, level: int = logging.WARNING) -> None:
-        delay = record.backoff.next_delay()
-        logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
-        self._loop.at(self._loop.now + delay, partial(self._replace, record))
-
-    def _replace(self, record: ChildRecord) -> None:
-        if not self._stopping:
-            self.create_child(record)
-
-    def _stop(self, signal_name: str) -> None:
-        """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
-        if self._stopping:
-            self._kill()
-            return
-        self._stopping = True
-        logger.info("stopping: %s", signal_name)
-        for record in self._records:
-            record.remove_socket()
-        for pid in self._by_pid:
-            os.kill(pid, signal.SIGTERM)
-        self._loop.at(self._loop.now + self._settings.drain_timeout + KILL_AFTER, self._kill)
-        if not self._by_pid:
+                break
+            if (child := self._family.pop(pid, None)) is not None:
+                child.ended(status)
+        if self._stopping and not self._family:
             self._loop.stop()
 
-    def _kill(self) -> None:
-        for pid in self._by_pid:
-            os.kill(pid, signal.SIGKILL)
+    def _stop(self, why: str) -> None:
+        """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
+        if self._stopping:
+            self._kill("nobody waits any more")
+            return
+        self._stopping = True
+        logger.info("stopping: %s", why)
+        systemd.notify(systemd.STOPPING)
+        if self._rollout is not None:
+            self._rollout.cancel()
+            self._rollout = None
+        self._retire_all()
+        for child in self._family.values():  # also those that leave after a reload
+            child.terminate()
+        self._loop.at(
+            self._loop.now + self._settings.drain_timeout + KILL_AFTER,
+            partial(self._kill, "it did not drain in time"),
+        )
+        if self._reloading:
+            self._reloaded(FAILED, ["lonc is stopping"])
+        if not self._family:
+            self._loop.stop()
+
+    def _retire_all(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.retire()
+
+    def _kill(self, why: str) -> None:
+        for child in self._family.values():
+            child.kill(why)
+
+    def _count(self) -> str:
+        return f"{len(self._hosts)} host{'' if len(self._hosts) == 1 else 's'}"
+
+    def _set_title(self) -> None:
+        setproctitle(f"lonc: parent, {self._count()}")
 
 
-def _no_matter() -> None:
-    """A channel that closes is a child that ends; SIGCHLD tells more about that."""
+def _outcome(status: int, text: str) -> bytes:
+    return json.dumps({"exit": status, "text": text}).encode() + b"\n"
 
 
 def _within_limits(settings: Settings, hosts: int) -> Settings:
-    """Raise the limit of open files as far as allowed, and fit the number of clients to it.
+    """What this machine allows of `settings`: fewer clients, if there are few open files.
 
-    Raises CannotStart where even that is too low.
+    Raises CannotStart where even that is too low, or where connections cannot come from
+    `loncBindAddress`.
     """
+    if settings.bind_address is not None:
+        with socket.socket() as probe:
+            try:
+                probe.bind((settings.bind_address, 0))
+            except OSError as error:
+                raise CannotStart(
+                    f"cannot connect from {settings.bind_address} (loncBindAddress): {error.strerror}"
+                ) from error
     limit = raise_descriptor_limit()
-    parents_need = 2 * hosts + SPARE_DESCRIPTORS
+    parents_need = 2 * hosts + 2 * min(hosts, ABREAST) + SPARE_DESCRIPTORS
     if limit < parents_need:
         raise CannotStart(
             f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"

@@ -162,8 +162,9 @@ class Pool(Generic[C]):
 
     def drain(self) -> None:
         """Say so; what runs or waits, or is still asked, goes on."""
-        self._draining = True
-        self._on_change("asked to leave")
+        if not self._draining:
+            self._draining = True
+            self._on_change("asked to leave")
 
     def close_idle(self) -> None:
         """Close what has nothing to do."""

@@ -1,25 +1,82 @@
-"""What one host is doing, and reports made of it."""
+"""What hosts are doing, and reports made of it: JSON for programs, text for people."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host at one moment; counters begin with the child that counts."""
+    """One host at one moment. Counters begin with the child that counts; None is what is not known."""
 
     host: str
-    state: str  # connecting, ready, DEAD or draining
-    connections: dict[str, int]  # how many are in each state of the dialogue
-    clients: int
-    waiting: int  # transactions that no connection has taken yet
-    done: int
-    failed: int
-    since: str  # when this child started, ISO 8601
+    state: str  # connecting, ready, DEAD or draining; of the parent: starting, no child, not answering
+    connections: dict[str, int] | None = None  # how many are in each state of the dialogue
+    clients: int | None = None
+    waiting: int | None = None  # transactions that no connection has taken yet
+    done: int | None = None
+    failed: int | None = None
+    since: str | None = None  # when this child started, ISO 8601
+    pid: int | None = None
+
+    def to_line(self) -> bytes:
+        """One line of JSON, without what is not known."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(known).encode() + b"\n"
+
+    def to_text(self) -> str:
+        """One sentence for the log."""
+        words = [f"{name} {text}" for name, text in zip(_COLUMNS[2:], self.columns()[2:], strict=True)]
+        return f"{self.state}, {', '.join(words)}"
+
+    def columns(self) -> list[str]:
+        connections = None if self.connections is None else sum(self.connections.values())
+        numbers = (connections, self.clients, self.waiting, self.done, self.failed)
+        texts = ["-" if each is None else str(each) for each in numbers]
+        return [self.host, self.state, *texts, self.since or "-"]
+
+
+_COLUMNS = ("host", "state", "connections", "clients", "waiting", "done", "failed", "since")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The daemon and all its hosts at one moment."""
+
+    state: str  # running, reloading or stopping
     pid: int
+    version: str
+    since: str  # when the daemon started, ISO 8601
+    hosts: Sequence[HostStatus] = field(default_factory=list)
 
     def to_line(self) -> bytes:
         """One line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Report:
+        """Raises ValueError if it is none."""
+        try:
+            values = json.loads(line)
+            return cls(**{**values, "hosts": [HostStatus(**host) for host in values["hosts"]]})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no report: {line!r}") from error
+
+    def to_text(self) -> str:
+        """A sentence, and a table with a line for each host."""
+        said = f"lonc {self.version} is {self.state}, pid {self.pid}, since {self.since}"
+        rows = [[name.upper() for name in _COLUMNS], *(host.columns() for host in self.hosts)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [_row(row, widths) for row in rows] if self.hosts else ["no hosts"]
+        return "\n".join([said, *lines]) + "\n"
+
+
+def _row(texts: Sequence[str], widths: Sequence[int]) -> str:
+    """Words to the left, numbers to the right."""
+    cells = [
+        text.rjust(width) if 2 <= number < len(texts) - 1 else text.ljust(width)
+        for number, (text, width) in enumerate(zip(texts, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()

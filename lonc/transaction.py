@@ -30,6 +30,11 @@ class Transaction:
         self._on_reply = self._on_failure = _ended
         on_failure(why)
 
+    def redirect(self, on_reply: ReplyHeard, on_failure: FailureHeard) -> None:
+        """Let others hear how it ends."""
+        self._on_reply = on_reply
+        self._on_failure = on_failure
+
     def abandon(self) -> None:
         """Nobody listens any more; the transaction may still end, unheard."""
         self._on_reply = self._on_failure = _unheard

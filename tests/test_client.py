@@ -1,13 +1,11 @@
-import os
 import socket
-import stat
 import time
 
 import pytest
 
-from lonc.client import READ_AHEAD, Listener, bind_listener
-from lonc.errors import CannotStart
+from lonc.client import READ_AHEAD, Listener, Passing
 from lonc.event_loop import EventLoop
+from lonc.socket_file import SocketFile
 
 MAX_REQUEST = 1000
 
@@ -20,7 +18,7 @@ class House:
     def __init__(self, path):
         self.path = path
         self.loop = EventLoop()
-        self.listening = bind_listener(path, 0o600)
+        self.listening = SocketFile(path, 0o600).listening
         self.waiting = []
         self.dropped = []
         self.told = []
@@ -372,29 +370,215 @@ def test_draining_loses_nothing_of_a_client_that_is_far_ahead(house):
     assert house.told[-1] == "drained"
 
 
-def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
-    path = tmp_path / "l1"
-    umask = os.umask(0)
-    try:
-        listening = bind_listener(path, 0o640)
-        assert os.umask(0) == 0
-    finally:
-        os.umask(umask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert os.listdir(tmp_path) == ["l1"]
-    listening.close()
+class Next:
+    """The next child, played by the test."""
+
+    def __init__(self):
+        self.count = None
+        self.passed = []
+
+    def announce(self, count):
+        self.count = count
+
+    def pass_on(self, passing):
+        self.passed.append(passing)
+
+    def close(self):
+        for passing in self.passed:
+            passing.connection.close()
 
 
-def test_a_dead_daemons_socket_is_replaced_and_anything_else_is_left(tmp_path):
-    bind_listener(tmp_path / "l", 0o600).close()
-    bind_listener(tmp_path / "l", 0o600).close()
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(CannotStart, match="file is in the way, and no socket: remove it"):
-        bind_listener(tmp_path / "file", 0o600)
-    assert (tmp_path / "file").read_text() == "precious"
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / ".1").mkdir()
-    with pytest.raises(CannotStart, match=r"cannot listen at .*/full/l1: Is a directory"):
-        bind_listener(tmp_path / "full" / "l1", 0o600)
-    with pytest.raises(CannotStart, match=r"cannot listen at .*/none/l1: No such file or directory"):
-        bind_listener(tmp_path / "none" / "l1", 0o600)
+@pytest.fixture
+def next_child():
+    next_child = Next()
+    yield next_child
+    next_child.close()
+
+
+def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(house, next_child):
+    idle, half = house.connect(), house.connect()
+    half.sendall(b"half a li")
+    house.turn()
+    house.listener.leave(next_child)
+    assert next_child.count == 2
+    assert sorted(passing.held for passing in next_child.passed) == [b"", b"half a li"]
+    assert not any(passing.owed or passing.ended for passing in next_child.passed)
+    assert house.told == ["drained"]
+    house.connect()  # waits in the backlog for the next child
+    assert house.listener.clients == set()
+    for passing in next_child.passed:  # the connection itself has noticed nothing
+        passing.connection.sendall(b"hello\n")
+    assert idle.recv(100) == half.recv(100) == b"hello\n"
+
+
+@pytest.mark.parametrize("reply", [b"done\n", None])
+def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(house, next_child, reply):
+    client = house.connect()
+    client.sendall(b"1\n2\n3")
+    house.turn()
+    house.listener.leave(next_child)
+    client.sendall(b" and more\n")
+    house.turn()
+    assert next_child.passed == []
+    assert house.told == []
+    if reply is None:
+        house.waiting.pop().fail("broken")
+    else:
+        house.waiting.pop().complete(reply)
+    assert client.recv(100) == reply or b"con_lost\n"
+    (passing,) = next_child.passed
+    assert passing.held == b"2\n3"
+    assert passing.connection.recv(100) == b" and more\n"
+    assert house.waiting == []  # its second line is the next child's
+    assert house.told == ["drained"]
+
+
+def test_who_leaves_meanwhile_is_passed_to_nobody(house, next_child):
+    client = house.connect()
+    client.sendall(b"1\n")
+    house.turn()
+    house.listener.leave(next_child)
+    client.close()
+    house.turn()
+    assert house.dropped == house.waiting
+    assert house.told == ["drained"]
+    assert next_child.passed == []
+
+
+def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(house, next_child):
+    client = house.connect()
+    client.sendall(b"big\nnext\n")
+    client.shutdown(socket.SHUT_WR)
+    house.turn()
+    house.turn()
+    reply = b"x" * 10**6 + b"\n"
+    house.waiting.pop().complete(reply)
+    house.listener.leave(next_child)
+    (passing,) = next_child.passed
+    assert 0 < len(passing.owed) < len(reply)
+    assert passing.held == b"next\n"
+    assert passing.ended
+    received = bytearray()
+    while len(received) + len(passing.owed) < len(reply):
+        received += client.recv(1 << 20)
+    assert received + passing.owed == reply
+
+
+@pytest.fixture
+def successor(house):
+    """The listener of a child that takes over from another."""
+    house.listener._watch.forget()
+    house.listener = Listener(
+        house.loop,
+        house.listening,
+        house,
+        max_clients=3,
+        max_request=MAX_REQUEST,
+        on_full=house.told.append,
+        on_drained=lambda: house.told.append("drained"),
+        succeeds=True,
+    )
+    return house
+
+
+def passing(owed=b"", held=b"", ended=False):
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    return ours, Passing(theirs, owed, held, ended)
+
+
+def test_who_succeeds_accepts_nobody_before_it_knows_how_many_are_passed_on(successor):
+    waiting = [successor.connect() for _ in range(3)]
+    assert successor.listener.clients == set()
+    successor.listener.expect(2)
+    successor.turn()
+    assert len(successor.listener.clients) == 1  # of three places two are taken
+    client, passed = passing()
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.turn()
+    assert len(successor.listener.clients) == 2
+    successor.listener.expect(0)  # the other one has gone
+    successor.turn()
+    assert len(successor.listener.clients) == 3
+    for each in waiting:
+        each.sendall(b"ping\n")
+    successor.turn()
+    assert len(successor.waiting) == 2
+
+
+def test_an_adopted_client_goes_on_where_it_was(successor):
+    client, passed = passing(owed=b"the end of a reply\n", held=b"1\n2\nhal")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    assert client.recv(100) == b"the end of a reply\n"
+    assert successor.waiting.pop().request == b"1\n"
+
+
+def test_an_adopted_client_that_has_closed_its_side_is_let_go_after_its_replies(successor):
+    client, passed = passing(held=b"1\n", ended=True)
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.waiting.pop().complete(b"one\n")
+    assert client.recv(100) == b"one\n"
+    assert client.recv(100) == b""
+
+
+def test_a_client_that_comes_to_one_who_leaves_itself_is_passed_on_at_once(successor, next_child):
+    successor.listener.expect(1)
+    successor.listener.leave(next_child)
+    assert next_child.count == 1
+    assert successor.told == []  # one is expected still
+    client, passed = passing(held=b"1\n")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    assert next_child.passed == [passed]
+    successor.listener.expect(0)
+    assert successor.told == ["drained"]
+
+
+def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
+    successor.listener.expect(1)
+    successor.listener.drain()
+    assert successor.told == []
+    client, passed = passing(held=b"1\nhalf")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.waiting.pop().complete(b"one\n")
+    successor.listener.expect(0)
+    successor.turn()
+    assert client.recv(100) == b"one\n"
+    assert client.recv(100) == b""
+    assert successor.told == ["drained"]
+
+
+def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(house, next_child):
+    client = house.connect()
+    client.sendall(b"1\n2\n")
+    house.turn()
+    house.listener.leave(next_child)
+    client.sendall(b"3\n4")
+    house.listener.drain()
+    for number in (b"1\n", b"2\n", b"3\n"):
+        transaction = house.waiting.pop()
+        assert transaction.request == number
+        transaction.complete(number)
+        house.turn()
+    assert client.recv(100) == b"1\n2\n3\n"
+    assert client.recv(100) == b""
+    assert house.told == ["drained"]
+    assert next_child.passed == []
+
+
+def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(house, next_child):
+    clients = [house.connect() for _ in range(3)]
+    for client in clients:
+        client.sendall(b"half")
+    house.turn()
+    pass_on = next_child.pass_on
+    next_child.pass_on = lambda passing: (pass_on(passing), house.listener.drain())
+    house.listener.leave(next_child)
+    assert len(next_child.passed) == 1
+    next_child.close()
+    house.turn()
+    assert [client.recv(100) for client in clients] == [b""] * 3

@@ -11,7 +11,8 @@ PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
     "backoff", "channel", "cipher", "client", "configuration", "containers", "errors", "event_loop",
-    "hosts", "line_buffer", "log", "lond_connection", "lond_protocol", "pool", "status", "transaction",
+    "handover", "hosts", "line_buffer", "log", "lond_connection", "lond_protocol", "pool", "process",
+    "status", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -23,6 +24,8 @@ MAY_IMPORT = {
     "event_loop": set(),
     "backoff": set(),
     "process": set(),
+    "systemd": set(),
+    "socket_file": {"errors"},
     "channel": {"errors", "event_loop", "line_buffer"},
     "cipher": {"errors"},
     "configuration": {"errors"},
@@ -31,14 +34,25 @@ MAY_IMPORT = {
     "lond_protocol": {"cipher", "errors", "line_buffer"},
     "lond_connection": {"errors", "event_loop", "lond_protocol", "transaction"},
     "client": {"errors", "event_loop", "line_buffer", "transaction"},
+    "handover": {"channel", "client", "event_loop"},
     "pool": {"backoff", "containers", "transaction"},
     "status": set(),
     "child": PATH_OF_A_REQUEST,
-    "parent": {
-        "__init__", "backoff", "channel", "child", "client", "configuration", "errors", "event_loop",
-        "hosts", "log", "process", "status",
+    "child_process": {
+        "channel", "child", "configuration", "event_loop", "hosts", "log", "process", "status",
     },
-    "instance": {"channel", "cipher", "configuration", "errors", "hosts", "parent"},
+    "keeper": {
+        "backoff", "child", "child_process", "configuration", "event_loop", "hosts", "log",
+        "socket_file", "status",
+    },
+    "rollout": {"keeper"},
+    "survey": {"event_loop", "keeper", "status"},
+    "parent": {
+        "__init__", "client", "configuration", "errors", "event_loop", "hosts", "keeper", "log",
+        "process", "rollout", "socket_file", "status", "survey", "systemd", "transaction",
+    },
+    "instance": {"configuration", "errors", "status"},
+    "launch": {"cipher", "configuration", "errors", "hosts", "instance", "log", "parent", "process"},
     "lonnet": {"configuration", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",
@@ -59,8 +73,8 @@ IMPURE = {"logging", "os", "selectors", "signal", "socket", "time"}
 
 ONLY_HERE = {
     "selectors": {"event_loop"},
-    "select": {"event_loop"},
-    "logging": {"log", "child", "parent"},
+    "select": {"event_loop", "instance"},
+    "logging": {"log", "child", "keeper"},
 }
 
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))
@@ -111,9 +125,9 @@ def test_what_is_kept_in_few_modules(name):
     assert {module for module in MODULES if name in imports(module)[1]} <= ONLY_HERE[name]
 
 
-def test_only_the_parent_forks():
+def test_one_module_forks():
     callers = {module for module in MODULES if "os.fork(" in (PACKAGE / f"{module}.py").read_text()}
-    assert callers == {"parent"}
+    assert callers == {"process"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -40,6 +40,10 @@ def three(machine):
     return machine
 
 
+def _another(pid, than):
+    return pid if pid != than else None
+
+
 def cpu_ticks(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
@@ -164,7 +168,7 @@ class TestClients:
             wait=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
         )
         assert process.wait(20) == 1
-        assert "lonc: 50 hosts need 132 open files, and the limit is 100: raise it" in machine.log()
+        assert "lonc: 50 hosts need 164 open files, and the limit is 100: raise it" in machine.log()
         assert os.listdir(machine.sockets) == []
 
 
@@ -209,7 +213,7 @@ class TestRequestsForLoncItself:
         assert machine.ask(b"reset_retries") == b"ok"
         eventually(lambda: machine.status()["state"] == "ready")
 
-    def test_close_connection_exit_drains_and_is_no_failure(self, machine):
+    def test_close_connection_exit_replaces_the_child_and_no_client_notices(self, machine):
         release = []
 
         def script(peer):
@@ -227,21 +231,21 @@ class TestRequestsForLoncItself:
             eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
             asking.sendall(b"close_connection_exit\n")
             assert read_line(asking) == b"ok"
-            assert asking.recv(1) == b""
-            late = machine.connect()  # waits in the backlog for the next child
-            late.sendall(b"late\n")
+            second = eventually(lambda: machine.status()["pid"] != first and machine.status()["pid"])
+            asking.sendall(b"still there\n")
+            assert read_line(asking) == b"still there"
+            assert exists(first)  # it has a request in flight
             release.append(True)
-            received = b""
-            while data := slow.recv(100):
-                received += data
-            assert received == b"slow\nnext\n"
-            assert read_line(late) == b"late"
-            second = machine.children()["l1"]
-            assert second != first
-            assert f"child {first} of l1 left; replaced at once" in machine.log()
+            assert slow.recv(5, socket.MSG_WAITALL) == b"slow\n"
+            assert read_line(slow) == b"next"
+            eventually(lambda: not exists(first))
+            assert machine.status()["pid"] == second
             for _ in range(3):
-                eventually(lambda: machine.ask(b"close_connection_exit") == b"ok")
-            assert "; replaced in " not in machine.log()
+                assert machine.ask(b"close_connection_exit") == b"ok"
+                before = second
+                second = eventually(lambda before=before: _another(machine.status()["pid"], before))
+            assert "replaced" not in machine.log()
+            assert "WARNING" not in machine.log()
             machine.stop()
 
     def test_many_who_ask_for_the_end_at_once_are_all_told_ok(self, up):
@@ -437,15 +441,14 @@ class TestParentAndChild:
             three.run()
             assert three.ask(b"ping", "l3") == b"l3"
 
-    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, 34, 40, 64])
+    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
     def test_a_dead_child_is_replaced_at_once_and_named_once_in_the_log(self, three, signum):
         keeping = three.connect("l1")
         dead = three.children()["l2"]
         os.kill(dead, signum)
         assert three.ask(b"ping", "l2") == b"l2"
         assert three.children()["l2"] != dead
-        name = "signal 40" if signum == 40 else signal.Signals(signum).name
-        assert three.log().count(f"child {dead} of l2 was ended by {name}; replaced at once") == 1
+        assert three.log().count(f"child {dead} of l2 was ended by {signum.name}; replaced at once") == 1
         assert three.log().count(str(dead) + " of") == 1
         keeping.sendall(b"ping\n")
         assert read_line(keeping) == b"l1"
@@ -462,7 +465,7 @@ class TestParentAndChild:
         assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
 
     def test_one_that_lived_long_is_replaced_as_if_it_were_the_first_to_die(self, machine):
-        machine.run_with("import lonc.parent; lonc.parent.LIVED_LONG = 0.2")
+        machine.run_with("import lonc.keeper; lonc.keeper.LIVED_LONG = 0.2")
         for _ in range(3):
             dead = eventually(lambda: machine.children().get("l1"))
             time.sleep(0.3)  # it lives long
@@ -489,8 +492,8 @@ class TestParentAndChild:
         assert machine.ask(b"ping", "l1") == b"l1"
 
     def test_a_child_that_says_what_it_should_not_is_killed_and_replaced(self, machine):
-        machine.run_with("import lonc.parent; lonc.child.READY = b'ready\\nnonsense\\n'")
-        eventually(lambda: "is killed: it said b'nonsense" in machine.log())
+        machine.run_with("import lonc.keeper; lonc.child.READY = b'ready\\nnonsense\\n'")
+        eventually(lambda: "was killed: it said b'nonsense" in machine.log())
         assert machine.lonc.poll() is None
 
     def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
@@ -499,9 +502,11 @@ class TestParentAndChild:
         child = machine.children()["l1"]
         with steal_channel(machine.lonc.pid) as channel:
             channel.sendall(b"nonsense\n")
-        eventually(lambda: f"child {child} of l1 ended with status 1" in machine.log())
-        words = r"CRITICAL \d+ l1: AssertionError: the parent said b'nonsense\\n' \(parent\.py:\d+"
-        assert re.search(words, machine.log())
+        words = (
+            r"ended with status 1: AssertionError: the parent said b'nonsense\\n' \(child_process\.py"
+        )
+        eventually(lambda: re.search(f"WARNING .* child {child} of l1 {words}", machine.log()))
+        assert machine.log().count("nonsense") == 1
         eventually(lambda: machine.children().get("l1") not in (None, child))
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -571,7 +576,7 @@ class TestParentAndChild:
         os.kill(child, signal.SIGSTOP)
         assert machine.stop() == 0
         assert not exists(child)
-        assert f"child {child} of l1 was ended by SIGKILL" in machine.log()
+        assert f"child {child} of l1 was killed: it did not drain in time" in machine.log()
 
     def test_a_socket_that_is_no_longer_ours_is_not_removed(self, up):
         path = up.sockets / "l1"
@@ -648,7 +653,7 @@ class TestParentAndChild:
                             os.kill(pid, signum)
                         os.kill(pid, signal.SIGTERM)
                         seen.add(pid)
-            for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            for signum in (signal.SIGUSR1, signal.SIGUSR2):
                 machine.lonc.send_signal(signum)
         assert len(seen) > 30
         assert machine.lonc.poll() is None
@@ -669,8 +674,9 @@ class TestParentAndChild:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert os.listdir(machine.sockets) == []
-        assert len(re.findall(r"child \d+ of h\d+ left$", machine.log(), re.M)) == 50
-        assert len(re.findall(r"child \d+", machine.log())) == 50
+        left = len(re.findall(r"child \d+ of h\d+ left$", machine.log(), re.M))
+        assert children <= left <= 50
+        assert len(re.findall(r"child \d+", machine.log())) == left
 
     def test_as_process_1_it_reaps_strangers(self, machine):
         unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]

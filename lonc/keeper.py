@@ -1,0 +1,207 @@
+"""Keeps one host served: its socket, the child behind it, and the one that takes that child's place.
+
+A child is replaced without anybody noticing: the next one is forked beside it, says ready, and is given
+its clients. One that has died is replaced at once, or after a growing delay if it keeps dying.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from random import Random
+
+from lonc.backoff import Backoff
+from lonc.child import LEAVING, READY, REPLACE
+from lonc.child_process import ChildProcess, StatusHeard
+from lonc.configuration import Settings
+from lonc.event_loop import Deadline, EventLoop
+from lonc.hosts import Host
+from lonc.log import logger
+from lonc.socket_file import SocketFile
+from lonc.status import HostStatus
+
+READY_WITHIN = 10.0  # seconds from the fork
+LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
+LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
+RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
+
+Family = dict[int, ChildProcess]  # by pid, until they are reaped
+BroughtUp = Callable[[str | None], None]  # is told why not, if not
+
+
+class Keeper:
+    """`host` and `settings` are what the next child will have. Raises CannotStart.
+
+    `family` is where all keepers' children stand; whoever reaps one takes it out and calls its `ended`.
+    """
+
+    def __init__(self, loop: EventLoop, family: Family, host: Host, settings: Settings) -> None:
+        self.host = host
+        self.settings = settings
+        self.child: ChildProcess | None = None  # who serves
+        self._loop = loop
+        self._family = family
+        self._socket = SocketFile(settings.socket_directory / host.id, settings.socket_mode)
+        self._backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, Random(), at_once=1)
+        self._next: ChildProcess | None = None  # not ready yet
+        self._previous: ChildProcess | None = None  # has not passed its clients on yet
+        self._to_next: socket.socket | None = None  # what the previous one will be given
+        self._on_up: list[BroughtUp] = []  # who waits for this change
+        self._afterwards: list[BroughtUp] = []  # who wants another after it
+        self._patience: Deadline | None = None
+        self._retired = False
+
+    def bring_up(self, on_up: BroughtUp) -> None:
+        """Put a new child in the place of whatever there is; `on_up` is called back later.
+
+        If the new one does not come up, the old one goes on.
+        """
+        if self._next is not None or self._previous is not None:
+            self._afterwards.append(on_up)
+        else:
+            self._on_up.append(on_up)
+            self._fork()
+
+    def ask_status(self, on_status: StatusHeard) -> None:
+        """What the child says of itself; at once, and for it, where there is none."""
+        if self.child is None:
+            on_status(HostStatus(self.host.id, "starting" if self._next is not None else "no child"))
+        else:
+            self.child.ask_status(on_status)
+
+    def unanswered(self) -> HostStatus:
+        """What is known of a child that does not say how it is."""
+        pid = None if self.child is None else self.child.pid
+        return HostStatus(self.host.id, "not answering", pid=pid)
+
+    def retire(self) -> None:
+        """The host is served no more: remove the socket, let the children drain. Once is enough."""
+        if self._retired:
+            return
+        self._retired = True
+        self._on_up, self._afterwards = [], []
+        self._cancel()
+        self._drop_to_next()
+        self._socket.close()
+        for child in (self.child, self._next):
+            if child is not None:
+                child.terminate()
+
+    def _fork(self) -> None:
+        self._cancel()
+        to_previous = None
+        try:
+            if self.child is not None:
+                self._to_next, to_previous = socket.socketpair()
+            self._next = ChildProcess(
+                self._loop,
+                self.host,
+                self.settings,
+                self._socket.listening,
+                to_previous,
+                on_word=self._heard,
+                on_ended=self._ended,
+            )
+        except OSError as error:
+            self._drop_to_next()
+            why = f"cannot fork a child for {self.host.id}: {error.strerror}"
+            self._wait(0, lambda: self._failed(why, logging.WARNING))
+            return
+        finally:
+            if to_previous is not None:
+                to_previous.close()
+        self._family[self._next.pid] = self._next
+        self._wait(READY_WITHIN, lambda: self._too_slow(self._next, "it was not ready in time"))
+
+    def _heard(self, child: ChildProcess, word: bytes) -> None:
+        if word == READY and child is self._next:
+            self._ready(child)
+        elif word == LEAVING and child is self._previous:
+            self._previous = None
+            self._up(None)
+        elif word == REPLACE:
+            if child is self.child and self._next is None:
+                self.bring_up(lambda _: None)
+        elif word != LEAVING:
+            child.kill(f"it said {word!r}")
+
+    def _ready(self, child: ChildProcess) -> None:
+        self._cancel()
+        child.ready_at = self._loop.now
+        self._previous, self.child, self._next = self.child, child, None
+        if self._previous is None:
+            self._up(None)
+            return
+        assert self._to_next is not None
+        to_next, self._to_next = self._to_next, None
+        self._previous.leave(to_next)
+        why = "it did not leave when it was told to"
+        self._wait(LEAVING_WITHIN, lambda: self._too_slow(self._previous, why))
+
+    def _ended(self, child: ChildProcess) -> None:
+        """Callback: it was reaped."""
+        how = child.how_it_ended
+        if self._retired:
+            logger.info("%s", how)
+        elif child is self._next:
+            self._next = None
+            self._drop_to_next()
+            self._failed(how, logging.WARNING)
+        elif child is self.child:
+            self.child = None
+            self._died(child, how)
+        else:
+            logger.log(logging.DEBUG if child.left else logging.WARNING, "%s", how)
+            if child is self._previous:
+                self._previous = None
+                self._up(None)
+
+    def _died(self, child: ChildProcess, how: str) -> None:
+        assert child.ready_at is not None
+        if child.left or self._loop.now - child.ready_at >= LIVED_LONG:
+            self._backoff.reset()
+        if self._next is not None:
+            logger.warning("%s; the next one is there already", how)
+            self._drop_to_next()  # it need not wait for anybody's clients
+        else:
+            self._previous = None  # nobody takes its clients now: it drains
+            self._failed(how, logging.INFO if child.left else logging.WARNING)
+
+    def _up(self, why_not: str | None) -> None:
+        """The change is done, for better or worse: tell who waited for it."""
+        self._cancel()
+        waiting, self._on_up, self._afterwards = self._on_up, self._afterwards, []
+        for on_up in waiting:
+            on_up(why_not)
+        if self._on_up and not self._retired:
+            self._fork()
+
+    def _failed(self, why: str, level: int) -> None:
+        if self.child is not None:
+            logger.warning("%s; the old one goes on", why)
+        self._up(why)
+        if self.child is None and self._next is None and not self._retired:
+            self._try_again(why, level)
+
+    def _try_again(self, why: str, level: int) -> None:
+        delay = self._backoff.next_delay()
+        logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
+        self._wait(delay, self._fork)
+
+    def _too_slow(self, child: ChildProcess | None, why: str) -> None:
+        assert child is not None
+        child.kill(why)
+
+    def _wait(self, delay: float, then: Callable[[], None]) -> None:
+        """One thing is waited for at a time."""
+        self._patience = self._loop.at(self._loop.now + delay, then)
+
+    def _cancel(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _drop_to_next(self) -> None:
+        if self._to_next is not None:
+            self._to_next.close()
+            self._to_next = None

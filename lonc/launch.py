@@ -1,0 +1,143 @@
+"""Becomes the daemon: in the foreground, or behind it and away from whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from daemon import DaemonContext
+from setproctitle import getproctitle
+
+from lonc import instance
+from lonc.cipher import require_idea
+from lonc.configuration import Settings
+from lonc.errors import Busy, CannotStart
+from lonc.hosts import Host
+from lonc.instance import State
+from lonc.log import LOG_FLAGS, LOG_MODE, in_one_line, logger, open_log
+from lonc.parent import Load, Parent
+from lonc.process import fork
+
+UMASK = 0o027
+OTHERS_WITHIN = 1.0  # seconds until a lock that nobody explains is another configuration's
+
+# What a daemon may know of the environment of whoever started it: where programs and libraries are, and
+# the words and hours of its log.
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
+
+# What a daemon says to `start`, with a sentence behind it.
+READY, BUSY, FAILED = b"ready", b"busy", b"failed"
+
+
+def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
+    """Serve in the foreground until told to stop. Raises CannotStart."""
+    require_idea()
+    with instance.hold(settings) as write_pid:
+        Parent(settings, hosts, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
+
+
+def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
+    """Start a daemon, unless there is one; returns what was done when every child serves.
+
+    Raises CannotStart; nothing is left running then.
+    """
+    require_idea()
+    explained_by = time.monotonic() + OTHERS_WITHIN
+    while True:
+        word, sentence = _launch(settings, hosts, load)
+        if word == READY:
+            return sentence
+        if word == FAILED:
+            raise CannotStart(sentence)
+        found = instance.settled(settings)
+        if found.state is State.RUNNING and not instance.is_stopping(settings):
+            return f"lonc is running already, pid {found.pid}"
+        if found.state is State.UNKNOWN:
+            raise CannotStart(found.why)
+        if found.state is State.RUNNING:
+            explained_by = time.monotonic() + OTHERS_WITHIN
+        elif time.monotonic() > explained_by:
+            raise CannotStart(sentence)
+        time.sleep(instance.PAUSE)
+
+
+def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[bytes, str]:
+    """Fork what becomes the daemon, and wait for its word; without a good one, until it has gone."""
+    ours, theirs = os.pipe()
+    pid = fork(partial(_be_daemon, theirs, settings, hosts, load))
+    os.close(theirs)
+    with open(ours, "rb") as report:
+        said = report.read()
+    os.waitpid(pid, 0)
+    word, _, sentence = said.partition(b" ")
+    if not said:
+        return FAILED, f"the daemon ended without a word; see {settings.log_file}"
+    return word, sentence.decode()
+
+
+def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load) -> int:
+    """From here on only the daemon speaks, or whoever is on the way to become it."""
+    report = _Report(report_fd)
+
+    def ready() -> None:
+        write_pid(b"%d\n" % os.getpid())
+        report.say(READY, f"lonc is started, pid {os.getpid()}")
+        report.close()
+
+    try:
+        instance.make_directories(settings)
+        with (
+            _open_log_file(settings.log_file) as log,
+            DaemonContext(
+                detach_process=True, umask=UMASK, signal_map={}, files_preserve=[report_fd], stderr=log
+            ),
+        ):
+            _forget_environment()
+            open_log(settings.log_level, settings.log_file)
+            with instance.hold(settings) as write_pid:
+                Parent(settings, hosts, load, ready).run()
+    except Busy as error:
+        report.say(BUSY, str(error))
+    except CannotStart as error:
+        report.say(FAILED, str(error))
+    except Exception as crash:  # a daemon has nobody to show a traceback to
+        logger.critical("%s", in_one_line(crash))
+        report.say(FAILED, in_one_line(crash))
+    else:
+        return 0
+    return 1
+
+
+class _Report:
+    """The way back to `start`. After bad news it stays open: its end is then the daemon's own."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def say(self, word: bytes, sentence: str) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # whoever started us may have gone
+                os.write(self._fd, word + b" " + sentence.encode(errors="replace"))
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open_log_file(file: Path) -> IO[bytes]:
+    try:
+        return open(os.open(file, LOG_FLAGS, LOG_MODE), "wb", buffering=0)
+    except OSError as error:
+        raise CannotStart(f"cannot write {file}: {error.strerror}") from error
+
+
+def _forget_environment() -> None:
+    getproctitle()  # finds the place of the title by the environment beside it: before that is gone
+    for name in set(os.environ) - set(ENVIRONMENT):
+        del os.environ[name]

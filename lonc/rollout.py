@@ -1,0 +1,43 @@
+"""Brings up new children of many hosts, a few at a time: no machine is to be swamped by its own lonc."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from lonc.keeper import Keeper
+
+ABREAST = 16  # hosts at a time
+
+
+class Rollout:
+    """Callbacks: `on_failed(why)` for each child that does not come up; at last, once, `on_done()`."""
+
+    def __init__(self, on_failed: Callable[[str], None], on_done: Callable[[], None]) -> None:
+        self._left: deque[Keeper] = deque()
+        self._under_way = 0
+        self._on_failed = on_failed
+        self._on_done = on_done
+
+    def begin(self, keepers: Iterable[Keeper]) -> None:
+        self._left.extend(keepers)
+        self._go_on()
+
+    def cancel(self) -> None:
+        """Begin with no other host, and call nothing back."""
+        self._left.clear()
+        self._on_failed = lambda _: None
+        self._on_done = lambda: None
+
+    def _go_on(self) -> None:
+        while self._left and self._under_way < ABREAST:
+            self._under_way += 1
+            self._left.popleft().bring_up(self._up)
+        if self._under_way == 0:
+            self._on_done()
+
+    def _up(self, why_not: str | None) -> None:
+        self._under_way -= 1
+        if why_not is not None:
+            self._on_failed(why_not)
+        self._go_on()

@@ -1,0 +1,68 @@
+"""A UNIX socket that listens: there from one moment to the next, and removed by its owner alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from lonc.errors import CannotStart
+
+BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
+
+
+class SocketFile:
+    """Listens at `path`, never for a moment with another mode than `mode`.
+
+    The caller holds the lock on the directory, so a socket that lies there already is a dead daemon's.
+    Raises CannotStart.
+    """
+
+    def __init__(self, path: Path, mode: int) -> None:
+        self._path = path
+        try:
+            if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+                raise CannotStart(f"{path} is in the way, and no socket: remove it")
+            self.listening = _listen(path, mode)
+        except OSError as error:
+            raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
+        self._made = self._identity()
+
+    def remove(self) -> None:
+        """Remove the file, if it is still the one that was made here."""
+        if self._identity() == self._made:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def close(self) -> None:
+        """Remove it and stop listening; whoever inherited the socket still can."""
+        self.remove()
+        self.listening.close()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _listen(path: Path, mode: int) -> socket.socket:
+    being_made = path.with_name("." + (path.name[1:] or "_"))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    umask = os.umask(0o777 & ~mode)
+    try:
+        being_made.unlink(missing_ok=True)
+        listener.bind(str(being_made))
+        listener.listen(BACKLOG)
+        being_made.rename(path)
+    except OSError:
+        listener.close()
+        with contextlib.suppress(OSError):
+            being_made.unlink()
+        raise
+    finally:
+        os.umask(umask)
+    return listener

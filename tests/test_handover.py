@@ -1,0 +1,141 @@
+"""Both sides of a hand-over, over a real socketpair."""
+
+import contextlib
+import resource
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lonc.client import Passing
+from lonc.event_loop import EventLoop
+from lonc.handover import Handover, Succession
+
+
+class Change:
+    """`told` is what the successor was told, `adopted` whom it got, `ours` are the clients' ends."""
+
+    def __init__(self):
+        self.loop = EventLoop()
+        self.told = []
+        self.adopted = []
+        self.ours = []
+        ours, theirs = socket.socketpair()
+        self.handover = Handover(self.loop, ours, lambda: self.told.append("broken"))
+        self.succession = Succession(self.loop, theirs, self.told.append, self.adopted.append)
+
+    def pass_on(self, owed=b"", held=b"", ended=False):
+        ours, theirs = socket.socketpair()
+        self.ours.append(ours)
+        self.handover.pass_on(Passing(theirs, owed, held, ended))
+        return ours
+
+    def turn_until(self, done):
+        for _ in range(100_000):
+            if done():
+                return
+            self.loop.turn(0.1)
+        raise AssertionError("it does not come")
+
+    def end(self):
+        self.handover.finish(lambda: None)
+        self.turn_until(lambda: 0 in self.told or "broken" in self.told)
+        for each in self.adopted:
+            each.connection.close()
+        for each in self.ours:
+            each.close()
+        self.loop.close()
+
+
+@contextlib.contextmanager
+def changing():
+    change = Change()
+    try:
+        yield change
+    finally:
+        change.end()
+
+
+@pytest.fixture
+def change():
+    with changing() as change:
+        yield change
+
+
+passings = st.tuples(
+    st.binary(max_size=50).map(lambda text: text.replace(b"\n", b"")).map(lambda text: text + b"\n")
+    | st.just(b""),
+    st.binary(max_size=100),
+    st.booleans(),
+)
+
+
+@given(st.lists(passings, max_size=20))
+def test_each_client_arrives_with_what_was_its_own_and_in_order(sent):
+    """The n-th that arrives is the n-th that was sent, in all four of its parts."""
+    with changing() as change:
+        change.handover.announce(len(sent))
+        for owed, held, ended in sent:
+            change.pass_on(owed, held, ended)
+        change.turn_until(lambda: len(change.adopted) == len(sent))
+        for number, (arrived, ours) in enumerate(zip(change.adopted, change.ours, strict=True)):
+            assert (arrived.owed, arrived.held, arrived.ended) == sent[number]
+            ours.sendall(b"%d" % number)
+            assert arrived.connection.recv(100) == b"%d" % number
+        change.turn_until(lambda: change.told)
+        assert change.told == [len(sent)]
+
+
+def test_a_thousand_clients_and_one_with_a_long_line(change):
+    change.pass_on(held=b"x" * 10_000_000)
+    for number in range(1000):
+        change.pass_on(held=b"%d" % number)
+    change.turn_until(lambda: len(change.adopted) == 1001)
+    assert len(change.adopted[0].held) == 10_000_000
+    assert [each.held for each in change.adopted[1:]] == [b"%d" % number for number in range(1000)]
+
+
+def test_the_end_comes_after_all_has_arrived(change):
+    finished = []
+    for _ in range(500):
+        change.pass_on(held=b"y" * 1000)
+    change.handover.finish(lambda: finished.append(len(change.adopted)))
+    change.turn_until(lambda: change.told)
+    assert change.told == [0]
+    assert len(change.adopted) == 500
+    assert len(finished) == 1
+
+
+def test_a_successor_that_has_gone_is_told(change):
+    change.succession._channel.close()
+    client = change.pass_on()
+    assert change.told == ["broken"]
+    assert client.recv(1) == b""
+    change.pass_on()  # nobody is there, and nothing is left open
+    assert change.ours[-1].recv(1) == b""
+
+
+def test_without_a_descriptor_for_it_a_client_is_closed_and_never_taken_for_another(change):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = change.pass_on(held=b"first")
+    change.turn_until(lambda: change.adopted)
+    second = change.pass_on(held=b"second")
+    lowest = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
+    lowest.close()
+    spare = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                spare.append(socket.socket())
+        change.turn_until(lambda: change.told)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in spare:
+            each.close()
+    assert change.told[0] == 0
+    assert len(change.adopted) == 1
+    assert second.recv(1) == b""
+    first.sendall(b"still there")
+    assert change.adopted[0].connection.recv(100) == b"still there"

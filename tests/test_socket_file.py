@@ -1,0 +1,60 @@
+import os
+import socket
+import stat
+
+import pytest
+
+from lonc.errors import CannotStart
+from lonc.socket_file import SocketFile
+
+
+def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
+    path = tmp_path / "l1"
+    umask = os.umask(0)
+    try:
+        made = SocketFile(path, 0o640)
+        assert os.umask(0) == 0
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["l1"]
+    made.close()
+
+
+def test_a_dead_daemons_socket_is_replaced_and_anything_else_is_left(tmp_path):
+    SocketFile(tmp_path / "l", 0o600).listening.close()
+    assert os.listdir(tmp_path) == ["l"]
+    SocketFile(tmp_path / "l", 0o600).close()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(CannotStart, match="file is in the way, and no socket: remove it"):
+        SocketFile(tmp_path / "file", 0o600)
+    assert (tmp_path / "file").read_text() == "precious"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / ".1").mkdir()
+    with pytest.raises(CannotStart, match=r"cannot listen at .*/full/l1: Is a directory"):
+        SocketFile(tmp_path / "full" / "l1", 0o600)
+    with pytest.raises(CannotStart, match=r"cannot listen at .*/none/l1: No such file or directory"):
+        SocketFile(tmp_path / "none" / "l1", 0o600)
+
+
+def test_only_the_socket_that_was_made_here_is_removed(tmp_path):
+    path = tmp_path / "l1"
+    made = SocketFile(path, 0o600)
+    path.unlink()
+    path.write_text("another's")
+    made.close()
+    assert path.read_text() == "another's"
+    path.unlink()
+    made.remove()  # there is nothing any more, and nothing happens
+
+
+def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path):
+    made = SocketFile(tmp_path / "l1", 0o600)
+    inherited = made.listening.dup()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "l1"))
+        made.close()
+        accepted, _ = inherited.accept()
+        accepted.close()
+    inherited.close()
