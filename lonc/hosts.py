@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lonc.configuration import SOCKET_PATH_MAX, did_you_mean, id_word
@@ -22,7 +22,7 @@ class Host:
     role: str
     dnsname: str
     address: str | None  # IPv4; None where the table has none
-    line: int
+    line: int = field(compare=False)
 
 
 def read_hosts(file: Path, socket_directory: Path) -> tuple[list[Host], list[Fault]]:

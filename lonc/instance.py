@@ -228,12 +228,12 @@ def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes
     return answer
 
 
-def is_stopping(settings: Settings) -> bool:
-    """Whether the daemon that runs is on its way out."""
+def doing(settings: Settings) -> str | None:
+    """What the daemon says it is doing: running, reloading, stopping; None if it does not say."""
     try:
-        return Report.from_line(ask(settings, "status")).state == "stopping"
+        return Report.from_line(ask(settings, "status")).state
     except (LoncError, ValueError):
-        return False
+        return None
 
 
 def stop(settings: Settings) -> str:
@@ -254,7 +254,7 @@ def stop(settings: Settings) -> str:
     try:
         if find(settings) != found:  # the pid could be another's by now
             return "lonc has ended meanwhile"
-        if not is_stopping(settings):
+        if doing(settings) != "stopping":
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if _ends(pidfd, settings.drain_timeout + KILL_AFTER):
             return "lonc is stopped"

@@ -115,6 +115,8 @@ class Keeper:
         self._wait(READY_WITHIN, lambda: self._too_slow(self._next, "it was not ready in time"))
 
     def _heard(self, child: ChildProcess, word: bytes) -> None:
+        if self._retired:
+            return  # all that it can still do is to drain
         if word == READY and child is self._next:
             self._ready(child)
         elif word == LEAVING and child is self._previous:

@@ -54,13 +54,11 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
             return sentence
         if word == FAILED:
             raise CannotStart(sentence)
-        found = instance.settled(settings)
-        if found.state is State.RUNNING and not instance.is_stopping(settings):
-            return f"lonc is running already, pid {found.pid}"
-        if found.state is State.UNKNOWN:
-            raise CannotStart(found.why)
-        if found.state is State.RUNNING:
+        found, doing = instance.settled(settings), instance.doing(settings)
+        if doing == "stopping":
             explained_by = time.monotonic() + OTHERS_WITHIN
+        elif found.state is State.RUNNING and (doing or time.monotonic() > explained_by):
+            return f"lonc is running already, pid {found.pid}"
         elif time.monotonic() > explained_by:
             raise CannotStart(sentence)
         time.sleep(instance.PAUSE)
@@ -101,6 +99,7 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
             open_log(settings.log_level, settings.log_file)
             with instance.hold(settings) as write_pid:
                 Parent(settings, hosts, load, ready).run()
+        report.say(FAILED, "it was told to stop before it served")
     except Busy as error:
         report.say(BUSY, str(error))
     except CannotStart as error:

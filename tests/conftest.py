@@ -7,6 +7,22 @@ import pytest
 from machine import Machine
 
 
+def pytest_addoption(parser):
+    parser.addoption("--rounds", type=int, default=20, help="how often several starts at once are tried")
+    help_ = "how many seconds the slowest request of the test of reloads lasts at least"
+    parser.addoption("--slow", type=float, default=0, help=help_)
+
+
+@pytest.fixture
+def slow(request):
+    return request.config.getoption("--slow")
+
+
+@pytest.fixture
+def rounds(request):
+    return request.config.getoption("--rounds")
+
+
 def _descriptors() -> set[str]:
     found = set()
     for fd in os.listdir("/proc/self/fd"):

@@ -10,14 +10,27 @@ import time
 class Load:
     """`clients` programs that each ask `requests` times for an echo of bytes that are theirs alone.
 
-    `paths` are given to the clients in turn. With `anew` each request has a connection of its own.
+    `paths` are given to the clients in turn. Of the clients from number `anew` on, each request has a
+    connection of its own. With `until` they all go on for as long as it returns False.
+
     Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once.
     """
 
-    def __init__(self, paths, clients, requests, longest=2000, anew=False, seed=1, echo=b"echo:"):
+    def __init__(
+        self,
+        paths,
+        clients,
+        requests,
+        longest=2000,
+        anew=None,
+        seed=1,
+        echo=b"echo:",
+        until=lambda: True,
+    ):
         self.random = random.Random(seed)
         self.longest = longest
-        self.anew = anew
+        self.anew = clients if anew is None else anew
+        self.until = until
         self.echo = echo
         self.done = 0
         self.refused = []
@@ -53,7 +66,7 @@ class Load:
         self._ask(client, number)
 
     def _ask(self, client, number):
-        self.left[number] -= 1
+        self.left[number] -= self.until()
         self.serial += 1
         text = b"%d:%d:" % (number, self.serial) + b"x" * self.random.randint(0, self.longest)
         self.expected[number] = text
@@ -75,7 +88,7 @@ class Load:
         else:
             assert reply in (b"", b"con_lost"), f"{self.expected[number]!r} was answered with {reply!r}"
             self.lost.append(self.paths[number].name)
-        if self.left[number] and data and not self.anew:
+        if self.left[number] and data and number < self.anew:
             self._ask(client, number)
             return
         self.selector.unregister(client)

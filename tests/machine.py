@@ -24,6 +24,18 @@ def eventually(predicate, seconds=10.0):
     return answer
 
 
+def program(preparation):
+    """A lonc command in a process where `preparation` has been executed first."""
+    code = f"import os, sys; from lonc.cli import main; {preparation}; sys.exit(main())"
+    return [sys.executable, "-bb", "-W", "error", "-c", code]
+
+
+# Whatever a command imports must be there before: the environment may be root's alone.
+AS_NOBODY = program(
+    "import daemon, lonc.launch, lonc.demo; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+)
+
+
 def title(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
@@ -44,6 +56,45 @@ def exists(pid):
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def parents():
+    """All daemons of this machine."""
+    found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+    found = [pid for pid in found if title(pid).startswith("lonc: parent")]
+    children = [child for pid in found for child in children_of(pid)]
+    return [pid for pid in found if pid not in children]  # a child has that title for an instant
+
+
+class Daemon:
+    """What was started behind us; like a Popen, as far as tests want to know."""
+
+    stdout = None
+
+    def __init__(self, pid):
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self):
+        return None if exists(self.pid) else "gone"
+
+    def send_signal(self, signum):
+        signal.pidfd_send_signal(self._pidfd, signum)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, seconds=20.0):
+        try:
+            eventually(lambda: not exists(self.pid), seconds)
+        except AssertionError:
+            raise subprocess.TimeoutExpired("lonc start", seconds) from None
+
+    def close(self):
+        os.close(self._pidfd)
 
 
 class Machine:
@@ -88,13 +139,14 @@ class Machine:
         ]
         self.table.write_text("".join(lines))
 
-    def command(self, *arguments, input=b"", timeout=60):
+    def command(self, *arguments, input=b"", timeout=60, program=LONC, **options):
         """Run one lonc command to its end."""
         return subprocess.run(
-            [*LONC, "-c", self.configuration, *arguments],
+            [*program, "-c", self.configuration, *arguments],
             input=input,
             capture_output=True,
             timeout=timeout,
+            **options,
         )
 
     def start_lond(self, host, *arguments):
@@ -118,8 +170,16 @@ class Machine:
 
     def run_with(self, preparation):
         """`lonc run` in a process where `preparation` has been executed first."""
-        program = f"import sys; {preparation}; from lonc.cli import main; sys.exit(main())"
-        return self.run(program=[sys.executable, "-bb", "-W", "error", "-c", program])
+        return self.run(program=program(preparation))
+
+    def start(self, command="start", **options):
+        """Start the daemon; the log is its own from now on."""
+        done = self.command(command, **options)
+        assert (done.returncode, done.stderr) == (0, b"")
+        self.log_file = self.pid_file.with_name("lonc.log")
+        self.lonc = Daemon(int(self.pid_file.read_text()))
+        self._processes.append(self.lonc)
+        return done.stdout.decode()
 
     def serves(self):
         assert self.lonc.poll() is None, self.log()
@@ -168,6 +228,8 @@ class Machine:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+            if isinstance(process, Daemon):
+                process.close()
 
     def stop(self, signum=signal.SIGTERM):
         self.lonc.send_signal(signum)
@@ -183,6 +245,14 @@ def read_line(client):
             break
         received += data
     return bytes(received).removesuffix(b"\n")
+
+
+def read_to_the_end(client):
+    """All that comes until the other side closes."""
+    received = bytearray()
+    while data := client.recv(1 << 20):
+        received += data
+    return bytes(received)
 
 
 def _free_port(address):

@@ -12,7 +12,7 @@ class Peer:
 
     def __init__(self, connection):
         self.socket = connection
-        self.socket.settimeout(30)
+        self.socket.settimeout(120)
         self._file = connection.makefile("rb")
 
     def hear(self):

@@ -1,0 +1,840 @@
+"""`lonc start`, `stop`, `restart` and `status` as a whole: real processes, sockets and signals."""
+
+import contextlib
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from machine import (
+    AS_NOBODY,
+    LONC,
+    Machine,
+    children_of,
+    eventually,
+    exists,
+    parents,
+    program,
+    read_line,
+    read_to_the_end,
+    title,
+)
+from scripted_lond import ScriptedLond
+
+COLUMNS = ["HOST", "STATE", "CONNECTIONS", "CLIENTS", "WAITING", "DONE", "FAILED", "SINCE"]
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def three(machine):
+    machine.hosts("l1", "l2", "l3")
+    return machine
+
+
+@pytest.fixture
+def public(tmp_path):
+    """A machine whose files everybody may read."""
+    directory = Path(tempfile.mkdtemp(prefix="lonc-test-"))
+    directory.chmod(0o755)
+    made = Machine(directory)
+    yield made
+    made.end()
+    shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def slow_lond(machine, number=1):
+    """Answers each request with itself, one that begins with `slow` when the event is set."""
+    released = threading.Event()
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            if line.startswith(b"slow"):
+                released.wait(60)
+            peer.say(line)
+
+    with ScriptedLond(machine.address(number), machine.port, script):
+        try:
+            yield released
+        finally:
+            released.set()
+
+
+def in_flight(machine, count=1, host="l1"):
+    eventually(lambda: machine.status(host)["connections"].get("ReceivingReply") == count)
+
+
+def processes(machine):
+    return [machine.lonc.pid, *children_of(machine.lonc.pid)]
+
+
+def proc(pid, name):
+    return Path(f"/proc/{pid}/{name}")
+
+
+class TestStart:
+    def test_it_returns_when_every_child_serves(self, three):
+        said = three.start()
+        assert said == f"lonc is started, pid {three.lonc.pid}\n"
+        assert title(three.lonc.pid) == "lonc: parent, 3 hosts"
+        assert set(three.children()) == {"l1", "l2", "l3"}
+        for host in ("l1", "l2", "l3"):
+            assert three.status(host)["host"] == host
+        assert "parent: every child serves" in three.log()
+
+    def test_a_second_start_says_so_and_changes_nothing(self, three):
+        three.start()
+        before = _files(three)
+        done = three.command("start")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode() == f"lonc is running already, pid {three.lonc.pid}\n"
+        assert _files(three) == before
+        assert parents().count(three.lonc.pid) == 1
+
+    def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
+        dying = program(
+            "import lonc.child, lonc.launch; good = lonc.child.Child.make_lond_connection;"
+            "lonc.child.Child.make_lond_connection ="
+            " lambda child: good(child) if child._host.id != 'l2' else 1 / 0;"
+            "lonc.child.READY = b''"  # whoever opens no connection is never ready
+        )
+        before = parents()
+        done = three.command("start", program=dying)
+        assert (done.returncode, done.stdout) == (1, b"")
+        words = (
+            r"lonc: child \d+ of l2 ended with status 1: ZeroDivisionError: division by zero \(.*\)\n"
+        )
+        assert re.fullmatch(words, done.stderr.decode())
+        assert set(parents()) <= set(before)
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+        assert "cannot start: child " in three.pid_file.with_name("lonc.log").read_text()
+
+    def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
+        hanging = program(
+            "import lonc.child, lonc.keeper, time; lonc.keeper.READY_WITHIN = 0.3;"
+            "lonc.child.Child.run = lambda child: time.sleep(100)"
+        )
+        done = three.command("start", program=hanging)
+        assert done.returncode == 1
+        assert re.fullmatch(
+            r"lonc: child \d+ of l[123] was killed: it was not ready in time\n", done.stderr.decode()
+        )
+        assert os.listdir(three.sockets) == []
+
+    def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
+        crashing = program("import lonc.launch, lonc.parent; lonc.parent.Parent.run = lambda _: 1 / 0")
+        done = three.command("start", program=crashing)
+        assert done.returncode == 1
+        assert b"lonc: ZeroDivisionError: division by zero (" in done.stderr
+        log = three.pid_file.with_name("lonc.log").read_text()
+        assert len(log.splitlines()) == 1
+
+    def test_a_daemon_that_is_killed_before_it_serves_is_told(self, three):
+        killed = program(
+            "import lonc.launch, lonc.parent;lonc.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
+        )
+        done = three.command("start", program=killed)
+        assert done.returncode == 1
+        log = three.pid_file.with_name("lonc.log")
+        assert done.stderr.decode() == f"lonc: the daemon ended without a word; see {log}\n"
+        three.start()
+
+    @needs_root
+    def test_a_directory_that_it_may_not_use_is_a_sentence(self, public):
+        done = public.command("start", program=AS_NOBODY)
+        assert done.returncode == 1
+        assert done.stderr.decode() == (
+            f"lonc: cannot make {public.sockets} (lonSockDir): Permission denied\n"
+        )
+        public.sockets.mkdir(mode=0o755)
+        public.pid_file.parent.mkdir(mode=0o777)
+        public.pid_file.parent.chmod(0o777)
+        done = public.command("start", program=AS_NOBODY)
+        assert done.returncode == 1
+        assert done.stderr.decode() == (
+            f"lonc: cannot listen at {public.sockets}/l1: Permission denied\n"
+        )
+        assert os.listdir(public.sockets) == []
+        public.start()  # and root may
+
+    def test_an_address_that_is_not_ours_is_a_sentence(self, machine):
+        machine.configure(loncBindAddress="192.0.2.1")
+        done = machine.command("start")
+        assert done.returncode == 1
+        why = "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"
+        assert done.stderr.decode() == f"lonc: {why}\n"
+        assert os.listdir(machine.sockets) == []
+
+    def test_a_log_that_cannot_be_written_is_a_sentence(self, machine):
+        log = machine.pid_file.with_name("lonc.log")
+        log.mkdir(parents=True)
+        done = machine.command("start")
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: cannot write {log}: Is a directory\n"
+
+    def test_a_daemon_goes_on_though_its_starter_was_ended_meanwhile(self, machine):
+        machine.hosts(*[f"h{number}" for number in range(40)])
+        starting = subprocess.Popen([*LONC, "-c", machine.configuration, "start"])
+        eventually(lambda: machine.sockets.exists() and len(os.listdir(machine.sockets)) > 5)
+        starting.kill()
+        starting.wait()
+        assert machine.command("status").returncode == 0
+        machine.start()
+        assert len(machine.children()) == 40
+
+
+def _files(machine):
+    """All files of the daemon, in a form in which every change shows."""
+    found = []
+    for directory in (machine.sockets, machine.pid_file.parent):
+        for path in directory.iterdir():
+            state = path.lstat()
+            found.append((path.name, state.st_ino, state.st_mtime_ns, state.st_size))
+    return sorted(found)
+
+
+class TestOneInstance:
+    @pytest.mark.parametrize("starts", [2, 4])
+    def test_of_several_starts_at_once_one_starts_and_all_are_content(self, machine, starts, rounds):
+        machine.hosts("l1", "l2")
+        command = [*LONC, "-c", str(machine.configuration)]
+        for _ in range(rounds):
+            all_ = [
+                subprocess.Popen([*command, "start"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                for _ in range(starts)
+            ]
+            asking = subprocess.Popen([*command, "status"], stdout=subprocess.PIPE)
+            said = [each.communicate(timeout=30) for each in all_]
+            assert [each.returncode for each in all_] == [0] * starts, said
+            asking.communicate(timeout=30)
+            assert asking.returncode in (0, 3)
+            pid = int(machine.pid_file.read_text())
+            started = f"lonc is started, pid {pid}\n".encode()
+            running = f"lonc is running already, pid {pid}\n".encode()
+            assert sorted(out for out, _ in said) == sorted([started] + [running] * (starts - 1))
+            assert not any(err for _, err in said)
+            ours = [each for each in parents() if set(children_of(each)) & set(_serving(machine))]
+            assert ours == [pid]
+            assert machine.command("stop").returncode == 0
+            assert not exists(pid)
+
+    def test_the_pid_file_of_a_dead_daemon(self, three):
+        three.start()
+        before = children_of(three.lonc.pid)
+        three.lonc.kill()
+        three.lonc.wait()
+        eventually(lambda: not any(map(exists, before)))
+        done = three.command("status")
+        assert (done.returncode, done.stderr) == (1, b"")
+        assert done.stdout.decode() == f"lonc is not running; it left {three.pid_file} behind\n"
+        assert three.command("stop").stdout == b"lonc is not running\n"
+        assert three.command("reload").returncode == 7
+        three.start()
+        assert three.command("status").returncode == 0
+
+    def test_the_pid_of_a_stranger_is_nobody_to_be_signalled(self, three):
+        stranger = subprocess.Popen(["sleep", "60"])
+        try:
+            three.pid_file.parent.mkdir()
+            three.pid_file.write_text(f"{stranger.pid}\n")
+            assert three.command("status").returncode == 1
+            assert three.command("stop").returncode == 0
+            assert three.command("reload").returncode == 7
+            three.start()
+            assert three.command("stop").returncode == 0
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+    def test_not_even_if_it_holds_the_lock(self, three):
+        three.pid_file.parent.mkdir()
+        held = "import fcntl, os, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2);"
+        held += "file.write(str(os.getpid())); file.flush(); print('held', flush=True); time.sleep(60)"
+        stranger = subprocess.Popen(
+            ["python3", "-c", held, three.pid_file], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert stranger.stdout.readline() == "held\n"
+            impatient = program("import lonc.instance; lonc.instance.settled.__defaults__ = (0.2,)")
+            why = f"{three.pid_file} is locked, and there is no lonc {stranger.pid}\n"
+            done = three.command("status", program=impatient)
+            assert done.returncode == 4
+            assert done.stderr.decode() == f"lonc: cannot tell whether it runs: {why}"
+            done = three.command("stop", program=impatient)
+            assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {why}")
+            done = three.command("start", program=impatient)
+            assert done.returncode == 1
+            assert done.stderr.decode() == f"lonc: {three.pid_file} is in use by another lonc\n"
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+            stranger.stdout.close()
+
+    @pytest.mark.parametrize("content", ["", "\n", "nonsense", "99999999999999999999", "-1", "0"])
+    def test_a_pid_file_with_nothing_sensible_in_it(self, three, content):
+        three.pid_file.parent.mkdir()
+        three.pid_file.write_text(content)
+        assert three.command("stop").returncode == 0
+        assert three.command("status").returncode == (1 if content else 3)
+        three.start()
+        assert three.pid_file.read_text() == f"{three.lonc.pid}\n"
+
+    def test_a_pid_file_that_was_removed_while_it_runs(self, three):
+        three.start()
+        three.pid_file.unlink()
+        pid = three.lonc.pid
+        assert three.command("start").stdout.decode() == f"lonc is running already, pid {pid}\n"
+        assert not three.pid_file.exists()
+        done = three.command("status")
+        assert (done.returncode, f"pid {pid}," in done.stdout.decode()) == (0, True)
+        assert three.command("reload").returncode == 0
+        assert three.command("stop").stdout == b"lonc is stopped\n"
+        assert not exists(pid)
+        assert os.listdir(three.sockets) == []
+
+    def test_without_pid_file_and_control_socket_nobody_can_tell(self, three):
+        three.start()
+        logs = three.pid_file.parent
+        logs.rename(logs.with_name("moved"))
+        done = three.command("status")
+        assert done.returncode == 4
+        why = f"{three.sockets} is in use, but there is no {three.pid_file}"
+        assert done.stderr.decode() == f"lonc: cannot tell whether it runs: {why}\n"
+        assert three.command("stop").stderr.decode() == f"lonc: {why}\n"
+        done = three.command("start")
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: {three.sockets} is in use by another lonc\n"
+
+    def test_a_directory_in_the_place_of_the_pid_file(self, three):
+        three.pid_file.mkdir(parents=True)
+        done = three.command("start")
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: cannot open {three.pid_file}: Is a directory\n"
+        for command in ("status", "stop"):
+            done = three.command(command)
+            assert done.returncode == (4 if command == "status" else 1)
+            assert f"cannot read {three.pid_file}: Is a directory" in done.stderr.decode()
+
+    def test_another_configuration_over_the_same_sockets_is_refused(self, three, tmp_path):
+        three.start()
+        other = tmp_path / "other.conf"
+        (tmp_path / "other").mkdir()
+        other.write_text(three.configuration.read_text() + f"PerlSetVar lonDaemons {tmp_path}/other\n")
+        done = subprocess.run([*LONC, "-c", other, "start"], capture_output=True, timeout=20)
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: {three.sockets} is in use by another lonc\n"
+        assert subprocess.run([*LONC, "-c", other, "status"], capture_output=True).returncode == 4
+        assert three.command("status").returncode == 0
+
+    def test_another_configuration_over_the_same_pid_file_is_refused(self, three, tmp_path):
+        three.start()
+        other = tmp_path / "other.conf"
+        other.write_text(three.configuration.read_text() + f"PerlSetVar lonSockDir {tmp_path}/other\n")
+        done = subprocess.run([*LONC, "-c", other, "start"], capture_output=True, timeout=20)
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: {three.pid_file} is in use by another lonc\n"
+        assert os.listdir(tmp_path / "other") == []
+
+
+def _serving(machine):
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return children_of(int(machine.pid_file.read_text()))
+    return []
+
+
+class TestStop:
+    def test_it_ends_all_and_is_content_if_there_is_nothing_to_end(self, three):
+        three.start()
+        all_ = processes(three)
+        done = three.command("stop")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"lonc is stopped\n", b"")
+        assert not any(map(exists, all_))
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.with_name("lonc.ctl").exists()
+        done = three.command("stop")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"lonc is not running\n", b"")
+        assert three.command("status").returncode == 3
+
+    def test_faults_in_the_files_do_not_make_it_unstoppable(self, three):
+        three.start()
+        three.configure(londPort="x", loncFoo=1)
+        three.table.write_text("nonsense\n")
+        faults = [
+            f"{three.configuration}:5: londPort: 'x' is no whole number",
+            f"{three.configuration}:6: there is no setting 'loncFoo'",
+        ]
+        done = three.command("status")
+        assert done.returncode == 0
+        assert done.stderr.decode().splitlines() == faults
+        done = three.command("stop")
+        assert (done.returncode, done.stdout) == (0, b"lonc is stopped\n")
+        assert done.stderr.decode().splitlines() == faults
+        three.configure(lonDaemons="relative")
+        assert three.command("stop").returncode == 6
+
+    def test_draining_by_the_letter(self, three):
+        """Whoever's whole line was taken gets its reply; half a line is nobody's request."""
+        with slow_lond(three) as released:
+            three.start()
+            kept = three.connect()
+            kept.sendall(b"ping\n")
+            assert read_line(kept) == b"ping"
+            half, closed, flying, ahead = (three.connect() for _ in range(4))
+            half.sendall(b"half a li")
+            closed.sendall(b"slow closed\n")
+            closed.shutdown(socket.SHUT_WR)
+            flying.sendall(b"slow flying\n")
+            ahead.sendall(b"slow ahead\nsecond\nthi")
+            in_flight(three, 3)
+            stopping = subprocess.Popen(
+                [*LONC, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
+            )
+            eventually(lambda: os.listdir(three.sockets) == [])
+            assert kept.recv(1) == b""
+            assert half.recv(1) == b""
+            eventually(lambda: re.search(rb"^l1 +draining ", three.command("status").stdout, re.M))
+            with pytest.raises(BrokenPipeError):
+                flying.sendall(b"too late\n")
+            assert three.command("status").stdout.startswith(b"lonc 0.1.0 is stopping, pid ")
+            released.set()
+            assert read_line(closed) == b"slow closed"
+            assert read_line(flying) == b"slow flying"
+            assert read_to_the_end(ahead) == b"slow ahead\nsecond\n"
+            for client in (closed, flying):
+                assert client.recv(1) == b""
+            assert stopping.communicate(timeout=20)[0] == b"lonc is stopped\n"
+            assert stopping.returncode == 0
+
+    def test_a_second_stop_waits_with_the_first_and_a_start_for_both(self, three):
+        with slow_lond(three) as released:
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            command = [*LONC, "-c", three.configuration]
+            stops = [subprocess.Popen([*command, "stop"], stdout=subprocess.PIPE)]
+            eventually(lambda: b" is stopping" in three.command("status").stdout)
+            stops.append(subprocess.Popen([*command, "stop"], stdout=subprocess.PIPE))
+            starting = subprocess.Popen([*command, "start"], stdout=subprocess.PIPE)
+            assert b" is stopping" in three.command("status").stdout
+            assert starting.poll() is None
+            released.set()
+            assert read_line(client) == b"slow"
+            for stop in stops:
+                assert stop.communicate(timeout=20)[0] == b"lonc is stopped\n"
+            assert starting.communicate(timeout=20)[0].startswith(b"lonc is started, pid ")
+            three.start()  # it runs already; so that it is ended with the test
+
+    def test_when_the_time_to_drain_is_up_what_remains_is_told_con_lost(self, three):
+        three.configure(loncDrainTimeout=0.3)
+        with slow_lond(three):
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            assert three.command("stop").stdout == b"lonc is stopped\n"
+            assert read_line(client) == b"con_lost"
+
+    def test_a_child_that_hangs_is_killed(self, three):
+        three.configure(loncDrainTimeout=0.1)
+        three.start(program=program("import lonc.parent; lonc.parent.KILL_AFTER = 0.3"))
+        all_ = processes(three)
+        hanging = three.children()["l2"]
+        os.kill(hanging, signal.SIGSTOP)
+        assert three.command("stop").stdout == b"lonc is stopped\n"
+        assert not any(map(exists, all_))
+        assert f"child {hanging} of l2 was killed: it did not drain in time" in three.log()
+        assert three.pid_file.read_text() == ""
+
+    def test_a_parent_that_hangs_is_killed_and_its_files_are_cleared_away(self, three):
+        three.configure(loncDrainTimeout=0.1)
+        three.start()
+        all_ = processes(three)
+        three.lonc.send_signal(signal.SIGSTOP)
+        impatient = program(
+            "import lonc.instance; lonc.instance.KILL_AFTER = 0.3;"
+            "lonc.instance.ask.__defaults__ = (0.2,)"
+        )
+        done = three.command("status", program=impatient)
+        assert done.returncode == 4
+        assert done.stdout.decode() == f"lonc is running, pid {three.lonc.pid}\n"
+        assert b"no answer at " in done.stderr
+        done = three.command("stop", program=impatient)
+        assert (done.returncode, done.stdout) == (0, b"lonc did not end in time, and was killed\n")
+        eventually(lambda: not any(map(exists, all_)))
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+        assert sorted(os.listdir(three.pid_file.parent)) == ["lonc.log", "lonc.pid"]
+
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_term_and_int_alike_also_under_a_flood_of_signals(self, three, signum):
+        three.start()
+        all_ = processes(three)
+        flood = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGPIPE]
+        with contextlib.suppress(ProcessLookupError):
+            for number in range(3000):
+                three.lonc.send_signal(flood[number % len(flood)])
+                if number == 1000:
+                    three.lonc.send_signal(signum)
+        three.lonc.wait()
+        assert not any(map(exists, all_))
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+        assert three.log().splitlines()[-1].endswith("parent: stopped")
+
+    def test_term_twice_ends_at_once(self, three):
+        with slow_lond(three):
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            three.lonc.terminate()
+            eventually(lambda: os.listdir(three.sockets) == [])
+            three.lonc.terminate()
+            three.lonc.wait()
+            with contextlib.suppress(ConnectionResetError):
+                assert read_line(client) == b""
+
+    def test_term_during_a_reload(self, three):
+        three.hosts(*[f"h{number}" for number in range(40)])
+        three.start()
+        before = set(children_of(three.lonc.pid))
+        three.lonc.send_signal(signal.SIGHUP)
+        eventually(lambda: set(children_of(three.lonc.pid)) - before)
+        all_ = before | set(children_of(three.lonc.pid))
+        three.lonc.terminate()
+        three.lonc.wait()
+        assert not any(map(exists, all_))
+        assert os.listdir(three.sockets) == []
+        assert "ended with status" not in three.log()
+
+    def test_a_stop_while_it_starts_waits_and_then_ends_it(self, three):
+        three.hosts(*[f"h{number}" for number in range(60)])
+        command = [*LONC, "-c", three.configuration]
+        starting = subprocess.Popen([*command, "start"], stdout=subprocess.PIPE)
+        eventually(lambda: three.sockets.exists() and len(os.listdir(three.sockets)) > 5)
+        assert three.command("stop").stdout == b"lonc is stopped\n"
+        assert starting.communicate(timeout=20)[0].startswith(b"lonc is started")
+        assert os.listdir(three.sockets) == []
+
+    def test_a_term_while_it_starts_ends_it_and_the_start_says_so(self, three):
+        three.hosts(*[f"h{number}" for number in range(60)])
+        command = [*LONC, "-c", three.configuration, "start"]
+        before = parents()
+        starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        (pid,) = eventually(lambda: [each for each in parents() if each not in before])
+        os.kill(pid, signal.SIGTERM)
+        out, err = starting.communicate(timeout=20)
+        assert (starting.returncode, out, err) == (
+            1,
+            b"",
+            b"lonc: it was told to stop before it served\n",
+        )
+        assert os.listdir(three.sockets) == []
+        assert three.pid_file.read_text() == ""
+
+    @needs_root
+    def test_who_may_not_is_told(self, public):
+        public.start()
+        for path in (public.sockets, public.pid_file.parent, public.pid_file):
+            path.chmod(0o755)
+        for command, status, words in (
+            ("stop", 4, f"cannot end process {public.lonc.pid}: Operation not permitted"),
+            ("reload", 4, f"cannot use {public.pid_file.with_name('lonc.ctl')}: Permission denied"),
+            ("status", 4, f"cannot use {public.pid_file.with_name('lonc.ctl')}: Permission denied"),
+        ):
+            done = public.command(command, program=AS_NOBODY)
+            assert (done.returncode, done.stderr.decode()) == (status, f"lonc: {words}\n")
+        public.pid_file.parent.chmod(0o700)
+        for command in ("stop", "status", "reload"):
+            done = public.command(command, program=AS_NOBODY)
+            assert done.returncode == 4
+            assert done.stderr.decode() == f"lonc: cannot open {public.pid_file}: Permission denied\n"
+        assert public.command("status").returncode == 0
+
+
+class TestRestart:
+    def test_it_stops_and_starts(self, three):
+        three.start()
+        before = three.lonc.pid
+        three.configure(lonSockDir=three.directory / "elsewhere")
+        done = three.command("restart")
+        assert three.command("status").returncode == 0
+        three.start()  # it runs already; so that it is ended with the test
+        assert done.stdout.decode() == f"lonc is stopped\nlonc is started, pid {three.lonc.pid}\n"
+        assert three.lonc.pid != before
+        assert os.listdir(three.sockets) == []
+        assert sorted(os.listdir(three.directory / "elsewhere")) == ["l1", "l2", "l3"]
+
+    def test_it_starts_what_does_not_run(self, three):
+        assert three.start("restart").startswith("lonc is not running\nlonc is started, pid ")
+
+    def test_faulty_files_stop_nothing(self, three):
+        three.start()
+        three.configure(londPort="x")
+        three.table.write_text("nonsense\n")
+        done = three.command("restart")
+        assert (done.returncode, done.stdout) == (6, b"")
+        assert len(done.stderr.splitlines()) == 2
+        assert exists(three.lonc.pid)
+        assert three.status()["host"] == "l1"
+
+
+class TestStatus:
+    def test_one_line_for_each_host(self, three):
+        three.start_lond("l2")
+        three.start()
+        client = three.connect("l2")
+        for _ in range(3):
+            client.sendall(b"ping\n")
+            assert read_line(client) == b"l2"
+        three.ask(b"ping", "l3")
+        done = three.command("status")
+        assert (done.returncode, done.stderr) == (0, b"")
+        first, heading, *rows = done.stdout.decode().splitlines()
+        since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+        assert re.fullmatch(rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}", first)
+        assert heading.split() == COLUMNS
+        assert rows[0].startswith("l1    connecting            0        0        0     0       0  2")
+        assert rows[1].startswith("l2    ready                 1        1        0     3       0  2")
+        assert rows[2].startswith("l3    DEAD                  0        0        0     0       1  2")
+        assert all(re.search(rf" {since}$", row) for row in rows)
+
+    def test_a_child_that_hangs_and_a_host_without_a_child(self, three):
+        three.start()
+        hanging = three.children()["l1"]
+        os.kill(hanging, signal.SIGSTOP)
+        for _ in range(2):  # the second time it is replaced after a while only
+            dead = eventually(lambda: three.children().get("l2"))
+            os.kill(dead, signal.SIGKILL)
+            eventually(lambda dead=dead: f"child {dead} of l2" in three.log())
+        begun = time.monotonic()
+        done = three.command("status")
+        assert time.monotonic() - begun < 3
+        assert done.returncode == 0
+        rows = [line.split("  ") for line in done.stdout.decode().splitlines()[2:]]
+        assert [row[0] for row in rows] == ["l1", "l2", "l3"]
+        states = [line[6:20].strip() for line in done.stdout.decode().splitlines()[2:]]
+        assert states == ["not answering", "no child", "connecting"]
+        os.kill(hanging, signal.SIGCONT)
+        eventually(lambda: b"not answering" not in three.command("status").stdout)
+
+    def test_an_empty_table(self, machine):
+        machine.table.write_text("# nobody yet\n")
+        machine.start()
+        done = machine.command("status")
+        assert done.returncode == 0
+        assert done.stdout.decode().splitlines()[1:] == ["no hosts"]
+        assert title(machine.lonc.pid) == "lonc: parent, 0 hosts"
+
+    def test_usr1_prints_it_into_a_file_and_into_the_log(self, three):
+        three.start()
+        hanging = three.children()["l1"]
+        os.kill(hanging, signal.SIGSTOP)
+        file = three.pid_file.with_name("lonc_status.txt")
+        sent = time.monotonic()
+        three.lonc.send_signal(signal.SIGUSR1)
+        eventually(file.exists)
+        assert time.monotonic() - sent < 2
+        assert (
+            file.read_text().splitlines()[0].startswith(f"lonc 0.1.0 is running, pid {three.lonc.pid}")
+        )
+        assert [line.split()[0] for line in file.read_text().splitlines()[2:]] == ["l1", "l2", "l3"]
+        assert "not answering" in file.read_text()
+        eventually(lambda: three.log().count("parent: status of ") == 3)
+        assert three.log().count("status of l1: not answering, connections -, ") == 1
+        assert sorted(os.listdir(file.parent)) == ["lonc.ctl", "lonc.log", "lonc.pid", "lonc_status.txt"]
+        os.kill(hanging, signal.SIGCONT)
+        file.unlink()
+        three.lonc.send_signal(signal.SIGUSR1)
+        eventually(file.exists)
+        assert "not answering" not in file.read_text()
+
+    def test_a_status_that_cannot_be_written_is_said(self, three):
+        three.start()
+        file = three.pid_file.with_name("lonc_status.txt")
+        file.mkdir()
+        three.lonc.send_signal(signal.SIGUSR1)
+        eventually(
+            lambda: f"ERROR {three.lonc.pid} parent: cannot write {file}: Is a dir" in three.log()
+        )
+
+
+class TestSurroundings:
+    def test_signals_that_mean_nothing_to_it_are_ignored(self, three):
+        three.start()
+        three.ask(b"ping")
+        meaningless = signal.valid_signals() - {
+            *(signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGTSTP),
+            *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV),
+            *(signal.SIGSYS, signal.SIGTRAP),
+        }
+        before = set(processes(three))
+        for pid in before:
+            for signum in meaningless - {signal.SIGHUP, signal.SIGUSR1}:
+                os.kill(pid, signum)
+        assert three.ask(b"lonc:status").startswith(b"{")
+        assert set(processes(three)) == before
+        assert three.command("status").returncode == 0
+        assert "was ended by" not in three.log()
+
+    def test_directory_mask_streams_environment_and_terminal(self, three):
+        environment = {**os.environ, "SECRET": "do not keep this", "TZ": "Asia/Tokyo"}
+        three.start(env=environment, umask=0)
+        for pid in processes(three):
+            assert os.readlink(proc(pid, "cwd")) == "/"
+            status = proc(pid, "status").read_text()
+            assert re.search(r"^Umask:\s+0027$", status, re.M)
+            assert re.search(r"^SigBlk:\s+0+$", status, re.M)
+            streams = [os.readlink(proc(pid, f"fd/{number}")) for number in (0, 1, 2)]
+            assert streams == ["/dev/null", "/dev/null", str(three.log_file)]
+            assert b"do not keep this" not in proc(pid, "environ").read_bytes()
+            session, _, terminal = proc(pid, "stat").read_text().rpartition(") ")[2].split()[3:6][0:3]
+            assert session != str(pid)  # or it could acquire a terminal
+            assert terminal != "1"
+            assert proc(pid, "stat").read_text().rpartition(") ")[2].split()[4] == "0"
+            assert (
+                "0 "
+                in re.search(r"^Max core file size +(.*)$", proc(pid, "limits").read_text(), re.M)[1]
+            )
+        assert "+09:00 INFO" in three.log()
+        assert oct(three.log_file.stat().st_mode) == "0o100640"
+        assert oct(three.pid_file.with_name("lonc.ctl").stat().st_mode) == "0o140600"
+
+    def test_it_outlives_the_terminal_that_started_it(self, three):
+        controller, terminal = pty.openpty()
+        shell = subprocess.Popen(
+            ["sh"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+        )  # fmt: skip
+        os.close(terminal)
+        command = " ".join([*LONC, "-c", str(three.configuration), "start"])
+        os.write(controller, command.encode() + b"\n")
+        said = b""
+        while b"lonc is started, pid" not in said:
+            said += os.read(controller, 10_000)
+        os.close(controller)
+        assert shell.wait(20) != 0  # SIGHUP
+        three.start()  # it runs already
+        assert three.command("status").returncode == 0
+        assert len(three.children()) == 3
+
+    @needs_root
+    def test_a_directory_that_is_unmounted_is_no_trouble(self, three, tmp_path):
+        if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
+            pytest.skip("no rights to make a namespace of mounts")
+        there = tmp_path / "mounted"
+        there.mkdir()
+        lonc = " ".join([*LONC, "-c", "loncapa.conf"])
+        script = (
+            f"mount -t tmpfs none {there} && cp {three.configuration} {there} && cd {there} &&"
+            f" {lonc} start && cd / && umount {there} && echo unmounted"
+        )
+        done = subprocess.run(["unshare", "--mount", "sh", "-ec", script], capture_output=True)
+        assert done.stdout.endswith(b"unmounted\n"), done.stderr
+        three.start()  # it runs already
+        done = three.command("reload")
+        assert done.returncode == 6  # the file that it was given is gone, and it says so and goes on
+        assert done.stderr.decode() == f"{there}/loncapa.conf: No such file or directory\n"
+        assert three.command("status").returncode == 0
+
+
+class TestLog:
+    def test_it_follows_its_name_without_a_signal(self, three):
+        three.start()
+        log = three.log_file
+
+        def told(by):
+            """A line of the parent, and one of a child."""
+            three.lonc.send_signal(signal.SIGUSR1)
+            client = three.connect("l3")
+            client.sendall(b"ping\n")
+            read_line(client)
+            client.close()
+            eventually(lambda: log.exists() and "status of l3" in log.read_text(), by)
+
+        moved = log.with_name("lonc.log.1")
+        log.rename(moved)
+        told(10)
+        before = moved.read_text()
+        log.unlink()
+        told(10)
+        log.parent.rename(log.parent.with_name("logs.old"))
+        log.parent.mkdir()
+        told(10)
+        assert moved.exists() is False
+        assert log.parent.with_name("logs.old").joinpath("lonc.log.1").read_text() == before
+        child = three.children()["l3"]
+        for host in ("l3", "l3"):
+            three.ask(b"ping", host)
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: f"child {child} of l3" in log.read_text())
+        assert os.readlink(proc(three.lonc.pid, "fd/2")) == str(log)
+
+    @pytest.mark.parametrize("trouble", ["a full disk", "no directory"])
+    def test_a_log_that_cannot_be_written_neither_stops_nor_slows_it(self, three, trouble):
+        three.start_lond("l1")
+        if trouble == "a full disk":
+            three.pid_file.parent.mkdir()
+            three.pid_file.with_name("lonc.log").symlink_to("/dev/full")
+            three.start()
+        else:
+            three.start()
+            shutil.rmtree(three.pid_file.parent)
+        for _ in range(3):
+            dead = eventually(lambda: three.children().get("l2"))
+            os.kill(dead, signal.SIGKILL)
+            eventually(lambda dead=dead: not exists(dead))
+        for _ in range(20):
+            three.lonc.send_signal(signal.SIGHUP)
+            assert three.ask(b"ping") == b"l1"
+        three.lonc.terminate()
+        three.lonc.wait()
+        assert os.listdir(three.sockets) == []
+
+
+class TestSystemd:
+    def test_it_is_told_ready_reloading_and_stopping(self, three, tmp_path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(tmp_path / "notify"))
+            manager.settimeout(10)
+            three.run(env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")})
+            assert manager.recv(1000) == b"READY=1"
+            now = time.monotonic_ns() // 1000
+            three.lonc.send_signal(signal.SIGHUP)
+            reloading = manager.recv(1000).decode()
+            stamp = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", reloading)[1]
+            assert now <= int(stamp) <= time.monotonic_ns() // 1000
+            assert manager.recv(1000) == b"READY=1"
+            three.table.write_text("nonsense\n")  # nothing is reloaded then, and nothing to be told
+            three.lonc.send_signal(signal.SIGHUP)
+            eventually(lambda: "reload: " in three.log())
+            three.lonc.send_signal(signal.SIGTERM)
+            assert manager.recv(1000) == b"STOPPING=1"
+            assert three.lonc.wait(20) == 0
+
+    def test_abstract_addresses_and_nobody_there(self, machine):
+        name = f"@lonc-test-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind("\0" + name[1:])
+            manager.settimeout(10)
+            machine.run(env={**os.environ, "NOTIFY_SOCKET": name})
+            assert manager.recv(1000) == b"READY=1"
+        assert machine.stop() == 0  # and STOPPING reaches nobody
+        for name in ("/nowhere/at/all", "nonsense", ""):
+            machine.run(env={**os.environ, "NOTIFY_SOCKET": name})
+            assert machine.stop() == 0

@@ -1,0 +1,522 @@
+"""HUP and `lonc reload` as a whole: nobody notices, and nothing is left behind."""
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from load import Load
+from machine import LONC, children_of, eventually, exists, program, read_line, read_to_the_end, title
+from scripted_lond import ScriptedLond
+
+KEPT, ANEW = 50, 50  # clients that keep their connection, and that make a new one for each request
+
+
+@pytest.fixture
+def three(machine):
+    """l1 and l2 have a lond, l3 has none."""
+    machine.hosts("l1", "l2", "l3")
+    for host in ("l1", "l2"):
+        machine.start_lond(host)
+    machine.start()
+    return machine
+
+
+def reload(machine, status=0):
+    done = machine.command("reload")
+    assert done.returncode == status, done
+    assert (done.stdout if status else done.stderr) == b""
+    return (done.stderr if status else done.stdout).decode()
+
+
+def holdings(pid):
+    """How many descriptors and children the parent has, when no command is asking it."""
+    return len(os.listdir(f"/proc/{pid}/fd")), len(children_of(pid))
+
+
+def memory(pid):
+    """Bytes that are the process's own."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * sum(int(each) for each in re.findall(r"^Private_\w+: +(\d+) kB", text, re.M))
+
+
+def wait_until_nobody_leaves(machine, hosts=3):
+    eventually(lambda: len(children_of(machine.lonc.pid)) == hosts, 70)
+
+
+class TestOutcome:
+    def test_every_child_is_replaced_and_counts_anew(self, three):
+        for host in ("l1", "l2"):
+            three.ask(b"ping", host)
+        before = three.children()
+        assert reload(three) == "reloaded, 3 hosts\n"
+        after = three.children()
+        assert set(after) == set(before)
+        assert not set(after.values()) & set(before.values())
+        assert three.status()["done"] == 0
+        assert three.log().count("parent: reloaded, 3 hosts\n") == 1
+        wait_until_nobody_leaves(three)
+        assert "WARNING" not in "".join(line for line in three.log().splitlines() if "parent" in line)
+
+    def test_hup_does_the_same(self, three):
+        before = three.children()
+        three.lonc.send_signal(signal.SIGHUP)
+        eventually(lambda: "parent: reloaded, 3 hosts" in three.log())
+        assert not set(three.children().values()) & set(before.values())
+
+    def test_hosts_are_added_removed_and_changed(self, three):
+        kept = three.connect("l2")
+        kept.sendall(b"ping\n")
+        assert read_line(kept) == b"l2"
+        rows = three.table.read_text().splitlines()
+        # l1 moves to where nobody listens, l2 is gone, l4 is new, and has l2's lond under another name.
+        three.table.write_text(
+            "\n".join([rows[0].replace(three.address(1), three.address(9)), rows[2]])
+            + f"\nl4:dom:library:l4.example.org:{three.address(2)}\n"
+        )
+        assert reload(three) == "reloaded, 3 hosts; new or changed: l1, l4; gone: l2\n"
+        assert sorted(os.listdir(three.sockets)) == ["l1", "l3", "l4"]
+        assert set(three.children()) >= {"l1", "l3", "l4"}
+        assert kept.recv(1) == b""
+        assert three.ask(b"ping", "l4") == b"l2"
+        assert three.ask(b"ping", "l1") == b"con_lost"
+        assert title(three.lonc.pid) == "lonc: parent, 3 hosts"
+        wait_until_nobody_leaves(three)
+        three.hosts("l1", "l2", "l3")
+        assert reload(three) == "reloaded, 3 hosts; new or changed: l1, l2; gone: l4\n"
+        assert three.ask(b"ping", "l1") == b"l1"
+        assert three.ask(b"ping", "l2") == b"l2"
+
+    def test_a_removed_hosts_clients_are_drained(self, machine):
+        released = threading.Event()
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                released.wait(60)
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.start()
+            client = machine.connect()
+            client.sendall(b"slow\nnext\nhalf")
+            eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+            machine.table.write_text("# nobody\n")
+            assert reload(machine) == "reloaded, 0 hosts; gone: l1\n"
+            assert os.listdir(machine.sockets) == []
+            released.set()
+            assert read_to_the_end(client) == b"slow\nnext\n"
+            wait_until_nobody_leaves(machine, hosts=0)
+
+    def test_changed_settings_take_effect(self, three):
+        client = three.connect()
+        client.sendall(b"x" * 2000)
+        three.configure(loncMaxRequest=1000, loncLogLevel="debug")
+        reload(three)
+        assert read_line(client) == b"error: request too long"
+        assert three.ask(b"y" * 1001) == b"error: request too long"
+        reload(three)
+        eventually(lambda: re.search(r"DEBUG .* parent: child \d+ of l1 left$", three.log(), re.M))
+
+    @pytest.mark.parametrize("how", ["the command", "HUP"])
+    def test_faults_change_nothing_and_are_told_with_their_place(self, three, how):
+        before = three.children()
+        sockets = sorted((each.name, each.stat().st_ino) for each in three.sockets.iterdir())
+        three.configure(londPort="x")
+        three.table.write_text(three.table.read_text() + "nonsense\nl1:d:r:n:127.0.0.1\n")
+        faults = [
+            f"{three.configuration}:5: londPort: 'x' is no whole number",
+            f"{three.table}:4: a host is id:domain:role:dnsname:address, and this has 1 of them",
+            f"{three.table}:5: l1 stands in line 1 already",
+        ]
+        if how == "HUP":
+            three.lonc.send_signal(signal.SIGHUP)
+            eventually(lambda: three.log().count(" parent: reload: ") == 3)
+        else:
+            assert reload(three, status=6).splitlines() == faults
+        for fault in faults:
+            assert three.log().count(f"ERROR {three.lonc.pid} parent: reload: {fault}\n") == 1
+        assert three.children() == before
+        assert sorted((each.name, each.stat().st_ino) for each in three.sockets.iterdir()) == sockets
+        three.configure()
+        three.table.unlink()
+        missing = f"{three.table}: No such file or directory (lonTabDir says where it is)\n"
+        assert reload(three, status=6) == missing
+        assert three.ask(b"ping") == b"l1"
+        three.hosts("l1", "l2", "l3")
+        reload(three)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("lonSockDir", "/tmp/elsewhere"), ("loncSocketMode", "0600")]
+    )
+    def test_what_cannot_change_is_refused(self, three, name, value):
+        before = three.children()
+        three.configure(**{name: value})
+        assert reload(three, status=1) == (f"needs a restart: {name} cannot change while lonc runs\n")
+        assert three.children() == before
+
+    def test_a_socket_that_cannot_be_bound_leaves_all_as_it_was(self, three):
+        before = three.children()
+        (three.sockets / "l5").mkdir()
+        three.hosts("l1", "l2", "l3", "l4", "l5")
+        why = f"{three.sockets}/l5 is in the way, and no socket: remove it"
+        assert reload(three, status=1) == why + "\n"
+        assert sorted(os.listdir(three.sockets)) == ["l1", "l2", "l3", "l5"]
+        assert three.children() == before
+        (three.sockets / "l5").rmdir()
+        assert reload(three) == "reloaded, 5 hosts; new or changed: l4, l5\n"
+
+    def test_an_address_that_is_not_ours_is_refused(self, three):
+        three.configure(loncBindAddress="192.0.2.1")
+        assert "cannot connect from 192.0.2.1" in reload(three, status=1)
+        assert three.ask(b"ping") == b"l1"
+
+    def test_without_a_daemon_it_is_7(self, machine):
+        done = machine.command("reload")
+        assert (done.returncode, done.stdout, done.stderr) == (7, b"", b"lonc: lonc is not running\n")
+
+    def test_many_at_once_are_few(self, three):
+        command = [*LONC, "-c", three.configuration, "reload"]
+        reloads = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
+        for _ in range(100):
+            three.lonc.send_signal(signal.SIGHUP)
+        for each in reloads:
+            assert each.communicate(timeout=30)[0] == b"reloaded, 3 hosts\n"
+            assert each.returncode == 0
+        assert three.command("reload").returncode == 0
+        assert three.log().count("parent: reloaded, 3 hosts") < 60
+        wait_until_nobody_leaves(three)
+
+    def test_who_asks_and_leaves_changes_nothing(self, three):
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.connect(str(three.pid_file.with_name("lonc.ctl")))
+                asking.sendall(b"reload\n")
+        assert reload(three) == "reloaded, 3 hosts\n"
+
+    def test_an_order_that_there_is_not(self, three):
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(three.pid_file.with_name("lonc.ctl")))
+            asking.sendall(b"nonsense\n")
+            answer = rb"""{"exit": 2, "text": "no such order: b'nonsense\\n'"}"""
+            assert read_line(asking) == answer
+
+    def test_more_who_ask_than_there_is_room_for_are_served_when_others_leave(self, three):
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+        for each in idle:
+            each.connect(str(three.pid_file.with_name("lonc.ctl")))
+        eventually(lambda: three.log().count("control socket: 16 clients are connected") == 1)
+        for each in idle:
+            each.close()
+        reload(three)
+
+
+class TestNobodyNotices:
+    @pytest.mark.parametrize("reloads", [20])
+    def test_reloads_under_load(self, three, reloads, slow):
+        """One client after the other has a request in flight that lasts longer than all the reloads."""
+        answered = threading.Event()
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                answered.wait(120)
+                peer.say(line)
+
+        paths = [three.sockets / host for host in ("l1", "l2")]
+        with ScriptedLond(three.address(3), three.port, script):
+            reload(three)  # from now on l3 has a lond, and the parent has done all that it does
+            wait_until_nobody_leaves(three)
+            before, size = holdings(three.lonc.pid), memory(three.lonc.pid)
+            flying, reloading = [], []
+            begun = time.monotonic()
+
+            def go_on():
+                """A reload at a time, and before each of the first ones a request that will last."""
+                if reloading and reloading[-1].poll() is None:
+                    return
+                if len(reloading) < reloads:
+                    if len(flying) < 5:
+                        flying.append(three.connect("l3", timeout=120))
+                        flying[-1].sendall(b"%d\nnext\n" % len(flying))
+                    command = [*LONC, "-c", three.configuration, "reload"]
+                    reloading.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+
+            def over():
+                return len(reloading) == reloads and reloading[-1].poll() is not None
+
+            load = Load(paths, clients=KEPT + ANEW, anew=KEPT, requests=1, longest=200, until=over)
+            load.run(meanwhile=go_on)
+            assert [each.returncode for each in reloading] == [0] * reloads
+            assert (load.refused, load.lost) == ([], [])
+            assert load.done > 1000
+            while time.monotonic() - begun < slow:
+                time.sleep(0.1)
+            answered.set()
+            for number, client in enumerate(flying, start=1):
+                client.shutdown(socket.SHUT_WR)
+                assert read_to_the_end(client) == b"%d\nnext\n" % number
+            wait_until_nobody_leaves(three)
+            eventually(lambda: holdings(three.lonc.pid) == before)
+            assert memory(three.lonc.pid) - size < 1_000_000
+        assert three.log().count("reloaded, 3 hosts\n") == reloads + 1
+
+    def test_who_is_at_rest_far_ahead_or_takes_nothing_goes_along(self, three):
+        idle, half, hog = three.connect(), three.connect(), three.connect()
+        half.sendall(b"echo:ha")
+        hog.sendall(b"echo:" + b"x" * 3_000_000 + b"\necho:next\n")
+        eventually(lambda: three.status()["done"] == 1)
+        first = three.children()["l1"]
+        for _ in range(3):
+            reload(three)
+        eventually(lambda: not exists(first))  # not even the one who takes nothing holds it
+        half.sendall(b"lf\n")
+        assert read_line(half) == b"half"
+        idle.sendall(b"ping\n")
+        assert read_line(idle) == b"l1"
+        hog.shutdown(socket.SHUT_WR)
+        assert read_to_the_end(hog) == b"x" * 3_000_000 + b"\nnext\n"
+
+    def test_at_the_limit_of_descriptors_nobody_is_lost(self, machine):
+        """The next child has room for all who are passed on to it, and lets newcomers wait."""
+        machine.start_lond("l1")
+        machine.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)))
+        clients = [machine.connect() for _ in range(180)]  # 91 are accepted
+        eventually(lambda: "91 clients are connected, the most" in machine.log())
+        for _ in range(3):
+            reload(machine)
+        for client in clients:
+            client.sendall(b"ping\n")
+        for client in clients:
+            assert read_line(client) == b"l1"
+            client.close()
+        assert machine.status()["clients"] == 1
+
+    def test_a_new_child_that_is_killed_while_it_takes_over_costs_no_reply_that_was_due(self, machine):
+        """The old one keeps whom it has, and lets them go after their replies."""
+        released = threading.Event()
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                if line == b"slow":
+                    released.wait(60)
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.start()
+            client = machine.connect()
+            client.sendall(b"slow\nnext\n")
+            eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+            old = machine.children()["l1"]
+            reload(machine)
+            os.kill(machine.status()["pid"], signal.SIGKILL)
+            late = machine.connect()
+            late.sendall(b"late\n")
+            assert read_line(late) == b"late"  # by a third child
+            assert exists(old)
+            released.set()
+            assert read_to_the_end(client) == b"slow\nnext\n"
+            eventually(lambda: not exists(old))
+
+    def test_a_stop_in_the_midst_of_it_still_answers_what_was_taken(self, machine):
+        released = threading.Event()
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                released.wait(60)
+                peer.say(line)
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.start()
+            clients = []
+            for number in range(3):  # one in flight in each of three children
+                clients.append(machine.connect())
+                clients[-1].sendall(b"%d\nnext\n" % number)
+                eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+                reload(machine)
+            machine.lonc.terminate()
+            eventually(lambda: os.listdir(machine.sockets) == [])
+            released.set()
+            for number, client in enumerate(clients):
+                assert read_to_the_end(client) == b"%d\nnext\n" % number
+            machine.lonc.wait()
+
+
+class TestNewChildren:
+    HANG_IF = (
+        "import lonc.child, lonc.keeper, pathlib, time; run = lonc.child.Child.run;"
+        "lonc.keeper.READY_WITHIN = lonc.keeper.LEAVING_WITHIN = 0.5;"
+        "lonc.child.Child.run = lambda child:"
+        " time.sleep(60) if pathlib.Path('{flag}').exists() and child._host.id == 'l1' else run(child)"
+    )
+
+    def test_one_that_does_not_become_ready_leaves_the_old_one_and_is_reported(self, machine, tmp_path):
+        machine.hosts("l1", "l2")
+        machine.start_lond("l1")
+        flag = tmp_path / "flag"
+        machine.start(program=program(self.HANG_IF.format(flag=flag)))
+        before = machine.children()
+        kept = machine.connect()
+        flag.touch()
+        assert re.fullmatch(
+            r"child \d+ of l1 was killed: it was not ready in time\nreloaded, 2 hosts\n",
+            reload(machine, status=1),
+        )
+        assert re.search(r"WARNING .* it was not ready in time; the old one goes on\n", machine.log())
+        after = machine.children()
+        assert after["l1"] == before["l1"]
+        assert after["l2"] != before["l2"]
+        kept.sendall(b"ping\n")
+        assert read_line(kept) == b"l1"
+        flag.unlink()
+        reload(machine)
+        kept.sendall(b"ping\n")
+        assert read_line(kept) == b"l1"
+        assert machine.children()["l1"] != before["l1"]
+
+    def test_no_descriptor_for_a_new_one_leaves_the_old_one_too(self, machine):
+        machine.start_lond("l1")
+        machine.start()
+        parent, child = machine.lonc.pid, machine.children()["l1"]
+        held = len(os.listdir(f"/proc/{parent}/fd"))
+        limits = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+        machine.configure(loncMaxConnections=1)
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
+            asking.sendall(b"status\n")
+            read_line(asking)
+            resource.prlimit(parent, resource.RLIMIT_NOFILE, (held + 3, limits[1]))
+            # The limit is raised again where it may be; so it is lowered for good.
+            resource.prlimit(parent, resource.RLIMIT_NOFILE, (held + 3, held + 3))
+            asking.sendall(b"reload\n")
+            said = read_line(asking).decode()
+        assert "open files, and the limit is" in said
+        assert machine.children()["l1"] == child
+        assert machine.ask(b"ping") == b"l1"
+
+    def test_an_old_one_that_hangs_is_replaced_all_the_same(self, machine, tmp_path):
+        machine.start_lond("l1")
+        machine.start(program=program(self.HANG_IF.format(flag=tmp_path / "none")))
+        hanging = machine.children()["l1"]
+        os.kill(hanging, signal.SIGSTOP)
+        assert reload(machine) == "reloaded, 1 host\n"
+        assert not exists(hanging)
+        why = f"WARNING {machine.lonc.pid} parent: child {hanging} of l1 was killed: it did not leave"
+        assert why in machine.log()
+        assert machine.ask(b"ping") == b"l1"
+
+    def test_an_old_one_that_dies_while_the_next_one_starts(self, machine, tmp_path):
+        machine.start_lond("l1")
+        flag = tmp_path / "flag"
+        slow = self.HANG_IF.format(flag=flag).replace("time.sleep(60)", "(time.sleep(0.3), run(child))")
+        machine.start(program=program(slow))
+        old = machine.children()["l1"]
+        flag.touch()
+        machine.lonc.send_signal(signal.SIGHUP)
+        eventually(lambda: len(children_of(machine.lonc.pid)) == 2)
+        os.kill(old, signal.SIGKILL)
+        assert machine.ask(b"ping") == b"l1"
+        assert f"child {old} of l1 was ended by SIGKILL; the next one is there already" in machine.log()
+        assert len(re.findall(r"child \d+ of", machine.log())) == 1
+
+    def test_a_host_that_is_new_and_whose_child_does_not_come_up_is_tried_again(self, machine, tmp_path):
+        machine.hosts("l2")
+        flag = tmp_path / "flag"
+        machine.start(program=program(self.HANG_IF.format(flag=flag)))
+        flag.touch()
+        machine.hosts("l1")
+        said = reload(machine, status=1)
+        assert re.match(r"child \d+ of l1 was killed: it was not ready in time\n", said)
+        flag.unlink()
+        machine.start_lond("l1")
+        assert machine.ask(b"ping") == b"l1"
+
+
+class TestStatusMeanwhile:
+    def test_it_is_complete_while_a_reload_is_on(self, machine):
+        hosts = [f"h{number}" for number in range(30)]
+        machine.hosts(*hosts)
+        machine.start()
+        command = [*LONC, "-c", machine.configuration]
+        states = set()
+        for _ in range(4):
+            reloading = subprocess.Popen([*command, "reload"], stdout=subprocess.DEVNULL)
+            while reloading.poll() is None:
+                with socket.socket(socket.AF_UNIX) as asking:
+                    asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
+                    asking.sendall(b"status\n")
+                    report = _json(read_line(asking))
+                states.add(report["state"])
+                assert [host["host"] for host in report["hosts"]] == hosts
+                assert all("done" in host for host in report["hosts"]), report
+        assert states == {"running", "reloading"}
+
+
+def _json(line):
+    import json
+
+    return json.loads(line)
+
+
+def test_all_of_it_under_load(machine):
+    """Ten reloads, half of them faulty, three children killed, and at last a restart."""
+    machine.hosts("l1", "l2", "l3")
+    for host in ("l1", "l2", "l3"):
+        machine.start_lond(host)
+    machine.start()
+    good = machine.table.read_text()
+    killed = {}
+    lost = {}
+
+    def phase(name, what):
+        """Do `what` while fifty clients ask; what they lose is counted for this phase."""
+        done = threading.Event()
+
+        def act():
+            try:
+                what()
+            finally:
+                done.set()
+
+        paths = [machine.sockets / host for host in ("l1", "l2", "l3")]
+        acting = threading.Thread(target=act)
+        acting.start()
+        load = Load(paths, clients=50, anew=25, requests=2, longest=200, until=done.is_set).run()
+        acting.join()
+        lost[name] = (load.lost, load.refused)
+        return load.done
+
+    def reloads():
+        for number in range(10):
+            machine.table.write_text(good + ("nonsense\n" if number % 2 else ""))
+            reload(machine, status=6 if number % 2 else 0)
+        machine.table.write_text(good)
+
+    def kills():
+        for host in ("l1", "l2", "l1"):
+            pid = eventually(lambda host=host: machine.children().get(host))
+            os.kill(pid, signal.SIGKILL)
+            killed[pid] = host
+            eventually(lambda host=host, pid=pid: machine.status(host)["pid"] != pid)
+
+    def restart():
+        assert machine.command("restart").returncode == 0
+
+    done = [phase("reloads", reloads), phase("kills", kills)]
+    assert lost["reloads"] == ([], [])
+    assert lost["kills"][1] == []
+    assert set(lost["kills"][0]) <= {"l1", "l2"}
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done.append(phase("restart", restart))
+    machine.start()
+    print(f"done {done}; lost by { ({name: len(each[0]) for name, each in lost.items()}) }")
+    assert all(done)
