@@ -234,7 +234,8 @@ class Child:
         if pool.state is HostState.DEAD:
             setproctitle(f"lonc: {self._host.id} >>> DEAD !!!! <<<")
         else:
+            leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
                 f"lonc: {self._host.id} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}"
+                f" Retries remaining: {pool.retries_remaining}{leaving}"
             )

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lonc.configuration import HOST_ID, Settings
 from lonc.errors import Busy, CannotStart, LoncError, NoPermission, NotRunning
-from lonc.status import Report
+from lonc.status import Phase, Report
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
@@ -228,10 +228,10 @@ def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes
     return answer
 
 
-def doing(settings: Settings) -> str | None:
-    """What the daemon says it is doing: running, reloading, stopping; None if it does not say."""
+def ask_phase(settings: Settings) -> Phase | None:
+    """What the daemon says it is about; None if it does not say."""
     try:
-        return Report.from_line(ask(settings, "status")).state
+        return Report.from_line(ask(settings, "status")).phase
     except (LoncError, ValueError):
         return None
 
@@ -254,7 +254,7 @@ def stop(settings: Settings) -> str:
     try:
         if find(settings) != found:  # the pid could be another's by now
             return "lonc has ended meanwhile"
-        if doing(settings) != "stopping":
+        if ask_phase(settings) is not Phase.STOPPING:
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if _ends(pidfd, settings.drain_timeout + KILL_AFTER):
             return "lonc is stopped"

@@ -144,19 +144,25 @@ class Keeper:
     def _ended(self, child: ChildProcess) -> None:
         """Callback: it was reaped."""
         how = child.how_it_ended
+        served, was_next, was_previous = (
+            child is each for each in (self.child, self._next, self._previous)
+        )
+        if served:
+            self.child = None
+        elif was_next:
+            self._next = None
+        elif was_previous:
+            self._previous = None
         if self._retired:
             logger.info("%s", how)
-        elif child is self._next:
-            self._next = None
+        elif served:
+            self._died(child, how)
+        elif was_next:
             self._drop_to_next()
             self._failed(how, logging.WARNING)
-        elif child is self.child:
-            self.child = None
-            self._died(child, how)
         else:
             logger.log(logging.DEBUG if child.left else logging.WARNING, "%s", how)
-            if child is self._previous:
-                self._previous = None
+            if was_previous:
                 self._up(None)
 
     def _died(self, child: ChildProcess, how: str) -> None:

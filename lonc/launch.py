@@ -22,9 +22,10 @@ from lonc.instance import State
 from lonc.log import LOG_FLAGS, LOG_MODE, in_one_line, logger, open_log
 from lonc.parent import Load, Parent
 from lonc.process import fork
+from lonc.status import Phase
 
 UMASK = 0o027
-OTHERS_WITHIN = 1.0  # seconds until a lock that nobody explains is another configuration's
+SILENT_AT_MOST = 1.0  # seconds; a lock whose owner says nothing for longer is another configuration's
 
 # What a daemon may know of the environment of whoever started it: where programs and libraries are, and
 # the words and hours of its log.
@@ -47,19 +48,24 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
     Raises CannotStart; nothing is left running then.
     """
     require_idea()
-    explained_by = time.monotonic() + OTHERS_WITHIN
+    silent_since: float | None = None
     while True:
         word, sentence = _launch(settings, hosts, load)
         if word == READY:
             return sentence
         if word == FAILED:
             raise CannotStart(sentence)
-        found, doing = instance.settled(settings), instance.doing(settings)
-        if doing == "stopping":
-            explained_by = time.monotonic() + OTHERS_WITHIN
-        elif found.state is State.RUNNING and (doing or time.monotonic() > explained_by):
+        # Somebody has our lock.
+        found, phase = instance.settled(settings), instance.ask_phase(settings)
+        if found.state is State.RUNNING and phase in (Phase.RUNNING, Phase.RELOADING):
             return f"lonc is running already, pid {found.pid}"
-        elif time.monotonic() > explained_by:
+        if phase is Phase.STOPPING:
+            silent_since = None
+        elif silent_since is None:
+            silent_since = time.monotonic()
+        elif time.monotonic() - silent_since > SILENT_AT_MOST:
+            if found.state is State.RUNNING:
+                sentence = f"lonc is running already, pid {found.pid}, and does not answer"
             raise CannotStart(sentence)
         time.sleep(instance.PAUSE)
 

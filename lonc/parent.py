@@ -25,7 +25,7 @@ from lonc.log import logger, set_level
 from lonc.process import ignore_signals, raise_descriptor_limit
 from lonc.rollout import ABREAST, Rollout
 from lonc.socket_file import SocketFile
-from lonc.status import HostStatus, Report
+from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.transaction import Transaction
 
@@ -65,7 +65,7 @@ class Parent:
             None  # who waits for the next one, if there will be one
         )
         self._printing = False  # a status was asked for by signal, and the children are being asked
-        self._stopping = False
+        self._phase = Phase.STARTING
         self._failure: str | None = None
 
     def run(self) -> None:
@@ -106,6 +106,16 @@ class Parent:
             raise CannotStart(self._failure)
         logger.info("stopped")
 
+    def _enter(self, phase: Phase) -> None:
+        """The one place that writes the phase."""
+        self._phase = phase
+        if phase is Phase.RUNNING:
+            systemd.notify(systemd.READY)
+        elif phase is Phase.RELOADING:
+            systemd.notify(systemd.reloading())
+        elif phase is Phase.STOPPING:
+            systemd.notify(systemd.STOPPING)
+
     # The control socket: what a client there sends is an order.
 
     def answer(self, request: bytes) -> bytes | None:
@@ -127,14 +137,9 @@ class Parent:
 
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
-            on_report(Report(self._state(), os.getpid(), __version__, self._since, hosts))
+            on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts))
 
         Survey(self._loop, list(self._keepers.values()), done)
-
-    def _state(self) -> str:
-        if self._stopping:
-            return "stopping"
-        return "running" if self._rollout is None else "reloading"
 
     def _print_status(self) -> None:
         """Callback: USR1; several of them within a second or so are answered as one."""
@@ -178,7 +183,7 @@ class Parent:
         except CannotStart as error:
             self._fail(str(error))
             return
-        systemd.notify(systemd.READY)
+        self._enter(Phase.RUNNING)
         self._go_on()
 
     def _fail(self, why: str) -> None:
@@ -202,7 +207,7 @@ class Parent:
         if self._to_reload is None or self._rollout is not None:
             return
         self._reloading, self._to_reload = self._to_reload, None
-        if self._stopping:
+        if self._phase is Phase.STOPPING:
             self._reloaded(FAILED, ["lonc is stopping"])
             return
         try:
@@ -217,7 +222,7 @@ class Parent:
             self._replace_all(settings, hosts)
 
     def _replace_all(self, settings: Settings, hosts: Sequence[Host]) -> None:
-        systemd.notify(systemd.reloading())
+        self._enter(Phase.RELOADING)
         gone = [id_ for id_ in self._keepers if id_ not in {host.id for host in hosts}]
         new = [host.id for host in hosts if host not in self._hosts]
         for id_ in gone:
@@ -233,7 +238,7 @@ class Parent:
 
         def done() -> None:
             self._rollout = None
-            systemd.notify(systemd.READY)
+            self._enter(Phase.RUNNING)
             changes = [f"new or changed: {', '.join(new)}"] if new else []
             changes += [f"gone: {', '.join(gone)}"] if gone else []
             text = "; ".join([f"reloaded, {self._count()}", *changes])
@@ -266,17 +271,16 @@ class Parent:
                 break
             if (child := self._family.pop(pid, None)) is not None:
                 child.ended(status)
-        if self._stopping and not self._family:
+        if self._phase is Phase.STOPPING and not self._family:
             self._loop.stop()
 
     def _stop(self, why: str) -> None:
         """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
-        if self._stopping:
+        if self._phase is Phase.STOPPING:
             self._kill("nobody waits any more")
             return
-        self._stopping = True
+        self._enter(Phase.STOPPING)
         logger.info("stopping: %s", why)
-        systemd.notify(systemd.STOPPING)
         if self._rollout is not None:
             self._rollout.cancel()
             self._rollout = None

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from enum import Enum
+
+
+class Phase(Enum):
+    """What the daemon is about."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
 
 
 @dataclass(frozen=True)
@@ -45,28 +55,30 @@ _COLUMNS = ("host", "state", "connections", "clients", "waiting", "done", "faile
 class Report:
     """The daemon and all its hosts at one moment."""
 
-    state: str  # running, reloading or stopping
+    phase: Phase
     pid: int
     version: str
     since: str  # when the daemon started, ISO 8601
-    hosts: Sequence[HostStatus] = field(default_factory=list)
+    hosts: Sequence[HostStatus]
 
     def to_line(self) -> bytes:
         """One line of JSON."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(asdict(self) | {"phase": self.phase.value}).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Report:
         """Raises ValueError if it is none."""
         try:
             values = json.loads(line)
-            return cls(**{**values, "hosts": [HostStatus(**host) for host in values["hosts"]]})
+            values["phase"] = Phase(values["phase"])
+            values["hosts"] = [HostStatus(**host) for host in values["hosts"]]
+            return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no report: {line!r}") from error
 
     def to_text(self) -> str:
         """A sentence, and a table with a line for each host."""
-        said = f"lonc {self.version} is {self.state}, pid {self.pid}, since {self.since}"
+        said = f"lonc {self.version} is {self.phase.value}, pid {self.pid}, since {self.since}"
         rows = [[name.upper() for name in _COLUMNS], *(host.columns() for host in self.hosts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [_row(row, widths) for row in rows] if self.hosts else ["no hosts"]

@@ -58,12 +58,15 @@ def exists(pid):
     return state != "Z"
 
 
-def parents():
-    """All daemons of this machine."""
-    found = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
-    found = [pid for pid in found if title(pid).startswith("lonc: parent")]
-    children = [child for pid in found for child in children_of(pid)]
-    return [pid for pid in found if pid not in children]  # a child has that title for an instant
+def holders(file):
+    """Who has the title of a daemon and that file open; other tests have their daemons too."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and title(process.name).startswith("lonc: parent"):
+                files = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+                found += [int(process.name)] if str(file) in files else []
+    return found
 
 
 class Daemon:
@@ -230,6 +233,10 @@ class Machine:
                 process.stdout.close()
             if isinstance(process, Daemon):
                 process.close()
+        left = holders(self.pid_file)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert left == [], "a daemon that the test has started and forgotten"
 
     def stop(self, signum=signal.SIGTERM):
         self.lonc.send_signal(signum)

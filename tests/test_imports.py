@@ -52,7 +52,9 @@ MAY_IMPORT = {
         "process", "rollout", "socket_file", "status", "survey", "systemd", "transaction",
     },
     "instance": {"configuration", "errors", "status"},
-    "launch": {"cipher", "configuration", "errors", "hosts", "instance", "log", "parent", "process"},
+    "launch": {
+        "cipher", "configuration", "errors", "hosts", "instance", "log", "parent", "process", "status",
+    },
     "lonnet": {"configuration", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",

@@ -1,6 +1,8 @@
 import json
 
-from lonc.status import HostStatus
+import pytest
+
+from lonc.status import HostStatus, Phase, Report
 
 
 def test_a_status_is_one_line_of_json():
@@ -9,3 +11,52 @@ def test_a_status_is_one_line_of_json():
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert HostStatus(**json.loads(line)) == status
+
+
+SINCE = "2026-11-24T02:00:00+00:00"
+REPORT = Report(
+    Phase.RUNNING,
+    41,
+    "1.0",
+    SINCE,
+    [
+        HostStatus("l1", "ready", {"Idle": 2, "Connected": 1}, 30, 0, 7, 1, SINCE, 42),
+        HostStatus("longer", "not answering", pid=43),
+        HostStatus("l3", "no child"),
+    ],
+)
+
+
+def test_what_is_not_known_does_not_stand_in_the_line():
+    assert json.loads(HostStatus("l3", "no child").to_line()) == {"host": "l3", "state": "no child"}
+
+
+def test_a_report_survives_its_line():
+    assert REPORT.to_line().count(b"\n") == 1
+    assert Report.from_line(REPORT.to_line()) == REPORT
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"nonsense", b"[]", b"{}", b'{"hosts": 1}', REPORT.to_line().replace(b"running", b"asleep")],
+)
+def test_what_is_no_report_is_a_value_error(line):
+    with pytest.raises(ValueError):  # noqa: PT011
+        Report.from_line(line)
+
+
+def test_a_report_for_people():
+    assert REPORT.to_text().splitlines() == [
+        f"lonc 1.0 is running, pid 41, since {SINCE}",
+        "HOST    STATE          CONNECTIONS  CLIENTS  WAITING  DONE  FAILED  SINCE",
+        f"l1      ready                    3       30        0     7       1  {SINCE}",
+        "longer  not answering            -        -        -     -       -  -",
+        "l3      no child                 -        -        -     -       -  -",
+    ]
+    assert Report(Phase.STOPPING, 41, "1.0", SINCE, []).to_text().splitlines()[1] == "no hosts"
+
+
+def test_a_host_in_a_sentence():
+    assert REPORT.hosts[0].to_text() == (
+        f"ready, connections 3, clients 30, waiting 0, done 7, failed 1, since {SINCE}"
+    )
