@@ -7,8 +7,13 @@ A tour, in reading order:
 - who asks: `client`;
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection;
 - what calls them all: `event_loop`;
-- processes: `child` joins these parts for one host, `parent` forks a child per host and replaces the
-  dead (`channel`, `backoff`, `process`), `instance` sees to it that there is one parent;
+- one host: `child` joins these parts, and passes its clients to the next child by `handover`; its parent
+  sees it as a `child_process`, and has a `keeper` that always puts one in the last one's place
+  (`socket_file`, `channel`, `backoff`, `process`);
+- all hosts: `parent` has a keeper for each, brings up many children by a `rollout`, and asks them all
+  by a `survey`;
+- the daemon: `launch` becomes it, `instance` makes it the only one, finds it, asks it and ends it,
+  `systemd` is told;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on; `cli` and
   `demo`;

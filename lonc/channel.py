@@ -85,6 +85,8 @@ class Channel:
             return
         self._watch.forget()
         self._socket.close()
+        # Whom they belong to holds us: without this both would wait for the collector of cycles.
+        self._on_line, self._on_closed, self._on_sent = _nobody, _nobody, None
         _close_all(self.received)
         while self._unsent:
             _close_all(self._unsent.popleft()[1])
@@ -150,8 +152,13 @@ class Channel:
             self._writable()
 
     def _end(self) -> None:
+        on_closed = self._on_closed
         self.close()
-        self._on_closed()
+        on_closed()
+
+
+def _nobody(line: bytes = b"") -> None:
+    """Who is told what comes after the end."""
 
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MOST_AT_ONCE * 4)  # a descriptor is an int
