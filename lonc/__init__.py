@@ -10,9 +10,9 @@ A tour, in reading order:
 - one host: `child` joins these parts, and passes its clients to the next child by `handover`; its parent
   sees it as a `child_process`, and has a `keeper` that always puts one in the last one's place
   (`socket_file`, `channel`, `backoff`, `process`);
-- all hosts: `parent` has a keeper for each, brings up many children by a `rollout`, and asks them all
-  by a `survey`;
-- the daemon: `launch` becomes it, `instance` makes it the only one, finds it, asks it and ends it,
+- all hosts: `parent` has a keeper for each, brings up many children by a `rollout`, asks them all by a
+  `survey`, stays within the `limits` of the machine, and takes orders on the `control` socket;
+- the daemon: `launch` becomes it, `instance` makes it the only one and finds it, `shutdown` ends it,
   `systemd` is told;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on; `cli` and

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from lonc import __version__, instance, lonnet
 from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.control import ask
 from lonc.errors import DONE, FAILED, PERMISSION, Fault, LoncError, Misconfigured, NotRunning, UsageError
 from lonc.hosts import Host, find_host, read_hosts
+from lonc.shutdown import stop
 from lonc.status import Report
 
+RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and at most twenty seconds for each
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
 
 
@@ -74,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     start = commands.add_parser("start", help="start the daemon; ends when every child serves")
     start.set_defaults(command=_start)
 
-    stop = commands.add_parser("stop", help="let the daemon answer what it has accepted, and end")
-    stop.set_defaults(command=_stop)
+    stop_ = commands.add_parser("stop", help="let the daemon answer what it has accepted, and end")
+    stop_.set_defaults(command=_stop)
 
     restart = commands.add_parser("restart", help="stop and start, if the files have no faults")
     restart.set_defaults(command=_restart)
@@ -123,7 +126,7 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    print(instance.stop(_tolerant(options)))
+    print(stop(_tolerant(options)))
     return DONE
 
 
@@ -134,7 +137,7 @@ def _restart(options: argparse.Namespace) -> int:
     load = _loader(options)
     settings, hosts = load()
     require_idea()
-    print(instance.stop(settings))
+    print(stop(settings))
     sys.stdout.flush()
     print(launch.start(settings, hosts, load))
     return DONE
@@ -145,7 +148,7 @@ def _reload(options: argparse.Namespace) -> int:
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("lonc is not running")
-    outcome = json.loads(instance.ask(settings, "reload", instance.RELOAD_WITHIN))
+    outcome = json.loads(ask(settings, "reload", RELOAD_WITHIN))
     print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
     status: int = outcome["exit"]
     return status
@@ -157,7 +160,7 @@ def _status(options: argparse.Namespace) -> int:
     match found.state:
         case instance.State.RUNNING:
             try:
-                report = Report.from_line(instance.ask(settings, "status"))
+                report = Report.from_line(ask(settings, "status"))
             except LoncError as error:
                 print(f"lonc is running, pid {found.pid}")
                 print(f"lonc: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""One daemon: the locks and the pid file that make it one, and how others find, ask and end it.
+"""One daemon: the locks and the pid file that make it one, and how others find it.
 
 Two locks last as long as the daemon. The one on the socket directory itself keeps out another
 configuration over the same sockets, and holds even if somebody removes the pid file. The one on the pid
@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
-import signal
 import socket
-import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -21,25 +18,17 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lonc.configuration import HOST_ID, Settings
-from lonc.errors import Busy, CannotStart, LoncError, NoPermission, NotRunning
-from lonc.status import Phase, Report
+from lonc.configuration import Settings
+from lonc.errors import Busy, CannotStart, NoPermission
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
 LOCK_WITHIN = 1.0  # seconds; whoever asks whether we run holds the lock of the pid file for an instant
 PAUSE = 0.02  # seconds between two looks
-KILL_AFTER = 5.0  # seconds beyond the drain timeout until `stop` waits no more
 SETTLE_WITHIN = 60.0  # seconds; no start takes longer
-ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
-RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and at most twenty seconds for each
-RECEIVE_SIZE = 65536
 TITLE = b"lonc: parent"  # of every parent; nobody else is ever signalled
 
 WritePid = Callable[[bytes], None]
-
-
-# To be the daemon.
 
 
 @contextlib.contextmanager
@@ -109,9 +98,6 @@ def _try_lock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-# To find it.
 
 
 class State(Enum):
@@ -196,90 +182,3 @@ def _is_lonc(pid: int) -> bool:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE)
     except OSError:
         return False
-
-
-# To ask it, and to end it.
-
-
-def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:
-    """The line with which the daemon answers on its control socket.
-
-    Raises NotRunning, NoPermission, and LoncError where it does not answer in time.
-    """
-    path = settings.control_file
-    answer = b""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(timeout)
-        try:
-            asking.connect(str(path))
-            asking.sendall(order.encode() + b"\n")
-            while not answer.endswith(b"\n") and (data := asking.recv(RECEIVE_SIZE)):
-                answer += data
-        except PermissionError as error:
-            raise NoPermission(f"cannot use {path}: {error.strerror}") from error
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(f"nobody listens at {path}") from error
-        except TimeoutError as error:
-            raise LoncError(f"no answer at {path} within {timeout:.0f} s") from error
-        except OSError as error:
-            raise LoncError(f"cannot ask at {path}: {error.strerror}") from error
-    if not answer.endswith(b"\n") or answer == b"con_lost\n":
-        raise LoncError("lonc has ended meanwhile")
-    return answer
-
-
-def ask_phase(settings: Settings) -> Phase | None:
-    """What the daemon says it is about; None if it does not say."""
-    try:
-        return Report.from_line(ask(settings, "status")).phase
-    except (LoncError, ValueError):
-        return None
-
-
-def stop(settings: Settings) -> str:
-    """Let the daemon drain, wait for its end, and kill it if that does not come; returns what was done.
-
-    One that is stopping already is not told again: a second TERM would cut it short.
-    Raises NoPermission, and LoncError where nobody can tell whether it runs.
-    """
-    found = settled(settings)
-    if found.state in (State.NOT_RUNNING, State.DEAD):
-        return "lonc is not running"
-    if found.pid is None:
-        raise LoncError(found.why)
-    try:
-        pidfd = os.pidfd_open(found.pid)
-    except ProcessLookupError:
-        return "lonc is not running"
-    try:
-        if find(settings) != found:  # the pid could be another's by now
-            return "lonc has ended meanwhile"
-        if ask_phase(settings) is not Phase.STOPPING:
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if _ends(pidfd, settings.drain_timeout + KILL_AFTER):
-            return "lonc is stopped"
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _ends(pidfd, KILL_AFTER)
-    except PermissionError as error:
-        raise NoPermission(f"cannot end process {found.pid}: {error.strerror}") from error
-    except ProcessLookupError:
-        return "lonc is stopped"
-    finally:
-        os.close(pidfd)
-    _clean_up(settings)
-    return "lonc did not end in time, and was killed"
-
-
-def _ends(pidfd: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def _clean_up(settings: Settings) -> None:
-    """Remove what a daemon that was killed has left; who holds the locks owns it."""
-    with contextlib.suppress(CannotStart, OSError), hold(settings):
-        settings.control_file.unlink(missing_ok=True)
-        for path in settings.socket_directory.iterdir():
-            if HOST_ID.fullmatch(path.name) and stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()

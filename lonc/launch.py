@@ -16,6 +16,7 @@ from setproctitle import getproctitle
 from lonc import instance
 from lonc.cipher import require_idea
 from lonc.configuration import Settings
+from lonc.control import ask_phase
 from lonc.errors import Busy, CannotStart
 from lonc.hosts import Host
 from lonc.instance import State
@@ -56,7 +57,7 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
         if word == FAILED:
             raise CannotStart(sentence)
         # Somebody has our lock.
-        found, phase = instance.settled(settings), instance.ask_phase(settings)
+        found, phase = instance.settled(settings), ask_phase(settings)
         if found.state is State.RUNNING and phase in (Phase.RUNNING, Phase.RELOADING):
             return f"lonc is running already, pid {found.pid}"
         if phase is Phase.STOPPING:

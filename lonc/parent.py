@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from setproctitle import setproctitle
 
 from lonc import __version__, systemd
-from lonc.client import Listener
 from lonc.configuration import Settings
-from lonc.errors import DONE, FAILED, USAGE, CannotStart, LoncError
+from lonc.control import ControlSocket, outcome
+from lonc.errors import DONE, FAILED, CannotStart, LoncError
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Family, Keeper
+from lonc.limits import within_limits
 from lonc.log import logger, set_level
-from lonc.process import ignore_signals, raise_descriptor_limit
-from lonc.rollout import ABREAST, Rollout
-from lonc.socket_file import SocketFile
+from lonc.process import ignore_signals
+from lonc.rollout import Rollout
 from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.transaction import Transaction
 
 KILL_AFTER = 3.0  # seconds beyond the drain timeout, then what has not left is killed
-SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
-
-CONTROL_MODE = 0o600  # who may use it may restart everything
-MAX_ASKING = 16  # connections to the control socket at a time; more wait
-MAX_ORDER = 1000  # bytes
-
 Load = Callable[[], tuple[Settings, list[Host]]]
 
 
@@ -45,8 +36,6 @@ class Parent:
     `load` reads the files again, for a reload; it raises Misconfigured. `on_ready()` is called once,
     when every child has said that it serves.
     """
-
-    maybe_own: tuple[bytes, ...] = ()  # every line on the control socket is a transaction
 
     def __init__(
         self, settings: Settings, hosts: Sequence[Host], load: Load, on_ready: Callable[[], None]
@@ -61,9 +50,7 @@ class Parent:
         self._keepers: dict[str, Keeper] = {}  # by host id, in the order of the table
         self._rollout: Rollout | None = None  # while starting or reloading
         self._reloading: list[Transaction] = []  # who waits for the reload that is under way
-        self._to_reload: list[Transaction] | None = (
-            None  # who waits for the next one, if there will be one
-        )
+        self._to_reload: list[Transaction] | None = None  # and for the next one, if there is to be one
         self._printing = False  # a status was asked for by signal, and the children are being asked
         self._phase = Phase.STARTING
         self._failure: str | None = None
@@ -83,20 +70,11 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         with contextlib.ExitStack() as stack:
             stack.callback(self._loop.close)
-            self._settings = _within_limits(self._settings, len(self._hosts))
+            self._settings = within_limits(self._settings, len(self._hosts))
             self._bind(self._hosts, self._settings)
             stack.callback(self._retire_all)
-            control = SocketFile(self._settings.control_file, CONTROL_MODE)
-            stack.callback(control.close)
-            Listener(
-                self._loop,
-                control.listening,
-                self,
-                max_clients=MAX_ASKING,
-                max_request=MAX_ORDER,
-                on_full=lambda why: logger.warning("control socket: %s", why),
-                on_drained=lambda: None,
-            )
+            orders = {"status": self._answer_status, "reload": self._reload}
+            stack.callback(ControlSocket(self._loop, self._settings, orders).close)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, self._count())
             self._rollout = Rollout(self._fail, self._started)
@@ -116,30 +94,14 @@ class Parent:
         elif phase is Phase.STOPPING:
             systemd.notify(systemd.STOPPING)
 
-    # The control socket: what a client there sends is an order.
-
-    def answer(self, request: bytes) -> bytes | None:
-        raise AssertionError("no request begins like one of none")
-
-    def queue_transaction(self, transaction: Transaction) -> None:
-        match transaction.request:
-            case b"status\n":
-                self._survey(lambda report: transaction.complete(report.to_line()))
-            case b"reload\n":
-                self._reload(transaction)
-            case unknown:
-                transaction.complete(_outcome(USAGE, f"no such order: {unknown!r}"))
-
-    def drop_transaction(self, transaction: Transaction) -> None:
-        """Whoever asked has gone; what was asked for goes on."""
-
-    # Status.
-
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
             on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts))
 
         Survey(self._loop, list(self._keepers.values()), done)
+
+    def _answer_status(self, transaction: Transaction) -> None:
+        self._survey(lambda report: transaction.complete(report.to_line()))
 
     def _print_status(self) -> None:
         """Callback: USR1; several of them within a second or so are answered as one."""
@@ -158,8 +120,6 @@ class Parent:
             being_made.rename(file)
         except OSError as error:
             logger.error("cannot write %s: %s", file, error.strerror)
-
-    # Starting.
 
     def _bind(self, hosts: Sequence[Host], settings: Settings) -> None:
         """Make a keeper for each host that has none, or, if one cannot be made, for none."""
@@ -192,8 +152,6 @@ class Parent:
         self._failure = why
         self._stop("no start")
 
-    # Reloading: HUP, or an order.
-
     def _reload(self, transaction: Transaction | None = None) -> None:
         """Once, after whatever is under way, for all that have asked by then."""
         if self._to_reload is None:
@@ -214,7 +172,7 @@ class Parent:
             settings, hosts = self._load()
             if changed := self._settings.fixed_changes(settings):
                 raise CannotStart(f"needs a restart: {', '.join(changed)} cannot change while lonc runs")
-            settings = _within_limits(settings, len(hosts))
+            settings = within_limits(settings, len(hosts))
             self._bind(hosts, settings)
         except LoncError as error:
             self._reloaded(error.exit_status, str(error).splitlines())
@@ -255,10 +213,8 @@ class Parent:
                 logger.error("reload: %s", line)
         waiting, self._reloading = self._reloading, []
         for transaction in waiting:
-            transaction.complete(_outcome(status, "\n".join(lines)))
+            transaction.complete(outcome(status, "\n".join(lines)))
         self._go_on()
-
-    # Ending.
 
     def _reap(self) -> None:
         """Callback: a child has ended, perhaps several. As process 1 we are handed strangers, too."""
@@ -309,44 +265,3 @@ class Parent:
 
     def _set_title(self) -> None:
         setproctitle(f"lonc: parent, {self._count()}")
-
-
-def _outcome(status: int, text: str) -> bytes:
-    return json.dumps({"exit": status, "text": text}).encode() + b"\n"
-
-
-def _within_limits(settings: Settings, hosts: int) -> Settings:
-    """What this machine allows of `settings`: fewer clients, if there are few open files.
-
-    Raises CannotStart where even that is too low, or where connections cannot come from
-    `loncBindAddress`.
-    """
-    if settings.bind_address is not None:
-        with socket.socket() as probe:
-            try:
-                probe.bind((settings.bind_address, 0))
-            except OSError as error:
-                raise CannotStart(
-                    f"cannot connect from {settings.bind_address} (loncBindAddress): {error.strerror}"
-                ) from error
-    limit = raise_descriptor_limit()
-    parents_need = 2 * hosts + 2 * min(hosts, ABREAST) + SPARE_DESCRIPTORS
-    if limit < parents_need:
-        raise CannotStart(
-            f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"
-        )
-    childs_need = settings.max_connections + SPARE_DESCRIPTORS
-    clients = limit - childs_need
-    if clients < 1:
-        raise CannotStart(
-            f"a child needs {childs_need + 1} open files, and the limit is {limit}: raise it"
-        )
-    if clients >= settings.max_clients:
-        return settings
-    logger.warning(
-        "at most %d clients a host, not %d: the limit of open files is %d",
-        clients,
-        settings.max_clients,
-        limit,
-    )
-    return replace(settings, max_clients=clients)

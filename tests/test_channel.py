@@ -66,3 +66,59 @@ def test_after_close_nothing_is_called_not_even_for_lines_already_here(line):
     line.loop.turn(5)
     line.loop.turn(0)
     assert line.heard == [b"one\n"]
+
+
+def test_sockets_arrive_beside_the_line_that_they_were_sent_with(line):
+    other = Channel(
+        line.loop, line.there, lambda got: line.heard.append((got, len(other.received))), None
+    )
+    pairs = [socket.socketpair() for _ in range(3)]
+    line.channel.send(b"none\n")
+    line.channel.send(b"two\n", [pairs[0][1], pairs[1][1]])
+    line.channel.send(b"one\n", [pairs[2][1]])
+    assert [theirs.fileno() for _, theirs in pairs] == [-1] * 3  # they are ours no more
+    for _ in range(3):
+        line.loop.turn(1)
+    assert [got for got, _ in line.heard] == [b"none\n", b"two\n", b"one\n"]
+    assert [count for _, count in line.heard[1:]] == [2, 3]
+    for (ours, _), theirs in zip(pairs, other.received, strict=True):
+        ours.sendall(b"hello")
+        assert theirs.recv(10) == b"hello"
+        ours.close()
+    received = list(other.received)
+    other.close()
+    assert [each.fileno() for each in received] == [-1] * 3  # whoever did not take them
+
+
+def test_sockets_that_can_never_be_sent_are_closed(line):
+    ours, theirs = socket.socketpair()
+    line.channel.send(b"x" * 10**7 + b"\n")
+    line.channel.send(b"y\n", [theirs])
+    assert theirs.fileno() != -1
+    line.channel.close()
+    assert theirs.fileno() == -1
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+def test_when_all_has_left_it_is_told(line):
+    sent = []
+    line.channel._on_sent = lambda: sent.append(line.channel.all_sent)
+    line.channel.send(b"x" * 10**6 + b"\n")
+    assert sent == []
+    received = 0
+    while received < 10**6 + 1:
+        received += len(line.there.recv(1 << 16))
+        line.loop.turn(0)
+    assert sent == [True]
+
+
+def test_what_has_arrived_can_still_be_heard_after_the_other_side_has_ended(line):
+    line.there.sendall(b"one\ntwo\n")
+    line.channel.read_on()
+    assert line.heard == [b"one\n", b"two\n"]
+    line.there.sendall(b"last\n")
+    line.there.close()
+    line.channel.read_on()
+    assert line.heard == [b"one\n", b"two\n", b"last\n", "closed"]
+    line.channel.read_on()

@@ -216,3 +216,19 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     settings, faults = read_settings(uncommented)
     assert faults == []
     assert settings == Settings(host_id=settings.host_id, bind_address=settings.bind_address)
+
+
+def test_what_cannot_change_while_lonc_runs():
+    before = Settings("a1")
+    assert before.fixed_changes(Settings("a2", lond_port=1, max_clients=7)) == []
+    after = Settings("a1", socket_directory=Path("/x"), daemons=Path("/y"), socket_mode=0o600)
+    assert before.fixed_changes(after) == ["lonSockDir", "lonDaemons", "loncSocketMode"]
+
+
+def test_the_path_of_the_control_socket_must_fit(read):
+    longest = "/" + "x" * (107 - len("/logs/lonc.ctl") - 1)
+    settings, faults = read(f"PerlSetVar lonHostID a1\nPerlSetVar lonDaemons {longest}\n")
+    assert (str(settings.control_file), faults) == (f"{longest}/logs/lonc.ctl", [])
+    _, (fault,) = read(f"PerlSetVar lonHostID a1\nPerlSetVar lonDaemons {longest}x\n")
+    assert fault.startswith(":2: lonDaemons: the socket path /xxx")
+    assert fault.endswith("/logs/lonc.ctl is longer than 107 bytes")

@@ -459,8 +459,7 @@ class TestStop:
         all_ = processes(three)
         three.lonc.send_signal(signal.SIGSTOP)
         impatient = program(
-            "import lonc.instance; lonc.instance.KILL_AFTER = 0.3;"
-            "lonc.instance.ask.__defaults__ = (0.2,)"
+            "import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0.3;lonc.control.ask.__defaults__ = (0.2,)"
         )
         done = three.command("status", program=impatient)
         assert done.returncode == 4

@@ -116,3 +116,11 @@ def test_a_host_that_is_not_there_is_answered_with_the_nearest_name(read):
 def test_the_table_to_start_from_is_sound():
     _, faults = read_hosts(ROOT / "etc" / "hosts.tab", SOCKETS)
     assert faults == []
+
+
+def test_a_host_is_the_same_on_whatever_line_it_stands(tmp_path):
+    (tmp_path / "one").write_text("l1:d:r:n:127.0.0.1\n")
+    (tmp_path / "other").write_text("\n# moved\nl1:d:r:n:127.0.0.1\nl2:d:r:n:127.0.0.1\n")
+    one, other = (read_hosts(tmp_path / name, SOCKETS)[0] for name in ("one", "other"))
+    assert one[0] == other[0]
+    assert one[0] != other[1]

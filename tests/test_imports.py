@@ -47,14 +47,20 @@ MAY_IMPORT = {
     },
     "rollout": {"keeper"},
     "survey": {"event_loop", "keeper", "status"},
+    "limits": {"configuration", "errors", "log", "process", "rollout"},
+    "control": {
+        "client", "configuration", "errors", "event_loop", "log", "socket_file", "status", "transaction",
+    },
     "parent": {
-        "__init__", "client", "configuration", "errors", "event_loop", "hosts", "keeper", "log",
-        "process", "rollout", "socket_file", "status", "survey", "systemd", "transaction",
+        "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",
+        "log", "process", "rollout", "status", "survey", "systemd", "transaction",
     },
-    "instance": {"configuration", "errors", "status"},
+    "instance": {"configuration", "errors"},
     "launch": {
-        "cipher", "configuration", "errors", "hosts", "instance", "log", "parent", "process", "status",
+        "cipher", "configuration", "control", "errors", "hosts", "instance", "log", "parent", "process",
+        "status",
     },
+    "shutdown": {"configuration", "control", "errors", "instance", "status"},
     "lonnet": {"configuration", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",
@@ -75,7 +81,7 @@ IMPURE = {"logging", "os", "selectors", "signal", "socket", "time"}
 
 ONLY_HERE = {
     "selectors": {"event_loop"},
-    "select": {"event_loop", "instance"},
+    "select": {"event_loop", "shutdown"},
     "logging": {"log", "child", "keeper"},
 }
 

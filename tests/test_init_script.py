@@ -11,6 +11,11 @@ from machine import BIN_LONC, Daemon, exists
 
 SCRIPT = Path(__file__).parent.parent / "init.d" / "lonc"
 VENV = BIN_LONC.parent.parent
+DEFAULTS = [Path("/etc/default/lonc"), Path("/etc/sysconfig/lonc")]
+
+pytestmark = pytest.mark.skipif(
+    any(file.exists() for file in DEFAULTS), reason="a lonc of this machine's own would be meant"
+)
 
 
 @pytest.fixture

@@ -71,3 +71,14 @@ def test_each_byte_is_searched_once_however_long_the_line_is_and_however_it_was_
     buffer.feed(b"\n")
     assert len(buffer.next_line()) == 1_000_002
     assert Counting.searched == 1_000_002
+
+
+def test_what_is_held_is_what_has_not_been_taken():
+    buffer = LineBuffer(10)
+    assert buffer.held() == b""
+    buffer.feed(b"one\ntwo\nthr")
+    buffer.next_line()
+    assert buffer.held() == b"two\nthr"
+    buffer.feed(b"ee")
+    buffer.next_line()
+    assert buffer.held() == b"three"

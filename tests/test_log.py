@@ -44,3 +44,24 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_stop():
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=True)
     assert done.stdout == b"went on\n"
+
+
+def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cannot_be(tmp_path):
+    log = tmp_path / "logs" / "lonc.log"
+    log.parent.mkdir()
+    program = (
+        "import os, shutil; from pathlib import Path; from lonc.log import *\n"
+        f"file = Path({str(log)!r}); open_log('info', file)\n"
+        "logger.info('one'); file.rename(file.with_name('lonc.log.1'))\n"
+        "logger.info('two'); logger.info('three'); file.unlink()\n"
+        "logger.info('four'); file.parent.rename(file.parent.with_name('old'))\n"
+        "logger.info('five'); file.parent.mkdir()\n"
+        "os.write(2, b'a word of somebody else\\n'); logger.info('six')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    moved = tmp_path / "old" / "lonc.log.1"
+    assert [line.split()[-1] for line in moved.read_text().splitlines()] == ["one"]
+    old = (tmp_path / "old" / "lonc.log").read_text().splitlines()
+    assert [line.split(": ")[-1] for line in old] == ["four", "five", "a word of somebody else"]
+    assert [line.split()[-1] for line in log.read_text().splitlines()] == ["six"]
+    assert oct(log.stat().st_mode) == "0o100640"

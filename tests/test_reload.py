@@ -206,7 +206,7 @@ class TestOutcome:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.connect(str(three.pid_file.with_name("lonc.ctl")))
             asking.sendall(b"nonsense\n")
-            answer = rb"""{"exit": 2, "text": "no such order: b'nonsense\\n'"}"""
+            answer = rb"""{"exit": 2, "text": "there is no order 'nonsense'"}"""
             assert read_line(asking) == answer
 
     def test_more_who_ask_than_there_is_room_for_are_served_when_others_leave(self, three):

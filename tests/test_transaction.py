@@ -43,3 +43,12 @@ def test_a_callback_may_come_back_in():
 
     transaction = Transaction(b"ping\n", again, again)
     transaction.complete(b"l1\n")
+
+
+def test_it_can_be_redirected_and_still_ends_once(transaction, heard):
+    others = []
+    transaction.redirect(others.append, others.append)
+    transaction.fail("lost")
+    assert (heard, others) == ([], ["lost"])
+    with pytest.raises(AssertionError, match="ends once"):
+        transaction.complete(b"l1\n")

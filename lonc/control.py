@@ -1,0 +1,103 @@
+"""The control socket: an order to the daemon, one line, and its answer, one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+
+from lonc.client import CON_LOST, Listener
+from lonc.configuration import Settings
+from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
+from lonc.event_loop import EventLoop
+from lonc.log import logger
+from lonc.socket_file import SocketFile
+from lonc.status import Phase, Report
+from lonc.transaction import Transaction
+
+MODE = 0o600  # who may use it may restart everything
+MAX_ASKING = 16  # connections at a time; more wait
+MAX_ORDER = 1000  # bytes
+
+ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
+RECEIVE_SIZE = 65536
+
+
+class ControlSocket:
+    """The daemon's side. Each of `orders` gets a transaction, to be completed with the answer.
+
+    Raises CannotStart.
+    """
+
+    maybe_own: tuple[bytes, ...] = ()  # what comes is an order
+
+    def __init__(
+        self, loop: EventLoop, settings: Settings, orders: Mapping[str, Callable[[Transaction], None]]
+    ) -> None:
+        self._orders = orders
+        self._socket = SocketFile(settings.control_file, MODE)
+        Listener(
+            loop,
+            self._socket.listening,
+            self,
+            max_clients=MAX_ASKING,
+            max_request=MAX_ORDER,
+            on_full=lambda why: logger.warning("control socket: %s", why),
+            on_drained=lambda: None,
+        )
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def answer(self, request: bytes) -> bytes | None:
+        raise AssertionError("no request begins like one of none")
+
+    def queue_transaction(self, transaction: Transaction) -> None:
+        order = transaction.request.decode(errors="backslashreplace").rstrip("\n")
+        if order in self._orders:
+            self._orders[order](transaction)
+        else:
+            transaction.complete(outcome(USAGE, f"there is no order {order!r}"))
+
+    def drop_transaction(self, transaction: Transaction) -> None:
+        """Whoever asked has gone; what was asked for goes on."""
+
+
+def outcome(status: int, text: str) -> bytes:
+    """The answer to an order that does something; the exit status is for the command that gave it."""
+    return json.dumps({"exit": status, "text": text}).encode() + b"\n"
+
+
+def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:
+    """The other side: the daemon's answer, a line; `timeout` is in seconds.
+
+    Raises NotRunning, NoPermission, and LoncError where it does not answer.
+    """
+    path = settings.control_file
+    answer = bytearray()
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(timeout)
+        try:
+            asking.connect(str(path))
+            asking.sendall(order.encode() + b"\n")
+            while not answer.endswith(b"\n") and (data := asking.recv(RECEIVE_SIZE)):
+                answer += data
+        except PermissionError as error:
+            raise NoPermission(f"cannot use {path}: {error.strerror}") from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(f"nobody listens at {path}") from error
+        except TimeoutError as error:
+            raise LoncError(f"no answer at {path} within {timeout:.0f} s") from error
+        except OSError as error:
+            raise LoncError(f"cannot ask at {path}: {error.strerror}") from error
+    if not answer.endswith(b"\n") or answer == CON_LOST:
+        raise LoncError("lonc has ended meanwhile")
+    return bytes(answer)
+
+
+def ask_phase(settings: Settings) -> Phase | None:
+    """What the daemon says it is about; None if it does not say."""
+    try:
+        return Report.from_line(ask(settings, "status")).phase
+    except (LoncError, ValueError):
+        return None

@@ -1,0 +1,59 @@
+import json
+import os
+import resource
+
+import pytest
+
+from lonc.configuration import Settings
+from lonc.errors import CannotStart
+from lonc.limits import within_limits
+
+
+def limited(open_files, hosts, **settings):
+    """What `within_limits` makes of it in a process with so many open files: clients, or a sentence."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, open_files))
+            try:
+                said = within_limits(Settings(**settings), hosts).max_clients
+                assert resource.getrlimit(resource.RLIMIT_NOFILE) == (open_files, open_files)
+            except CannotStart as error:
+                said = str(error)
+            os.write(writable, json.dumps(said).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable) as answer:
+        said = json.load(answer)
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("open_files", "hosts", "settings", "said"),
+    [
+        (10_000, 500, {}, 1000),
+        (1037, 10, {}, 1000),
+        (1036, 10, {}, 999),
+        (256, 10, {}, 219),
+        (1064, 500, {"max_clients": 5}, 5),
+        (1063, 500, {}, "500 hosts need 1064 open files, and the limit is 1063: raise it"),
+        (90, 16, {}, "16 hosts need 96 open files, and the limit is 90: raise it"),
+        (
+            132,
+            1,
+            {"max_connections": 100},
+            "a child needs 133 open files, and the limit is 132: raise it",
+        ),
+    ],
+)
+def test_so_many_clients_and_hosts_as_there_can_be_files_open(open_files, hosts, settings, said):
+    assert limited(open_files, hosts, **settings) == said
+
+
+def test_connections_must_be_able_to_come_from_the_address_that_is_set():
+    assert limited(5000, 1, bind_address="127.9.9.9") == 1000
+    why = "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"
+    assert limited(5000, 1, bind_address="192.0.2.1") == why

@@ -1,0 +1,49 @@
+from lonc.rollout import ABREAST, Rollout
+
+
+class Keeper:
+    """Comes up, or does not, when the test says so."""
+
+    def __init__(self, begun):
+        self._begun = begun
+
+    def bring_up(self, on_up):
+        self._begun.append(on_up)
+
+
+def test_no_more_than_a_few_at_a_time_and_the_next_when_one_is_done():
+    begun, told = [], []
+    rollout = Rollout(told.append, lambda: told.append("done"))
+    rollout.begin([Keeper(begun) for _ in range(3 * ABREAST)])
+    done = 0
+    while done < 3 * ABREAST:
+        assert len(begun) == min(3 * ABREAST, done + ABREAST)
+        assert told == []
+        begun[done](None)
+        done += 1
+    assert told == ["done"]
+
+
+def test_each_failure_is_told_and_the_others_go_on():
+    begun, told = [], []
+    Rollout(told.append, lambda: told.append("done")).begin([Keeper(begun) for _ in range(3)])
+    for why in ("a reason", None, "another"):
+        begun.pop(0)(why)
+    assert told == ["a reason", "another", "done"]
+
+
+def test_with_nobody_to_bring_up_it_is_done_at_once():
+    told = []
+    Rollout(told.append, lambda: told.append("done")).begin([])
+    assert told == ["done"]
+
+
+def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told():
+    begun, told = [], []
+    rollout = Rollout(told.append, lambda: told.append("done"))
+    rollout.begin([Keeper(begun) for _ in range(ABREAST + 1)])
+    rollout.cancel()
+    for on_up in list(begun):
+        on_up("a reason")
+    assert len(begun) == ABREAST
+    assert told == []
