@@ -1,15 +1,18 @@
 """Both sides of a hand-over, over a real socketpair."""
 
 import contextlib
+import os
 import resource
 import socket
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from machine import as_nobody
 
 from lonc.client import Passing
-from lonc.event_loop import EventLoop
+from lonc.event_loop import READ, EventLoop
 from lonc.handover import Handover, Succession
 
 
@@ -41,6 +44,7 @@ class Change:
     def end(self):
         self.handover.finish(lambda: None)
         self.turn_until(lambda: 0 in self.told or "broken" in self.told)
+        self.succession._channel.close()
         for each in self.adopted:
             each.connection.close()
         for each in self.ours:
@@ -114,6 +118,37 @@ def test_a_successor_that_has_gone_is_told(change):
     assert client.recv(1) == b""
     change.pass_on()  # nobody is there, and nothing is left open
     assert change.ours[-1].recv(1) == b""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_more_on_their_way_than_the_kernel_allows_one_user_only_takes_longer():
+    """Root has no such limit; others may have as many sockets under way as files open."""
+
+    def pass_many():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        loop = EventLoop()
+        adopted = []
+        ours, theirs = socket.socketpair()
+        handover = Handover(loop, ours, lambda: adopted.append("broken"))
+        clients = []
+        for number in range(150):  # of each pair one end is kept open by nobody but the message
+            client, passed = socket.socketpair()
+            handover.pass_on(Passing(passed, b"", b"%d" % number, False))
+            clients.append(client) if number < 5 else client.close()
+        waited = not handover._channel.all_sent and handover._channel._watch.events == READ
+        Succession(
+            loop,
+            theirs,
+            lambda _: None,
+            lambda each: (each.connection.close(), adopted.append(each.held)),
+        )
+        deadline = time.monotonic() + 20
+        while len(adopted) < 150 and time.monotonic() < deadline:
+            loop.turn(0.1)
+        in_order = adopted == [b"%d" % number for number in range(150)]
+        return f"{waited=} {in_order=}"
+
+    assert as_nobody(pass_many) == "waited=True in_order=True"
 
 
 def test_without_a_descriptor_for_it_a_client_is_closed_and_never_taken_for_another(change):
