@@ -190,7 +190,9 @@ class Child:
             self._handover.finish(self._loop.stop)
 
     def _time_is_up(self) -> None:
+        failed = self._pool.failed
         self._pool.shut("lonc is shutting down")
+        logger.warning("the time to drain is up: con_lost for %d requests", self._pool.failed - failed)
         self._loop.stop()
 
     def _orphaned(self) -> None:

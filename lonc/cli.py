@@ -18,7 +18,17 @@ from pathlib import Path
 from lonc import __version__, instance, lonnet
 from lonc.configuration import Settings, find_configuration, read_settings
 from lonc.control import ask
-from lonc.errors import DONE, FAILED, PERMISSION, Fault, LoncError, Misconfigured, NotRunning, UsageError
+from lonc.errors import (
+    DONE,
+    FAILED,
+    PERMISSION,
+    CannotStart,
+    Fault,
+    LoncError,
+    Misconfigured,
+    NotRunning,
+    UsageError,
+)
 from lonc.hosts import Host, find_host, read_hosts
 from lonc.shutdown import stop
 from lonc.status import Report
@@ -132,11 +142,11 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _restart(options: argparse.Namespace) -> int:
     from lonc import launch
-    from lonc.cipher import require_idea
 
     load = _loader(options)
     settings, hosts = load()
-    require_idea()
+    for obstacle in launch.obstacles(settings, hosts):
+        raise CannotStart(f"{obstacle}; nothing is stopped")
     print(stop(settings))
     sys.stdout.flush()
     print(launch.start(settings, hosts, load))
@@ -147,7 +157,9 @@ def _reload(options: argparse.Namespace) -> int:
     settings = _tolerant(options, complain=False)  # of faults the daemon will tell
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
-        raise NotRunning("lonc is not running")
+        raise NotRunning("it is not running")
+    if found.state is instance.State.UNKNOWN:
+        raise LoncError(found.why)
     outcome = json.loads(ask(settings, "reload", RELOAD_WITHIN))
     print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
     status: int = outcome["exit"]
@@ -189,7 +201,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from lonc.cipher import require_idea
+    from lonc import launch
 
     try:
         file = find_configuration(options.configuration, os.environ)
@@ -197,22 +209,16 @@ def _check(options: argparse.Namespace) -> int:
     except Misconfigured as error:
         print(error)
         return error.exit_status
-    require_idea()
-    for warning in _warnings(file, settings, hosts):
+    for warning in _warnings(settings, hosts):
         print(warning)
+    for obstacle in launch.obstacles(settings, hosts):
+        print(f"{file}: warning: it will not start: {obstacle}")
     print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
     return DONE
 
 
-def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
+def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
-    for name, directory in (
-        ("lonSockDir", settings.socket_directory),
-        ("lonDaemons", settings.log_directory),
-    ):
-        if not directory.parent.is_dir():
-            text = f"warning: {name}: {directory} cannot be made, there is no {directory.parent}"
-            yield Fault(file, None, text)
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
     for host in hosts:

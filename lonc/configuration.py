@@ -98,7 +98,7 @@ def ipv4(text: str) -> str:
 
 def octal_mode(text: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise ValueError(f"{text!r} is no mode of three octal digits")
+        raise ValueError(f"{text!r} is no octal mode like 0660")
     return int(text, 8)
 
 

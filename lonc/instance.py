@@ -56,12 +56,14 @@ def hold(settings: Settings) -> Iterator[WritePid]:
         yield write_pid
 
 
+def directories(settings: Settings) -> list[tuple[Path, str]]:
+    """Those that lonc makes where their parent exists, and the settings that name them."""
+    return [(settings.socket_directory, "lonSockDir"), (settings.log_directory, "lonDaemons")]
+
+
 def make_directories(settings: Settings) -> None:
     """Make what may be missing. Raises CannotStart."""
-    for directory, setting in (
-        (settings.socket_directory, "lonSockDir"),
-        (settings.log_directory, "lonDaemons"),
-    ):
+    for directory, setting in directories(settings):
         try:
             directory.mkdir(DIRECTORY_MODE)
             directory.chmod(DIRECTORY_MODE)  # whatever the umask

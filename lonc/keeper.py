@@ -42,7 +42,7 @@ class Keeper:
         self.child: ChildProcess | None = None  # who serves
         self._loop = loop
         self._family = family
-        self._socket = SocketFile(settings.socket_directory / host.id, settings.socket_mode)
+        self._socket = self._bind()
         self._backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, Random(), at_once=1)
         self._next: ChildProcess | None = None  # not ready yet
         self._previous: ChildProcess | None = None  # has not passed its clients on yet
@@ -51,6 +51,12 @@ class Keeper:
         self._afterwards: list[BroughtUp] = []  # who wants another after it
         self._patience: Deadline | None = None
         self._retired = False
+
+    def renew_socket(self) -> None:
+        """Make the socket anew if somebody has removed it; the next child has it. Raises CannotStart."""
+        if not self._socket.in_place():
+            lost, self._socket = self._socket, self._bind()
+            lost.close()
 
     def bring_up(self, on_up: BroughtUp) -> None:
         """Put a new child in the place of whatever there is; `on_up` is called back later.
@@ -87,6 +93,9 @@ class Keeper:
         for child in (self.child, self._next):
             if child is not None:
                 child.terminate()
+
+    def _bind(self) -> SocketFile:
+        return SocketFile(self.settings.socket_directory / self.host.id, self.settings.socket_mode)
 
     def _fork(self) -> None:
         self._cancel()
@@ -187,7 +196,8 @@ class Keeper:
 
     def _failed(self, why: str, level: int) -> None:
         if self.child is not None:
-            logger.warning("%s; the old one goes on", why)
+            why += "; the old one goes on"
+            logger.warning("%s", why)
         self._up(why)
         if self.child is None and self._next is None and not self._retired:
             self._try_again(why, level)

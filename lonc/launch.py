@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -20,9 +20,11 @@ from lonc.control import ask_phase
 from lonc.errors import Busy, CannotStart
 from lonc.hosts import Host
 from lonc.instance import State
+from lonc.limits import within_limits
 from lonc.log import LOG_FLAGS, LOG_MODE, in_one_line, logger, open_log
 from lonc.parent import Load, Parent
 from lonc.process import fork
+from lonc.socket_file import require_place
 from lonc.status import Phase
 
 UMASK = 0o027
@@ -41,6 +43,28 @@ def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
     require_idea()
     with instance.hold(settings) as write_pid:
         Parent(settings, hosts, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
+
+
+def obstacles(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
+    """A sentence for each thing that would keep lonc from starting. Changes nothing."""
+    try:
+        require_idea()
+        within_limits(settings, len(hosts))
+    except CannotStart as error:
+        yield str(error)
+    for directory, name in instance.directories(settings):
+        if not directory.exists() and not directory.parent.is_dir():
+            yield f"cannot make {directory} ({name}): there is no {directory.parent}"
+        elif directory.exists() and not directory.is_dir():
+            yield f"{directory} ({name}) is no directory"
+    for host in hosts:
+        try:
+            require_place(settings.socket_directory / host.id)
+        except CannotStart as error:
+            yield str(error)
+    log = settings.log_file
+    if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
+        yield f"cannot write {log}"
 
 
 def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
@@ -111,6 +135,8 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
         report.say(BUSY, str(error))
     except CannotStart as error:
         report.say(FAILED, str(error))
+    except OSError as error:  # of processes or descriptors there are not enough
+        report.say(FAILED, f"cannot become a daemon: {error.strerror or error}")
     except Exception as crash:  # a daemon has nobody to show a traceback to
         logger.critical("%s", in_one_line(crash))
         report.say(FAILED, in_one_line(crash))

@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 from lonc import __version__, systemd
 from lonc.configuration import Settings
 from lonc.control import ControlSocket, outcome
-from lonc.errors import DONE, FAILED, CannotStart, LoncError
+from lonc.errors import DONE, FAILED, CannotStart, Fault, LoncError, Misconfigured
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Family, Keeper
@@ -27,6 +27,9 @@ from lonc.survey import Survey
 from lonc.transaction import Transaction
 
 KILL_AFTER = 3.0  # seconds beyond the drain timeout, then what has not left is killed
+MOST_NAMES = 10  # of hosts in a sentence
+EMPTY = "no hosts: a table without any is taken at a start, not at a reload"
+
 Load = Callable[[], tuple[Settings, list[Host]]]
 
 
@@ -122,11 +125,16 @@ class Parent:
             logger.error("cannot write %s: %s", file, error.strerror)
 
     def _bind(self, hosts: Sequence[Host], settings: Settings) -> None:
-        """Make a keeper for each host that has none, or, if one cannot be made, for none."""
+        """Make a keeper for each host that has none; if one cannot be made, for none.
+
+        Raises CannotStart.
+        """
         made: dict[str, Keeper] = {}
         try:
             for host in hosts:
-                if host.id not in self._keepers:
+                if host.id in self._keepers:
+                    self._keepers[host.id].renew_socket()
+                else:
                     made[host.id] = Keeper(self._loop, self._family, host, settings)
         except CannotStart:
             for keeper in made.values():
@@ -171,7 +179,9 @@ class Parent:
         try:
             settings, hosts = self._load()
             if changed := self._settings.fixed_changes(settings):
-                raise CannotStart(f"needs a restart: {', '.join(changed)} cannot change while lonc runs")
+                raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
+            if self._hosts and not hosts:  # a table that is just being written, most likely
+                raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))
             self._bind(hosts, settings)
         except LoncError as error:
@@ -197,15 +207,19 @@ class Parent:
         def done() -> None:
             self._rollout = None
             self._enter(Phase.RUNNING)
-            changes = [f"new or changed: {', '.join(new)}"] if new else []
-            changes += [f"gone: {', '.join(gone)}"] if gone else []
-            text = "; ".join([f"reloaded, {self._count()}", *changes])
-            self._reloaded(FAILED if failures else DONE, [*failures, text])
+            if failures:
+                text = f"not all is reloaded: {len(failures)} of {self._count()}"
+                self._reloaded(FAILED, [text], told_already=failures)
+                return
+            changes = [f"new or changed: {_some(new)}"] if new else []
+            changes += [f"gone: {_some(gone)}"] if gone else []
+            self._reloaded(DONE, ["; ".join([f"reloaded, {self._count()}", *changes])])
 
         self._rollout = Rollout(failures.append, done)
         self._rollout.begin(self._keepers.values())
 
-    def _reloaded(self, status: int, lines: Sequence[str]) -> None:
+    def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:
+        """Tell all who have waited, and the log what it was not `told_already`."""
         for line in lines:
             if status == DONE:
                 logger.info("%s", line)
@@ -213,7 +227,7 @@ class Parent:
                 logger.error("reload: %s", line)
         waiting, self._reloading = self._reloading, []
         for transaction in waiting:
-            transaction.complete(outcome(status, "\n".join(lines)))
+            transaction.complete(outcome(status, "\n".join([*told_already, *lines])))
         self._go_on()
 
     def _reap(self) -> None:
@@ -233,7 +247,7 @@ class Parent:
     def _stop(self, why: str) -> None:
         """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
         if self._phase is Phase.STOPPING:
-            self._kill("nobody waits any more")
+            self._kill("it was to end at once")
             return
         self._enter(Phase.STOPPING)
         logger.info("stopping: %s", why)
@@ -265,3 +279,8 @@ class Parent:
 
     def _set_title(self) -> None:
         setproctitle(f"lonc: parent, {self._count()}")
+
+
+def _some(hosts: Sequence[str]) -> str:
+    more = [f"{len(hosts) - MOST_NAMES} more"] if len(hosts) > MOST_NAMES else []
+    return ", ".join([*hosts[:MOST_NAMES], *more])

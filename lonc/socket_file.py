@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from pathlib import Path
 
 from lonc.errors import CannotStart
@@ -22,17 +21,20 @@ class SocketFile:
 
     def __init__(self, path: Path, mode: int) -> None:
         self._path = path
+        require_place(path)
         try:
-            if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-                raise CannotStart(f"{path} is in the way, and no socket: remove it")
             self.listening = _listen(path, mode)
         except OSError as error:
             raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
         self._made = self._identity()
 
+    def in_place(self) -> bool:
+        """Whether the file is still there, and still the one that was made here."""
+        return self._identity() == self._made
+
     def remove(self) -> None:
-        """Remove the file, if it is still the one that was made here."""
-        if self._identity() == self._made:
+        """Remove the file, if it is ours."""
+        if self.in_place():
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
@@ -47,6 +49,15 @@ class SocketFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def require_place(path: Path) -> None:
+    """Raises CannotStart if something is at `path` that is no socket."""
+    try:
+        if path.exists() and not path.is_socket():
+            raise CannotStart(f"{path} is in the way, and no socket: remove it")
+    except OSError as error:
+        raise CannotStart(f"cannot listen at {path}: {error.strerror}") from error
 
 
 def _listen(path: Path, mode: int) -> socket.socket:

@@ -48,7 +48,7 @@ class HostStatus:
         return [self.host, self.state, *texts, self.since or "-"]
 
 
-_COLUMNS = ("host", "state", "connections", "clients", "waiting", "done", "failed", "since")
+_COLUMNS = ("host", "state", "connections", "clients", "waiting", "done", "failed", "up since")
 
 
 @dataclass(frozen=True)

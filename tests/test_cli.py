@@ -34,12 +34,41 @@ def test_check_warns_of_what_run_will_trip_over(machine):
     machine.configure(lonSockDir="/nowhere/sockets", lonDaemons="/nowhere")
     done = machine.command("check")
     assert done.returncode == 0
-    configuration = machine.configuration
+    warning = f"{machine.configuration}: warning: it will not start"
     assert done.stdout.decode().splitlines()[:3] == [
-        f"{configuration}: warning: lonSockDir: /nowhere/sockets cannot be made, there is no /nowhere",
-        f"{configuration}: warning: lonDaemons: /nowhere/logs cannot be made, there is no /nowhere",
         f"{machine.table}: warning: no hosts",
+        f"{warning}: cannot make /nowhere/sockets (lonSockDir): there is no /nowhere",
+        f"{warning}: cannot make /nowhere/logs (lonDaemons): there is no /nowhere",
     ]
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "sentence"),
+    [
+        ("sockets", "{sockets} (lonSockDir) is no directory"),
+        ("sockets/l1/", "{sockets}/l1 is in the way, and no socket: remove it"),
+        ("daemons/logs/lonc.log/", "cannot write {logs}/lonc.log"),
+        ("", "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"),
+    ],
+)
+def test_what_would_keep_it_from_starting_is_a_warning_and_no_reason_to_stop(
+    machine, obstacle, sentence
+):
+    place = machine.directory / obstacle
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if obstacle.endswith("/"):
+        place.mkdir()
+    elif obstacle:
+        place.touch()
+    else:
+        machine.configure(loncBindAddress="192.0.2.1")
+    sentence = sentence.format(sockets=machine.sockets, logs=machine.pid_file.parent)
+    done = machine.command("check")
+    assert done.returncode == 0
+    warning = f"{machine.configuration}: warning: it will not start: {sentence}"
+    assert warning in done.stdout.decode().splitlines()
+    done = machine.command("restart")
+    assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}; nothing is stopped\n")
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

@@ -122,7 +122,7 @@ def test_apaches_syntax(read):
         ("PerlSetVar loncMaxClients 1e3", "loncMaxClients: '1e3' is no whole number"),
         ("PerlSetVar loncMaxRequest 16M", "loncMaxRequest: '16M' is no whole number"),
         ("PerlSetVar loncMaxReply " + "9" * 5000, "is no whole number"),
-        ("PerlSetVar loncSocketMode 0680", "loncSocketMode: '0680' is no mode of three octal digits"),
+        ("PerlSetVar loncSocketMode 0680", "loncSocketMode: '0680' is no octal mode like 0660"),
         ("PerlSetVar loncLogLevel loud", "'loud' is none of debug, info, warning, error"),
         ("PerlSetVar loncDrainTimeout 1.", "loncDrainTimeout: '1.' is no number of seconds"),
         (

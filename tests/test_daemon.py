@@ -29,7 +29,7 @@ from machine import (
 )
 from scripted_lond import ScriptedLond
 
-COLUMNS = ["HOST", "STATE", "CONNECTIONS", "CLIENTS", "WAITING", "DONE", "FAILED", "SINCE"]
+COLUMNS = ["HOST", "STATE", "CONNECTIONS", "CLIENTS", "WAITING", "DONE", "FAILED", "UP", "SINCE"]
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -47,8 +47,10 @@ def public(tmp_path):
     directory.chmod(0o755)
     made = Machine(directory)
     yield made
-    made.end()
-    shutil.rmtree(directory)
+    try:
+        made.end()
+    finally:
+        shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -441,6 +443,7 @@ class TestStop:
             in_flight(three)
             assert three.command("stop").stdout == b"lonc is stopped\n"
             assert read_line(client) == b"con_lost"
+            assert " l1: the time to drain is up: con_lost for 1 requests" in three.log()
 
     def test_a_child_that_hangs_is_killed(self, three):
         three.configure(loncDrainTimeout=0.1)

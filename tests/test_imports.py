@@ -57,8 +57,8 @@ MAY_IMPORT = {
     },
     "instance": {"configuration", "errors"},
     "launch": {
-        "cipher", "configuration", "control", "errors", "hosts", "instance", "log", "parent", "process",
-        "status",
+        "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
+        "process", "socket_file", "status",
     },
     "shutdown": {"configuration", "control", "errors", "instance", "status"},
     "lonnet": {"configuration", "errors", "hosts"},

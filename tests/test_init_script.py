@@ -45,7 +45,7 @@ def test_the_whole_cycle(script, machine):
     assert script("status").returncode == 3
     for word in ("reload", "force-reload"):
         done = script(word)
-        assert (done.returncode, done.stderr) == (7, "lonc: lonc is not running\n")
+        assert (done.returncode, done.stderr) == (7, "lonc: it is not running\n")
     assert script("try-restart").returncode == 0
     assert script("stop").returncode == 0
     assert machine.lonc is None
@@ -109,9 +109,11 @@ def test_without_a_configuration_it_is_6_and_nothing_is_done(script, machine, wo
 @pytest.mark.parametrize("word", WORDS)
 def test_without_the_program_it_is_5(script, word):
     done = script(word, LONC_VENV="/nowhere")
-    assert (done.returncode, done.stderr) == (5, "lonc: there is no program /nowhere/bin/lonc\n")
-    done = script(word, LONC_VENV=None, LONC="/nowhere/lonc")
     assert done.returncode == 5
+    assert done.stderr.startswith("lonc: there is no program /nowhere/bin/lonc: set LONC_VENV in ")
+    for nothing in ("/nowhere/lonc", "/usr/bin", "/etc/passwd"):
+        done = script(word, LONC_VENV=None, LONC=nothing)
+        assert (done.returncode, done.stdout) == (5, "")
 
 
 @pytest.mark.parametrize("place", ["default", "sysconfig"])

@@ -48,7 +48,7 @@ def test_what_is_no_report_is_a_value_error(line):
 def test_a_report_for_people():
     assert REPORT.to_text().splitlines() == [
         f"lonc 1.0 is running, pid 41, since {SINCE}",
-        "HOST    STATE          CONNECTIONS  CLIENTS  WAITING  DONE  FAILED  SINCE",
+        "HOST    STATE          CONNECTIONS  CLIENTS  WAITING  DONE  FAILED  UP SINCE",
         f"l1      ready                    3       30        0     7       1  {SINCE}",
         "longer  not answering            -        -        -     -       -  -",
         "l3      no child                 -        -        -     -       -  -",
@@ -58,5 +58,5 @@ def test_a_report_for_people():
 
 def test_a_host_in_a_sentence():
     assert REPORT.hosts[0].to_text() == (
-        f"ready, connections 3, clients 30, waiting 0, done 7, failed 1, since {SINCE}"
+        f"ready, connections 3, clients 30, waiting 0, done 7, failed 1, up since {SINCE}"
     )
