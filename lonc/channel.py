@@ -16,7 +16,7 @@ from lonc.line_buffer import LineBuffer
 
 RECEIVE_SIZE = 65536
 MAX_LINE = 1 << 20  # a status report of one host has a few hundred bytes
-MOST_AT_ONCE = 200  # sockets that one message can bring; Linux allows 253
+SCM_MAX_FD = 253  # sockets that one message can bring, by Linux
 PASS_AGAIN = 0.01  # seconds; the kernel limits how many sockets of a user are under way
 
 
@@ -161,7 +161,7 @@ def _nobody(line: bytes = b"") -> None:
     """Who is told what comes after the end."""
 
 
-_ANCILLARY_SIZE = socket.CMSG_SPACE(MOST_AT_ONCE * 4)  # a descriptor is an int
+_ANCILLARY_SIZE = socket.CMSG_SPACE(SCM_MAX_FD * 4)  # a descriptor is an int
 
 
 def _close_all(sockets: Sequence[socket.socket] | deque[socket.socket]) -> None:

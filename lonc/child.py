@@ -31,7 +31,7 @@ from lonc.configuration import Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
-from lonc.log import logger
+from lonc.log import Complaints, logger
 from lonc.lond_connection import LondConnection
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Pool
@@ -41,8 +41,6 @@ from lonc.status import HostStatus
 READY = b"ready\n"
 REPLACE = b"replace\n"
 LEAVING = b"leaving\n"
-TELL_AGAIN = 60.0  # seconds until the same complaint is told again
-REMEMBERED_COMPLAINTS = 100  # lond's words are in them, so there may be any number
 
 # The parent has told already why its children drain.
 _LEVELS = {HostState.DEAD: logging.WARNING, HostState.DRAINING: logging.DEBUG}
@@ -88,7 +86,7 @@ class Child:
             self._pool_changed,
         )
         self._state = self._pool.state
-        self._told_until: dict[str, float] = {}
+        self._complain = Complaints(self._loop).complain
         self._listener = Listener(
             self._loop,
             listening,
@@ -219,16 +217,6 @@ class Child:
             logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
         elif why is not None and state in (HostState.READY, HostState.CONNECTING):
             self._complain(why)
-
-    def _complain(self, why: str) -> None:
-        """Log it, but not again within a minute."""
-        now = self._loop.now
-        if now < self._told_until.get(why, now):
-            return
-        if len(self._told_until) >= REMEMBERED_COMPLAINTS:
-            self._told_until.clear()
-        self._told_until[why] = now + TELL_AGAIN
-        logger.warning("%s", why)
 
     def _set_title(self) -> None:
         """The original's words; operators and their scripts look for them."""

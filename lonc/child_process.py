@@ -10,19 +10,28 @@ from collections.abc import Callable
 from functools import partial
 
 from lonc.channel import Channel
-from lonc.child import Child
+from lonc.child import LEAVING, READY, Child
 from lonc.configuration import Settings
-from lonc.event_loop import EventLoop
+from lonc.event_loop import Deadline, EventLoop
 from lonc.hosts import Host
 from lonc.log import in_one_line, logger, speak_for
 from lonc.process import die_with, ending, fork, keep_only
 from lonc.status import HostStatus
+
+READY_WITHIN = 10.0  # seconds from the fork
+LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
+ANSWER_WITHIN = 1.0  # seconds until a child that was asked how it is is taken to hang
+KILL_AFTER = 3.0  # seconds beyond its drain timeout
+
+NO_CHILD = "no child"
 
 StatusHeard = Callable[[HostStatus], None]
 
 
 class ChildProcess:
     """Forked when it is made; raises OSError where that cannot be.
+
+    Whatever it is told to do, to become ready first of all, it has a time for; then it is killed.
 
     Callbacks, from the loop: `on_word(child, word)`, one of those that `child` lists, with its newline;
     and once `on_ended(child)`.
@@ -41,12 +50,18 @@ class ChildProcess:
         self.host = host
         self.ready_at: float | None = None  # by the loop's clock
         self.left = False  # it has ended as it was asked to
+        self.how_it_ended = f"a child of {host.id} runs"  # a sentence, once it has
         self._loop = loop
+        self.drain_timeout = settings.drain_timeout
         self._on_word = on_word
         self._on_ended = on_ended
         self._asking: list[StatusHeard] = []
+        self._asked_at = 0.0
+        self._awaited: bytes | None = None  # the word that ends its time
+        self._deadline: Deadline | None = None
         self._killed_for: str | None = None
         self._last_words: str | None = None
+        self._reaped = False
         ours, theirs = socket.socketpair()
         run = partial(_be_child, host, settings, listening, theirs, predecessor, os.getpid())
         try:
@@ -57,55 +72,73 @@ class ChildProcess:
         finally:
             theirs.close()
         self._channel = Channel(loop, ours, self._heard, _no_matter)
-
-    def __str__(self) -> str:
-        return f"child {self.pid} of {self.host.id}"
+        self._await(READY, READY_WITHIN, "it was not ready in time")
 
     def leave(self, successor: socket.socket) -> None:
         """Let it pass its clients on; `successor` leads to the next child, and is ours no more."""
         self._channel.send(b"leave\n", [successor])
+        self._await(LEAVING, LEAVING_WITHIN, "it did not leave when it was told to")
 
     def ask_status(self, on_status: StatusHeard) -> None:
-        """Ask how it is doing; one that hangs is not asked again before it has answered."""
+        """Ask how it is doing. One that has not answered for a second is not asked again before it has,
+        and whoever asks hears nothing."""
         if not self._asking:
+            self._asked_at = self._loop.now
             self._channel.send(b"status\n")
-        self._asking.append(on_status)
+        if self._loop.now - self._asked_at < ANSWER_WITHIN:
+            self._asking.append(on_status)
 
     def terminate(self) -> None:
         """Let it drain and leave."""
+        if self._reaped:
+            return
         os.kill(self.pid, signal.SIGTERM)
+        self._await(None, self.drain_timeout + KILL_AFTER, "it did not drain in time")
 
     def kill(self, why: str) -> None:
         """End it at once; `why` ends the sentence that tells of it."""
-        self._killed_for = why
-        os.kill(self.pid, signal.SIGKILL)
+        if not self._reaped:
+            self._killed_for = why
+            os.kill(self.pid, signal.SIGKILL)
 
     def ended(self, status: int) -> None:
-        """It was reaped, with `status` of waitpid."""
+        """It was reaped, with `status` of waitpid: its pid may be another's from now on."""
+        self._reaped = True
         self._channel.read_on()  # its last words may not have been heard yet
         self._channel.close()
+        self._in_time()
         self.left = status == 0
-        self._how = ending(status) if self._killed_for is None else f"was killed: {self._killed_for}"
-        if self._last_words is not None:
-            self._how += f": {self._last_words}"
+        how = ending(status) if self._killed_for is None else f"was killed: {self._killed_for}"
+        words = "" if self._last_words is None else f": {self._last_words}"
+        self.how_it_ended = f"child {self.pid} of {self.host.id} {how}{words}"
+        self._answer(HostStatus(self.host.id, NO_CHILD))
         self._on_ended(self)
-
-    @property
-    def how_it_ended(self) -> str:
-        """A sentence, once it has ended."""
-        return f"{self} {self._how}"
 
     def _heard(self, line: bytes) -> None:
         word, _, rest = line.partition(b" ")
         if word == b"status":
-            asking, self._asking = self._asking, []
-            status = HostStatus(**json.loads(rest))
-            for on_status in asking:
-                on_status(status)
+            self._answer(HostStatus(**json.loads(rest)))
         elif word == b"crash":
             self._last_words = json.loads(rest)
         else:
+            if line == self._awaited:
+                self._in_time()
             self._on_word(self, line)
+
+    def _answer(self, status: HostStatus) -> None:
+        asking, self._asking = self._asking, []
+        for on_status in asking:
+            on_status(status)
+
+    def _await(self, word: bytes | None, seconds: float, why_killed: str) -> None:
+        """It has so many seconds for what it was told last: to say `word`, or else to end."""
+        self._in_time()
+        self._awaited = word
+        self._deadline = self._loop.at(self._loop.now + seconds, partial(self.kill, why_killed))
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
 
 def _be_child(

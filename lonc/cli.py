@@ -21,7 +21,6 @@ from lonc.control import ask
 from lonc.errors import (
     DONE,
     FAILED,
-    PERMISSION,
     CannotStart,
     Fault,
     LoncError,
@@ -33,7 +32,16 @@ from lonc.hosts import Host, find_host, read_hosts
 from lonc.shutdown import stop
 from lonc.status import Report
 
-RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and at most twenty seconds for each
+RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
+
+# LSB's exit statuses of `status`.
+STATUSES = {
+    instance.State.RUNNING: 0,
+    instance.State.DEAD: 1,
+    instance.State.NOT_RUNNING: 3,
+    instance.State.UNKNOWN: 4,
+}
+
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
 
 
@@ -136,7 +144,12 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    print(stop(_tolerant(options)))
+    settings = _tolerant(options)
+    try:
+        _, hosts = _load(options)
+    except Misconfigured:
+        hosts = []  # then nobody knows for sure which sockets are ours to clear away
+    print(stop(settings, hosts))
     return DONE
 
 
@@ -147,7 +160,7 @@ def _restart(options: argparse.Namespace) -> int:
     settings, hosts = load()
     for obstacle in launch.obstacles(settings, hosts):
         raise CannotStart(f"{obstacle}; nothing is stopped")
-    print(stop(settings))
+    print(stop(settings, hosts))
     sys.stdout.flush()
     print(launch.start(settings, hosts, load))
     return DONE
@@ -169,25 +182,21 @@ def _reload(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     settings = _tolerant(options)
     found = instance.settled(settings)
-    match found.state:
-        case instance.State.RUNNING:
-            try:
-                report = Report.from_line(ask(settings, "status"))
-            except LoncError as error:
-                print(f"lonc is running, pid {found.pid}")
-                print(f"lonc: {error}", file=sys.stderr)
-                return PERMISSION  # LSB: unknown
-            sys.stdout.write(report.to_text())
-            return DONE
-        case instance.State.DEAD:
-            print(f"lonc is not running; it left {settings.pid_file} behind")
-            return 1
-        case instance.State.NOT_RUNNING:
-            print("lonc is not running")
-            return 3
-        case _:
-            print(f"lonc: cannot tell whether it runs: {found.why}", file=sys.stderr)
-            return 4
+    if found.state is instance.State.RUNNING:
+        try:
+            report = Report.from_line(ask(settings, "status"))
+        except LoncError as error:
+            print(f"lonc is running, pid {found.pid}")
+            print(f"lonc: {error}", file=sys.stderr)
+            return STATUSES[instance.State.UNKNOWN]
+        sys.stdout.write(report.to_text())
+    elif found.state is instance.State.DEAD:
+        print(f"lonc is not running; it left {settings.pid_file} behind")
+    elif found.state is instance.State.NOT_RUNNING:
+        print("lonc is not running")
+    else:
+        print(f"lonc: cannot tell whether it runs: {found.why}", file=sys.stderr)
+    return STATUSES[found.state]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -303,9 +312,8 @@ def _load(options: argparse.Namespace) -> tuple[Settings, list[Host]]:
 def _loader(options: argparse.Namespace) -> Callable[[], tuple[Settings, list[Host]]]:
     """What reads both files, now and at each reload, wherever that may be."""
     file = find_configuration(options.configuration, os.environ)
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # where we are is no more; then the file is not there either
+    # Where we are may be no more; then the file is not there either.
+    with contextlib.suppress(FileNotFoundError):
         file = file.absolute()
     return partial(_read, file)
 

@@ -6,11 +6,11 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 
-from lonc.client import CON_LOST, Listener
+from lonc.client import Listener
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
 from lonc.event_loop import EventLoop
-from lonc.log import logger
+from lonc.log import Complaints
 from lonc.socket_file import SocketFile
 from lonc.status import Phase, Report
 from lonc.transaction import Transaction
@@ -42,7 +42,7 @@ class ControlSocket:
             self,
             max_clients=MAX_ASKING,
             max_request=MAX_ORDER,
-            on_full=lambda why: logger.warning("control socket: %s", why),
+            on_full=Complaints(loop, "control socket: ").complain,
             on_drained=lambda: None,
         )
 
@@ -63,9 +63,9 @@ class ControlSocket:
         """Whoever asked has gone; what was asked for goes on."""
 
 
-def outcome(status: int, text: str) -> bytes:
+def outcome(status: int, text: str, **more: float) -> bytes:
     """The answer to an order that does something; the exit status is for the command that gave it."""
-    return json.dumps({"exit": status, "text": text}).encode() + b"\n"
+    return json.dumps({"exit": status, "text": text, **more}).encode() + b"\n"
 
 
 def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:
@@ -90,7 +90,7 @@ def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes
             raise LoncError(f"no answer at {path} within {timeout:.0f} s") from error
         except OSError as error:
             raise LoncError(f"cannot ask at {path}: {error.strerror}") from error
-    if not answer.endswith(b"\n") or answer == CON_LOST:
+    if not answer.endswith(b"\n"):
         raise LoncError("lonc has ended meanwhile")
     return bytes(answer)
 

@@ -187,11 +187,7 @@ class EventLoop:
             deadline.callback()
 
     def close(self) -> None:
-        """Give back the loop's own descriptors, unregistering nothing.
-
-        A forked child calls this on its parent's loop: their epoll is one and the same object in the
-        kernel, and what the child took out of it the parent would miss.
-        """
+        """Give back the loop's own descriptors; what is watched stays open."""
         self._selector.close()
         self._silent.close()
         if self._wakeup is not None:

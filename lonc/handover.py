@@ -22,7 +22,8 @@ class Handover:
     """The side that leaves. `on_broken()`: the next child has ended, and nobody can be passed on."""
 
     def __init__(self, loop: EventLoop, successor: socket.socket, on_broken: Callable[[], None]) -> None:
-        self._channel = Channel(loop, successor, _heard_from_successor, on_broken, self._sent)
+        self._channel = Channel(loop, successor, _heard_from_successor, self._broken, self._sent)
+        self._on_broken = on_broken
         self._on_finished: Callable[[], None] | None = None
 
     def announce(self, count: int) -> None:
@@ -39,6 +40,10 @@ class Handover:
         self._on_finished = on_finished
         if self._channel.all_sent:
             self._sent()
+
+    def _broken(self) -> None:
+        self._on_broken()
+        self._sent()  # what has not left by now never will
 
     def _sent(self) -> None:
         if self._on_finished is not None:

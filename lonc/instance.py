@@ -25,7 +25,7 @@ DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
 LOCK_WITHIN = 1.0  # seconds; whoever asks whether we run holds the lock of the pid file for an instant
 PAUSE = 0.02  # seconds between two looks
-SETTLE_WITHIN = 60.0  # seconds; no start takes longer
+SETTLE_WITHIN = 60.0  # seconds; a start that takes longer hangs, or most of its children do
 TITLE = b"lonc: parent"  # of every parent; nobody else is ever signalled
 
 WritePid = Callable[[bytes], None]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from lonc.backoff import Backoff
 from lonc.child import LEAVING, READY, REPLACE
-from lonc.child_process import ChildProcess, StatusHeard
+from lonc.child_process import NO_CHILD, ChildProcess, StatusHeard
 from lonc.configuration import Settings
 from lonc.event_loop import Deadline, EventLoop
 from lonc.hosts import Host
@@ -21,8 +22,6 @@ from lonc.log import logger
 from lonc.socket_file import SocketFile
 from lonc.status import HostStatus
 
-READY_WITHIN = 10.0  # seconds from the fork
-LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
 
@@ -49,7 +48,7 @@ class Keeper:
         self._to_next: socket.socket | None = None  # what the previous one will be given
         self._on_up: list[BroughtUp] = []  # who waits for this change
         self._afterwards: list[BroughtUp] = []  # who wants another after it
-        self._patience: Deadline | None = None
+        self._retry: Deadline | None = None
         self._retired = False
 
     def renew_socket(self) -> None:
@@ -72,14 +71,15 @@ class Keeper:
     def ask_status(self, on_status: StatusHeard) -> None:
         """What the child says of itself; at once, and for it, where there is none."""
         if self.child is None:
-            on_status(HostStatus(self.host.id, "starting" if self._next is not None else "no child"))
+            on_status(HostStatus(self.host.id, NO_CHILD if self._next is None else "starting"))
         else:
             self.child.ask_status(on_status)
 
     def unanswered(self) -> HostStatus:
         """What is known of a child that does not say how it is."""
-        pid = None if self.child is None else self.child.pid
-        return HostStatus(self.host.id, "not answering", pid=pid)
+        if self.child is None:
+            return HostStatus(self.host.id, NO_CHILD)
+        return HostStatus(self.host.id, "not answering", pid=self.child.pid)
 
     def retire(self) -> None:
         """The host is served no more: remove the socket, let the children drain. Once is enough."""
@@ -87,7 +87,7 @@ class Keeper:
             return
         self._retired = True
         self._on_up, self._afterwards = [], []
-        self._cancel()
+        self._cancel_retry()
         self._drop_to_next()
         self._socket.close()
         for child in (self.child, self._next):
@@ -98,7 +98,7 @@ class Keeper:
         return SocketFile(self.settings.socket_directory / self.host.id, self.settings.socket_mode)
 
     def _fork(self) -> None:
-        self._cancel()
+        self._cancel_retry()
         to_previous = None
         try:
             if self.child is not None:
@@ -115,13 +115,12 @@ class Keeper:
         except OSError as error:
             self._drop_to_next()
             why = f"cannot fork a child for {self.host.id}: {error.strerror}"
-            self._wait(0, lambda: self._failed(why, logging.WARNING))
+            self._again_in(0, partial(self._failed, why, logging.WARNING))
             return
         finally:
             if to_previous is not None:
                 to_previous.close()
         self._family[self._next.pid] = self._next
-        self._wait(READY_WITHIN, lambda: self._too_slow(self._next, "it was not ready in time"))
 
     def _heard(self, child: ChildProcess, word: bytes) -> None:
         if self._retired:
@@ -138,7 +137,6 @@ class Keeper:
             child.kill(f"it said {word!r}")
 
     def _ready(self, child: ChildProcess) -> None:
-        self._cancel()
         child.ready_at = self._loop.now
         self._previous, self.child, self._next = self.child, child, None
         if self._previous is None:
@@ -147,8 +145,6 @@ class Keeper:
         assert self._to_next is not None
         to_next, self._to_next = self._to_next, None
         self._previous.leave(to_next)
-        why = "it did not leave when it was told to"
-        self._wait(LEAVING_WITHIN, lambda: self._too_slow(self._previous, why))
 
     def _ended(self, child: ChildProcess) -> None:
         """Callback: it was reaped."""
@@ -186,38 +182,36 @@ class Keeper:
             self._failed(how, logging.INFO if child.left else logging.WARNING)
 
     def _up(self, why_not: str | None) -> None:
-        """The change is done, for better or worse: tell who waited for it."""
-        self._cancel()
+        """The change is done, for better or worse: begin with the next one, then tell who waited.
+
+        (In this order: whoever is told may want another at once.)
+        """
         waiting, self._on_up, self._afterwards = self._on_up, self._afterwards, []
-        for on_up in waiting:
-            on_up(why_not)
         if self._on_up and not self._retired:
             self._fork()
+        for on_up in waiting:
+            on_up(why_not)
 
     def _failed(self, why: str, level: int) -> None:
         if self.child is not None:
             why += "; the old one goes on"
             logger.warning("%s", why)
         self._up(why)
-        if self.child is None and self._next is None and not self._retired:
+        if self.child is None and self._next is None and not (self._on_up or self._retired):
             self._try_again(why, level)
 
     def _try_again(self, why: str, level: int) -> None:
         delay = self._backoff.next_delay()
         logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
-        self._wait(delay, self._fork)
+        self._again_in(delay, self._fork)
 
-    def _too_slow(self, child: ChildProcess | None, why: str) -> None:
-        assert child is not None
-        child.kill(why)
+    def _again_in(self, delay: float, then: Callable[[], None]) -> None:
+        self._cancel_retry()
+        self._retry = self._loop.at(self._loop.now + delay, then)
 
-    def _wait(self, delay: float, then: Callable[[], None]) -> None:
-        """One thing is waited for at a time."""
-        self._patience = self._loop.at(self._loop.now + delay, then)
-
-    def _cancel(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
 
     def _drop_to_next(self) -> None:
         if self._to_next is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,7 +36,7 @@ SILENT_AT_MOST = 1.0  # seconds; a lock whose owner says nothing for longer is a
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
 
 # What a daemon says to `start`, with a sentence behind it.
-READY, BUSY, FAILED = b"ready", b"busy", b"failed"
+SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 
 
 def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
@@ -73,12 +74,13 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
     Raises CannotStart; nothing is left running then.
     """
     require_idea()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have had it ignored
     silent_since: float | None = None
     while True:
         word, sentence = _launch(settings, hosts, load)
-        if word == READY:
+        if word == SERVES:
             return sentence
-        if word == FAILED:
+        if word == CANNOT:
             raise CannotStart(sentence)
         # Somebody has our lock.
         found, phase = instance.settled(settings), ask_phase(settings)
@@ -86,6 +88,8 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
             return f"lonc is running already, pid {found.pid}"
         if phase is Phase.STOPPING:
             silent_since = None
+            while instance.find(settings) == found:
+                time.sleep(instance.PAUSE)
         elif silent_since is None:
             silent_since = time.monotonic()
         elif time.monotonic() - silent_since > SILENT_AT_MOST:
@@ -105,7 +109,7 @@ def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[byte
     os.waitpid(pid, 0)
     word, _, sentence = said.partition(b" ")
     if not said:
-        return FAILED, f"the daemon ended without a word; see {settings.log_file}"
+        return CANNOT, f"the daemon ended without a word; see {settings.log_file}"
     return word, sentence.decode()
 
 
@@ -115,7 +119,7 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
 
     def ready() -> None:
         write_pid(b"%d\n" % os.getpid())
-        report.say(READY, f"lonc is started, pid {os.getpid()}")
+        report.say(SERVES, f"lonc is started, pid {os.getpid()}")
         report.close()
 
     try:
@@ -126,20 +130,21 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
                 detach_process=True, umask=UMASK, signal_map={}, files_preserve=[report_fd], stderr=log
             ),
         ):
+            log.close()  # standard error is a duplicate, and leads elsewhere when the log has moved
             _forget_environment()
             open_log(settings.log_level, settings.log_file)
             with instance.hold(settings) as write_pid:
                 Parent(settings, hosts, load, ready).run()
-        report.say(FAILED, "it was told to stop before it served")
+        report.say(CANNOT, "it was told to stop before it served")  # unless it has served
     except Busy as error:
-        report.say(BUSY, str(error))
+        report.say(IS_BUSY, str(error))
     except CannotStart as error:
-        report.say(FAILED, str(error))
+        report.say(CANNOT, str(error))
     except OSError as error:  # of processes or descriptors there are not enough
-        report.say(FAILED, f"cannot become a daemon: {error.strerror or error}")
+        report.say(CANNOT, f"cannot become a daemon: {error.strerror or error}")
     except Exception as crash:  # a daemon has nobody to show a traceback to
         logger.critical("%s", in_one_line(crash))
-        report.say(FAILED, in_one_line(crash))
+        report.say(CANNOT, in_one_line(crash))
     else:
         return 0
     return 1

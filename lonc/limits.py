@@ -47,10 +47,10 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
 
 
 def _try_address(address: str) -> None:
-    with socket.socket() as probe:
-        try:
+    try:
+        with socket.socket() as probe:
             probe.bind((address, 0))
-        except OSError as error:
-            raise CannotStart(
-                f"cannot connect from {address} (loncBindAddress): {error.strerror}"
-            ) from error
+    except OSError as error:
+        raise CannotStart(
+            f"cannot connect from {address} (loncBindAddress): {error.strerror}"
+        ) from error

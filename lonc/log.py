@@ -18,10 +18,14 @@ import re
 import traceback
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 LOG_MODE = 0o640  # the sentences name hosts and addresses
 STANDARD_ERROR = 2
+
+TELL_AGAIN = 60.0  # seconds until the same complaint is told again
+REMEMBERED_COMPLAINTS = 100  # others' words are in them, so there may be any number
 
 logger = logging.getLogger("lonc")
 
@@ -73,6 +77,28 @@ def open_log(level: str, file: Path | None = None) -> None:
 
 def set_level(level: str) -> None:
     logger.setLevel(level.upper())
+
+
+class HasNow(Protocol):
+    now: float  # seconds of the monotonic clock
+
+
+class Complaints:
+    """The same complaint is told once in a minute, with `prefix` before it."""
+
+    def __init__(self, clock: HasNow, prefix: str = "") -> None:
+        self._clock = clock
+        self._prefix = prefix
+        self._told_until: dict[str, float] = {}
+
+    def complain(self, why: str) -> None:
+        now = self._clock.now
+        if now < self._told_until.get(why, now):
+            return
+        if len(self._told_until) >= REMEMBERED_COMPLAINTS:
+            self._told_until.clear()
+        self._told_until[why] = now + TELL_AGAIN
+        logger.warning("%s%s", self._prefix, why)
 
 
 def speak_for(host: str) -> None:

@@ -26,7 +26,6 @@ from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.transaction import Transaction
 
-KILL_AFTER = 3.0  # seconds beyond the drain timeout, then what has not left is killed
 MOST_NAMES = 10  # of hosts in a sentence
 EMPTY = "no hosts: a table without any is taken at a start, not at a reload"
 
@@ -56,6 +55,7 @@ class Parent:
         self._to_reload: list[Transaction] | None = None  # and for the next one, if there is to be one
         self._printing = False  # a status was asked for by signal, and the children are being asked
         self._phase = Phase.STARTING
+        self._drained_by = 0.0  # by the loop's clock, once it is stopping
         self._failure: str | None = None
 
     def run(self) -> None:
@@ -76,7 +76,11 @@ class Parent:
             self._settings = within_limits(self._settings, len(self._hosts))
             self._bind(self._hosts, self._settings)
             stack.callback(self._retire_all)
-            orders = {"status": self._answer_status, "reload": self._reload}
+            orders = {
+                "status": self._answer_status,
+                "reload": self._reload,
+                "stop": self._stop_as_ordered,
+            }
             stack.callback(ControlSocket(self._loop, self._settings, orders).close)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, self._count())
@@ -176,6 +180,7 @@ class Parent:
         if self._phase is Phase.STOPPING:
             self._reloaded(FAILED, ["lonc is stopping"])
             return
+        self._enter(Phase.RELOADING)
         try:
             settings, hosts = self._load()
             if changed := self._settings.fixed_changes(settings):
@@ -185,12 +190,12 @@ class Parent:
             settings = within_limits(settings, len(hosts))
             self._bind(hosts, settings)
         except LoncError as error:
+            self._enter(Phase.RUNNING)
             self._reloaded(error.exit_status, str(error).splitlines())
         else:
             self._replace_all(settings, hosts)
 
     def _replace_all(self, settings: Settings, hosts: Sequence[Host]) -> None:
-        self._enter(Phase.RELOADING)
         gone = [id_ for id_ in self._keepers if id_ not in {host.id for host in hosts}]
         new = [host.id for host in hosts if host not in self._hosts]
         for id_ in gone:
@@ -257,14 +262,20 @@ class Parent:
         self._retire_all()
         for child in self._family.values():  # also those that leave after a reload
             child.terminate()
-        self._loop.at(
-            self._loop.now + self._settings.drain_timeout + KILL_AFTER,
-            partial(self._kill, "it did not drain in time"),
-        )
+        drain_timeouts = [child.drain_timeout for child in self._family.values()]
+        self._drained_by = self._loop.now + max(drain_timeouts, default=0.0)
         if self._reloading:
             self._reloaded(FAILED, ["lonc is stopping"])
+        self._go_on()
         if not self._family:
             self._loop.stop()
+
+    def _stop_as_ordered(self, transaction: Transaction) -> None:
+        """As often as you like; tells how long the children may still take."""
+        if self._phase is not Phase.STOPPING:
+            self._stop("ordered")
+        left = max(0.0, self._drained_by - self._loop.now)
+        transaction.complete(outcome(DONE, "stopping", drained_within=left))
 
     def _retire_all(self) -> None:
         for keeper in self._keepers.values():

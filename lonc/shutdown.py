@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import select
 import signal
-import stat
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from lonc.configuration import HOST_ID, Settings
-from lonc.control import ask_phase
+from lonc.configuration import Settings
+from lonc.control import ask
 from lonc.errors import CannotStart, LoncError, NoPermission
-from lonc.instance import State, find, hold, settled
-from lonc.status import Phase
+from lonc.hosts import Host
+from lonc.instance import PAUSE, State, find, hold, settled
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
+CHILDREN_END_WITHIN = 1.0  # seconds
 
 
-def stop(settings: Settings) -> str:
+def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     """Let the daemon drain, wait for its end, and kill it if that does not come; returns what was done.
 
-    One that is stopping already is not told again: a second TERM would cut it short.
+    What one that was killed has left is removed: the sockets of `hosts`, and what is in the pid file.
     Raises NoPermission, and LoncError where nobody can tell whether it runs.
     """
     found = settled(settings)
+    if found.state is State.DEAD:
+        _clear_up(settings, hosts)
     if found.state in (State.NOT_RUNNING, State.DEAD):
         return "lonc is not running"
     if found.pid is None:
@@ -35,9 +43,8 @@ def stop(settings: Settings) -> str:
     try:
         if find(settings) != found:  # the pid could be another's by now
             return "lonc has ended meanwhile"
-        if ask_phase(settings) is not Phase.STOPPING:
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if _ends(pidfd, settings.drain_timeout + KILL_AFTER):
+        drained_within = _begin(settings, pidfd)
+        if _ends(pidfd, drained_within + KILL_AFTER):
             return "lonc is stopped"
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         _ends(pidfd, KILL_AFTER)
@@ -47,8 +54,21 @@ def stop(settings: Settings) -> str:
         return "lonc is stopped"
     finally:
         os.close(pidfd)
-    _clear_up(settings)
+    _clear_up(settings, hosts)
     return "lonc did not end in time, and was killed"
+
+
+def _begin(settings: Settings, pidfd: int) -> float:
+    """Order it to stop, or, if it does not take orders, signal it; returns the seconds it may take.
+
+    (An order can be given twice. A second TERM would cut the first one's draining short.)
+    """
+    try:
+        drained_within: float = json.loads(ask(settings, "stop"))["drained_within"]
+    except LoncError:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        return settings.drain_timeout
+    return drained_within
 
 
 def _ends(pidfd: int, seconds: float) -> bool:
@@ -57,10 +77,21 @@ def _ends(pidfd: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def _clear_up(settings: Settings) -> None:
-    """Remove what a daemon that was killed has left; who holds the locks owns it."""
+def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
+    """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
     with contextlib.suppress(CannotStart, OSError), hold(settings):
-        settings.control_file.unlink(missing_ok=True)
-        for path in settings.socket_directory.iterdir():
-            if HOST_ID.fullmatch(path.name) and stat.S_ISSOCK(path.lstat().st_mode):
+        for path in [settings.control_file, *(settings.socket_directory / host.id for host in hosts)]:
+            if _is_dead(path):
                 path.unlink()
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether it is a socket at which nobody listens; children end an instant after their parent."""
+    deadline = time.monotonic() + CHILDREN_END_WITHIN
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            refusal = probe.connect_ex(str(path))
+        if refusal not in (0, errno.EAGAIN) or time.monotonic() > deadline:
+            return refusal == errno.ECONNREFUSED
+        time.sleep(PAUSE)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from lonc.child_process import ANSWER_WITHIN
 from lonc.event_loop import EventLoop
 from lonc.keeper import Keeper
 from lonc.status import HostStatus
-
-ANSWER_WITHIN = 1.0  # seconds
 
 
 class Survey:

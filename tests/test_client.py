@@ -425,7 +425,7 @@ def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(house, ne
         house.waiting.pop().fail("broken")
     else:
         house.waiting.pop().complete(reply)
-    assert client.recv(100) == reply or b"con_lost\n"
+    assert client.recv(100) == (reply or b"con_lost\n")
     (passing,) = next_child.passed
     assert passing.held == b"2\n3"
     assert passing.connection.recv(100) == b" and more\n"

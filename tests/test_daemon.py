@@ -1,6 +1,7 @@
 """`lonc start`, `stop`, `restart` and `status` as a whole: real processes, sockets and signals."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -124,7 +125,7 @@ class TestStart:
 
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         hanging = program(
-            "import lonc.child, lonc.keeper, time; lonc.keeper.READY_WITHIN = 0.3;"
+            "import lonc.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.3;"
             "lonc.child.Child.run = lambda child: time.sleep(100)"
         )
         done = three.command("start", program=hanging)
@@ -178,6 +179,12 @@ class TestStart:
         assert done.stderr.decode() == f"lonc: {why}\n"
         assert os.listdir(machine.sockets) == []
 
+    def test_who_ignores_the_end_of_children_can_start_it_too(self, machine):
+        machine.start(preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+        child = machine.children()["l1"]
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: machine.status()["pid"] != child)
+
     def test_a_log_that_cannot_be_written_is_a_sentence(self, machine):
         log = machine.pid_file.with_name("lonc.log")
         log.mkdir(parents=True)
@@ -211,7 +218,7 @@ class TestOneInstance:
     def test_of_several_starts_at_once_one_starts_and_all_are_content(self, machine, starts, rounds):
         machine.hosts("l1", "l2")
         command = [*LONC, "-c", str(machine.configuration)]
-        for _ in range(rounds):
+        for round_ in range(1, rounds + 1):
             all_ = [
                 subprocess.Popen([*command, "start"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                 for _ in range(starts)
@@ -226,7 +233,9 @@ class TestOneInstance:
             running = f"lonc is running already, pid {pid}\n".encode()
             assert sorted(out for out, _ in said) == sorted([started] + [running] * (starts - 1))
             assert not any(err for _, err in said)
-            assert holders(machine.pid_file) == [pid]
+            assert holders(machine.pid_file) == holders(machine.sockets) == [pid]
+            log = machine.pid_file.with_name("lonc.log").read_text()
+            assert log.count(" starts, ") == log.count("every child serves") == round_
             assert machine.command("stop").returncode == 0
             assert not exists(pid)
 
@@ -239,10 +248,24 @@ class TestOneInstance:
         done = three.command("status")
         assert (done.returncode, done.stderr) == (1, b"")
         assert done.stdout.decode() == f"lonc is not running; it left {three.pid_file} behind\n"
-        assert three.command("stop").stdout == b"lonc is not running\n"
         assert three.command("reload").returncode == 7
+        stranger = three.sockets / "stranger"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(stranger))
+            listening.listen()
+            assert three.command("stop").stdout == b"lonc is not running\n"
+        assert os.listdir(three.sockets) == ["stranger"]  # what it left is cleared away, and no more
+        assert three.pid_file.read_text() == ""
+        assert three.command("status").returncode == 3
         three.start()
         assert three.command("status").returncode == 0
+
+    def test_after_a_dead_daemon_a_start_needs_no_stop(self, three):
+        three.start()
+        three.lonc.kill()
+        three.lonc.wait()
+        three.start()
+        assert three.ask(b"lonc:status").startswith(b"{")
 
     def test_the_pid_of_a_stranger_is_nobody_to_be_signalled(self, three):
         stranger = subprocess.Popen(["sleep", "60"])
@@ -288,8 +311,10 @@ class TestOneInstance:
     def test_a_pid_file_with_nothing_sensible_in_it(self, three, content):
         three.pid_file.parent.mkdir()
         three.pid_file.write_text(content)
-        assert three.command("stop").returncode == 0
         assert three.command("status").returncode == (1 if content else 3)
+        assert three.command("stop").returncode == 0
+        assert three.command("status").returncode == 3
+        three.pid_file.write_text(content)
         three.start()
         assert three.pid_file.read_text() == f"{three.lonc.pid}\n"
 
@@ -414,6 +439,68 @@ class TestStop:
             assert stopping.communicate(timeout=20)[0] == b"lonc is stopped\n"
             assert stopping.returncode == 0
 
+    def test_several_stops_at_once_cut_nothing_short(self, three):
+        with slow_lond(three) as released:
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            command = [*LONC, "-c", three.configuration, "stop"]
+            stops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
+            eventually(lambda: os.listdir(three.sockets) == [])
+            eventually(lambda: _asked(three, b"status").startswith(b'{"phase": "stopping"'))
+            for _ in range(3):
+                assert json.loads(_asked(three, b"stop"))["text"] == "stopping"
+            released.set()
+            assert read_line(client) == b"slow"
+            for stop in stops:
+                assert stop.communicate(timeout=20)[0] in (
+                    b"lonc is stopped\n",
+                    b"lonc is not running\n",
+                )
+                assert stop.returncode == 0
+
+    def test_the_daemons_own_drain_timeout_counts_not_that_of_a_file_edited_since(self, three):
+        with slow_lond(three) as released:
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            three.configure(loncDrainTimeout=0)
+            hasty = program("import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0")
+            stopping = subprocess.Popen(
+                [*hasty, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
+            )
+            eventually(lambda: os.listdir(three.sockets) == [])
+            with pytest.raises(subprocess.TimeoutExpired):
+                stopping.wait(0.5)  # it would have been over at once
+            released.set()
+            assert read_line(client) == b"slow"
+            assert stopping.communicate(timeout=20)[0] == b"lonc is stopped\n"
+
+    def test_whoever_waits_for_a_reload_is_told_at_once_that_it_stops(self, three):
+        with slow_lond(three):
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            three.configure(loncDrainTimeout=3)
+            control = str(three.pid_file.with_name("lonc.ctl"))
+            with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+                for asking in (one, other):
+                    asking.settimeout(10)
+                    asking.connect(control)
+                os.kill(three.lonc.pid, signal.SIGSTOP)  # so that it meets them all in one turn
+                three.lonc.send_signal(signal.SIGHUP)
+                for asking in (one, other):
+                    asking.sendall(b"reload\n")
+                os.kill(three.lonc.pid, signal.SIGCONT)
+                three.lonc.terminate()
+                answers = {json.loads(read_line(asking))["text"] for asking in (one, other)}
+                assert answers <= {"lonc is stopping", "reloaded, 3 hosts"}
+            three.lonc.kill()
+            three.lonc.wait()
+
     def test_a_second_stop_waits_with_the_first_and_a_start_for_both(self, three):
         with slow_lond(three) as released:
             three.start()
@@ -429,8 +516,9 @@ class TestStop:
             assert starting.poll() is None
             released.set()
             assert read_line(client) == b"slow"
-            for stop in stops:
-                assert stop.communicate(timeout=20)[0] == b"lonc is stopped\n"
+            for stop in stops:  # the second one may find it gone already
+                assert stop.communicate(timeout=20)[0].startswith(b"lonc ")
+                assert stop.returncode == 0
             assert starting.communicate(timeout=20)[0].startswith(b"lonc is started, pid ")
             three.start()  # it runs already; so that it is ended with the test
 
@@ -447,7 +535,7 @@ class TestStop:
 
     def test_a_child_that_hangs_is_killed(self, three):
         three.configure(loncDrainTimeout=0.1)
-        three.start(program=program("import lonc.parent; lonc.parent.KILL_AFTER = 0.3"))
+        three.start(program=program("import lonc.child_process; lonc.child_process.KILL_AFTER = 0.3"))
         all_ = processes(three)
         hanging = three.children()["l2"]
         os.kill(hanging, signal.SIGSTOP)
@@ -567,6 +655,13 @@ class TestStop:
             assert done.returncode == 4
             assert done.stderr.decode() == f"lonc: cannot open {public.pid_file}: Permission denied\n"
         assert public.command("status").returncode == 0
+
+
+def _asked(machine, order):
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
+        asking.sendall(order + b"\n")
+        return read_line(asking)
 
 
 class TestRestart:
@@ -705,10 +800,9 @@ class TestSurroundings:
             streams = [os.readlink(proc(pid, f"fd/{number}")) for number in (0, 1, 2)]
             assert streams == ["/dev/null", "/dev/null", str(three.log_file)]
             assert b"do not keep this" not in proc(pid, "environ").read_bytes()
-            session, _, terminal = proc(pid, "stat").read_text().rpartition(") ")[2].split()[3:6][0:3]
-            assert session != str(pid)  # or it could acquire a terminal
-            assert terminal != "1"
-            assert proc(pid, "stat").read_text().rpartition(") ")[2].split()[4] == "0"
+            session, terminal = proc(pid, "stat").read_text().rpartition(") ")[2].split()[3:5]
+            assert session != str(three.lonc.pid)  # a session's leader could acquire a terminal
+            assert terminal == "0"
             assert (
                 "0 "
                 in re.search(r"^Max core file size +(.*)$", proc(pid, "limits").read_text(), re.M)[1]
@@ -781,11 +875,10 @@ class TestLog:
         assert moved.exists() is False
         assert log.parent.with_name("logs.old").joinpath("lonc.log.1").read_text() == before
         child = three.children()["l3"]
-        for host in ("l3", "l3"):
-            three.ask(b"ping", host)
         os.kill(child, signal.SIGKILL)
-        eventually(lambda: f"child {child} of l3" in log.read_text())
-        assert os.readlink(proc(three.lonc.pid, "fd/2")) == str(log)
+        eventually(lambda: re.search(r" \d+ l3: ", log.read_text()))  # a line of a child's own
+        files = [os.readlink(fd) for fd in proc(three.lonc.pid, "fd").iterdir()]
+        assert [file for file in files if "lonc.log" in file] == [str(log)]
 
     @pytest.mark.parametrize("trouble", ["a full disk", "no directory"])
     def test_a_log_that_cannot_be_written_neither_stops_nor_slows_it(self, three, trouble):
@@ -822,9 +915,11 @@ class TestSystemd:
             stamp = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", reloading)[1]
             assert now <= int(stamp) <= time.monotonic_ns() // 1000
             assert manager.recv(1000) == b"READY=1"
-            three.table.write_text("nonsense\n")  # nothing is reloaded then, and nothing to be told
+            three.table.write_text("nonsense\n")  # nothing is reloaded then, but systemd waits
             three.lonc.send_signal(signal.SIGHUP)
-            eventually(lambda: "reload: " in three.log())
+            assert manager.recv(1000).startswith(b"RELOADING=1\n")
+            assert manager.recv(1000) == b"READY=1"
+            eventually(lambda: three.log().count("reload: ") == 1)
             three.lonc.send_signal(signal.SIGTERM)
             assert manager.recv(1000) == b"STOPPING=1"
             assert three.lonc.wait(20) == 0

@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def processes_of(directory):
             if str(directory) in words:
                 found.append(int(process.name))
     return found
+
+
+@pytest.fixture
+def tmp_path():
+    """A short one: the tour makes a directory in it, and sockets in that."""
+    with tempfile.TemporaryDirectory(prefix="lonc-", dir="/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

@@ -111,6 +111,19 @@ def test_the_end_comes_after_all_has_arrived(change):
     assert len(finished) == 1
 
 
+def test_a_successor_that_goes_before_all_has_left_ends_it_too(change):
+    finished = []
+    for _ in range(500):
+        change.pass_on(held=b"y" * 1000)
+    change.handover.finish(lambda: finished.append(True))
+    assert not finished
+    change.succession._channel.close()
+    change.turn_until(lambda: finished)
+    assert change.told == ["broken"]
+    for client in change.ours:
+        assert client.recv(1) == b""
+
+
 def test_a_successor_that_has_gone_is_told(change):
     change.succession._channel.close()
     client = change.pass_on()

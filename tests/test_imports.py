@@ -46,7 +46,7 @@ MAY_IMPORT = {
         "socket_file", "status",
     },
     "rollout": {"keeper"},
-    "survey": {"event_loop", "keeper", "status"},
+    "survey": {"child_process", "event_loop", "keeper", "status"},
     "limits": {"configuration", "errors", "log", "process", "rollout"},
     "control": {
         "client", "configuration", "errors", "event_loop", "log", "socket_file", "status", "transaction",
@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
         "process", "socket_file", "status",
     },
-    "shutdown": {"configuration", "control", "errors", "instance", "status"},
+    "shutdown": {"configuration", "control", "errors", "hosts", "instance"},
     "lonnet": {"configuration", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",

@@ -571,7 +571,7 @@ class TestParentAndChild:
 
     def test_a_child_that_does_not_hear_term_is_killed_in_the_end(self, machine):
         machine.configure(loncDrainTimeout=0.1)
-        machine.run_with("import lonc.parent; lonc.parent.KILL_AFTER = 0.3")
+        machine.run_with("import lonc.child_process; lonc.child_process.KILL_AFTER = 0.3")
         child = machine.children()["l1"]
         os.kill(child, signal.SIGSTOP)
         assert machine.stop() == 0
