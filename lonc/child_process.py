@@ -55,8 +55,8 @@ class ChildProcess:
         self.drain_timeout = settings.drain_timeout
         self._on_word = on_word
         self._on_ended = on_ended
-        self._asking: list[StatusHeard] = []
-        self._asked_at = 0.0
+        self._owes_status = False
+        self._asking: list[tuple[float, StatusHeard]] = []  # and since when
         self._awaited: bytes | None = None  # the word that ends its time
         self._deadline: Deadline | None = None
         self._killed_for: str | None = None
@@ -80,13 +80,16 @@ class ChildProcess:
         self._await(LEAVING, LEAVING_WITHIN, "it did not leave when it was told to")
 
     def ask_status(self, on_status: StatusHeard) -> None:
-        """Ask how it is doing. One that has not answered for a second is not asked again before it has,
-        and whoever asks hears nothing."""
-        if not self._asking:
-            self._asked_at = self._loop.now
+        """Ask how it is doing; nothing is heard of an answer that takes longer than a second.
+
+        One that has not answered yet is not asked again.
+        """
+        if not self._owes_status:
+            self._owes_status = True
             self._channel.send(b"status\n")
-        if self._loop.now - self._asked_at < ANSWER_WITHIN:
-            self._asking.append(on_status)
+        now = self._loop.now
+        self._asking = [each for each in self._asking if now - each[0] < ANSWER_WITHIN]
+        self._asking.append((now, on_status))
 
     def terminate(self) -> None:
         """Let it drain and leave."""
@@ -126,8 +129,9 @@ class ChildProcess:
             self._on_word(self, line)
 
     def _answer(self, status: HostStatus) -> None:
+        self._owes_status = False
         asking, self._asking = self._asking, []
-        for on_status in asking:
+        for _, on_status in asking:
             on_status(status)
 
     def _await(self, word: bytes | None, seconds: float, why_killed: str) -> None:

@@ -66,7 +66,9 @@ def holders(file):
             if process.name.isdigit() and title(process.name).startswith("lonc: parent"):
                 files = [os.readlink(fd) for fd in (process / "fd").iterdir()]
                 found += [int(process.name)] if str(file) in files else []
-    return found
+    # For an instant a child is what its parent is.
+    children = {child for pid in found for child in children_of(pid)}
+    return [pid for pid in found if pid not in children]
 
 
 class Daemon:
