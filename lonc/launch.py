@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO
 
 from daemon import DaemonContext
 from setproctitle import getproctitle
@@ -22,7 +21,7 @@ from lonc.errors import Busy, CannotStart
 from lonc.hosts import Host
 from lonc.instance import State
 from lonc.limits import within_limits
-from lonc.log import LOG_FLAGS, LOG_MODE, in_one_line, logger, open_log
+from lonc.log import in_one_line, logger, open_log
 from lonc.parent import Load, Parent
 from lonc.process import fork
 from lonc.socket_file import require_place
@@ -124,15 +123,15 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
 
     try:
         instance.make_directories(settings)
-        with (
-            _open_log_file(settings.log_file) as log,
-            DaemonContext(
-                detach_process=True, umask=UMASK, signal_map={}, files_preserve=[report_fd], stderr=log
-            ),
+        _open_log(settings)
+        with DaemonContext(
+            detach_process=True,
+            umask=UMASK,
+            signal_map={},
+            files_preserve=[report_fd],
+            stderr=sys.stderr,  # which is the log by now
         ):
-            log.close()  # standard error is a duplicate, and leads elsewhere when the log has moved
             _forget_environment()
-            open_log(settings.log_level, settings.log_file)
             with instance.hold(settings) as write_pid:
                 Parent(settings, hosts, load, ready).run()
         report.say(CANNOT, "it was told to stop before it served")  # unless it has served
@@ -140,11 +139,9 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
         report.say(IS_BUSY, str(error))
     except CannotStart as error:
         report.say(CANNOT, str(error))
-    except OSError as error:  # of processes or descriptors there are not enough
-        report.say(CANNOT, f"cannot become a daemon: {error.strerror or error}")
     except Exception as crash:  # a daemon has nobody to show a traceback to
         logger.critical("%s", in_one_line(crash))
-        report.say(CANNOT, in_one_line(crash))
+        report.say(CANNOT, str(crash) if isinstance(crash, OSError) else in_one_line(crash))
     else:
         return 0
     return 1
@@ -167,11 +164,11 @@ class _Report:
             self._fd = None
 
 
-def _open_log_file(file: Path) -> IO[bytes]:
+def _open_log(settings: Settings) -> None:
     try:
-        return open(os.open(file, LOG_FLAGS, LOG_MODE), "wb", buffering=0)
+        open_log(settings.log_level, settings.log_file)
     except OSError as error:
-        raise CannotStart(f"cannot write {file}: {error.strerror}") from error
+        raise CannotStart(f"cannot write {settings.log_file}: {error.strerror}") from error
 
 
 def _forget_environment() -> None:

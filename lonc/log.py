@@ -46,7 +46,8 @@ class _Log(logging.Handler):
         text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], record.getMessage())
         line = f"{time} {record.levelname} {record.process} {self.speaker}: {text}\n"
         if self._file is not None:
-            _follow(self._file)
+            with contextlib.suppress(OSError):
+                _follow(self._file)
         with contextlib.suppress(OSError):
             os.write(STANDARD_ERROR, line.encode())
 
@@ -54,22 +55,25 @@ class _Log(logging.Handler):
 def _follow(file: Path) -> None:
     """Make standard error lead to the file of that name, if another or none has that name by now.
 
-    Where that cannot be, the log goes on in the file that it was.
+    Raises OSError; then the log goes on in the file that it was.
     """
-    with contextlib.suppress(OSError):
-        try:
-            named = os.stat(file)
-            if os.path.samestat(named, os.fstat(STANDARD_ERROR)):
-                return
-        except FileNotFoundError:
-            pass
-        fd = os.open(file, LOG_FLAGS, LOG_MODE)
-        os.dup2(fd, STANDARD_ERROR, inheritable=True)
-        os.close(fd)
+    try:
+        if os.path.samestat(os.stat(file), os.fstat(STANDARD_ERROR)):
+            return
+    except FileNotFoundError:
+        pass
+    fd = os.open(file, LOG_FLAGS, LOG_MODE)
+    os.dup2(fd, STANDARD_ERROR, inheritable=True)
+    os.close(fd)
 
 
 def open_log(level: str, file: Path | None = None) -> None:
-    """Write lines of `level` (a word of `loncLogLevel`) and above, and follow `file`."""
+    """Write lines of `level` (a word of `loncLogLevel`) and above, to `file` where one is given.
+
+    Raises OSError if that cannot be opened.
+    """
+    if file is not None:
+        _follow(file)
     logger.handlers = [_Log(file)]
     logger.propagate = False
     set_level(level)
