@@ -4,7 +4,7 @@ A tour, in reading order:
 
 - what is said on the wire: `lond_protocol`, with `line_buffer` and `cipher` under it, and
   `lond_connection`, which gives it a socket;
-- who asks: `client`;
+- who asks: `listener` and `client`;
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection;
 - what calls them all: `event_loop`;
 - one host: `child` joins these parts, and passes its clients to the next child by `handover`; its parent

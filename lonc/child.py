@@ -26,11 +26,11 @@ from datetime import datetime
 from setproctitle import setproctitle
 
 from lonc.channel import Channel
-from lonc.client import Listener
 from lonc.configuration import Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
+from lonc.listener import Listener
 from lonc.log import Complaints, logger
 from lonc.lond_connection import LondConnection
 from lonc.lond_protocol import LondProtocol

@@ -1,4 +1,4 @@
-"""The UNIX side: who asks lonc, line by line, and hears the replies."""
+"""One local program: a line in, a line out, then the next."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lonc.errors import LineTooLong
-from lonc.event_loop import FORGOTTEN, READ, SILENT, WRITE, EventLoop
+from lonc.event_loop import FORGOTTEN, READ, WRITE, EventLoop
 from lonc.line_buffer import LineBuffer
 from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
-ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
 
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"
@@ -44,133 +43,6 @@ class Passing:
 
 
 PassOn = Callable[[Passing], None]
-
-
-class NextChild(Protocol):
-    """Where a leaving child's clients go."""
-
-    def announce(self, count: int) -> None:
-        """So many may come."""
-
-    def pass_on(self, passing: Passing) -> None: ...
-
-
-class Listener:
-    """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
-
-    A listener that `succeeds` another accepts nobody until `expect` says how many may still be passed
-    on to it: they count as clients, or there might be more than there are descriptors for.
-
-    Callbacks: `on_full(why)` whenever clients must wait; once `on_drained()`, when `drain` or `leave`
-    was called, the last client has gone, and none is expected.
-    """
-
-    def __init__(
-        self,
-        loop: EventLoop,
-        listening: socket.socket,
-        services: Services,
-        *,
-        max_clients: int,
-        max_request: int,
-        on_full: Callable[[str], None],
-        on_drained: Callable[[], None],
-        succeeds: bool = False,
-    ) -> None:
-        self.clients: set[Client] = set()
-        self.expected: int | None = None if succeeds else 0  # None: nobody has said yet
-        self._loop = loop
-        self._socket = listening
-        self._services = services
-        self._max_clients = max_clients
-        self._max_request = max_request
-        self._on_full = on_full
-        self._on_drained = on_drained
-        self._draining = False
-        self._pass_on: PassOn | None = None
-        self._watch = loop.watch(listening, self.new_client, events=SILENT if succeeds else READ)
-
-    def new_client(self) -> None:
-        """Callback: somebody wants to connect."""
-        assert self.expected is not None
-        room = self._max_clients - self.expected
-        if len(self.clients) >= room:
-            self._pause(f"{self._max_clients} clients are connected, the most: more must wait")
-        while len(self.clients) < room:
-            try:
-                connection, _ = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._pause(f"cannot accept: {error.strerror}")
-                self._loop.at(self._loop.now + ACCEPT_AGAIN, self._resume)
-                return
-            self._add(connection)
-
-    def expect(self, count: int) -> None:
-        """As many clients as that may still be passed on to us; 0 once there is nobody who could."""
-        self.expected = count
-        self._resume()
-        self._perhaps_drained()
-
-    def adopt(self, passing: Passing) -> None:
-        """Go on with a client that another child had before."""
-        if self.expected:
-            self.expected -= 1
-        if self._pass_on is not None:
-            self._pass_on(passing)
-            return
-        client = self._add(passing.connection)
-        client.go_on(passing)
-        if self._draining:
-            client.drain()
-
-    def leave(self, next_child: NextChild) -> None:
-        """Accept nobody any more; pass each client on as soon as it has no request in flight."""
-        self._draining = True
-        self._pass_on = pass_on = next_child.pass_on
-        self._watch.forget()
-        next_child.announce(len(self.clients) + (self.expected or 0))
-        for client in list(self.clients):
-            if self._pass_on is pass_on:  # else that child has just ended, and we drain
-                client.leave(pass_on)
-        self._perhaps_drained()
-
-    def drain(self) -> None:
-        """Accept nobody any more, pass nobody on; let each client go when it has its replies."""
-        self._draining = True
-        self._pass_on = None
-        self._watch.forget()
-        for client in list(self.clients):
-            client.drain()
-        self._perhaps_drained()
-
-    def _add(self, connection: socket.socket) -> Client:
-        client = Client(self._loop, connection, self._services, self._max_request, self._client_left)
-        self.clients.add(client)
-        return client
-
-    def _pause(self, why: str) -> None:
-        self._watch.want(read=False)
-        self._on_full(why)
-
-    def _resume(self) -> None:
-        if self._watch.events != FORGOTTEN and self.expected is not None:
-            self._watch.want(read=True)
-
-    def _client_left(self, client: Client) -> None:
-        self.clients.remove(client)
-        self._resume()
-        self._perhaps_drained()
-
-    def _perhaps_drained(self) -> None:
-        if self._draining and not self.clients and self.expected == 0:
-            on_drained, self._on_drained = self._on_drained, _told_already
-            on_drained()
-
-
-def _told_already() -> None:
-    pass
 
 
 class Client:

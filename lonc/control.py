@@ -6,10 +6,10 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 
-from lonc.client import Listener
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
 from lonc.event_loop import EventLoop
+from lonc.listener import Listener
 from lonc.log import Complaints
 from lonc.socket_file import SocketFile
 from lonc.status import Phase, Report

@@ -11,8 +11,8 @@ PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
     "backoff", "channel", "cipher", "client", "configuration", "containers", "errors", "event_loop",
-    "handover", "hosts", "line_buffer", "log", "lond_connection", "lond_protocol", "pool", "process",
-    "status", "transaction",
+    "handover", "hosts", "line_buffer", "listener", "log", "lond_connection", "lond_protocol", "pool",
+    "process", "status", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "lond_protocol": {"cipher", "errors", "line_buffer"},
     "lond_connection": {"errors", "event_loop", "lond_protocol", "transaction"},
     "client": {"errors", "event_loop", "line_buffer", "transaction"},
+    "listener": {"client", "event_loop"},
     "handover": {"channel", "client", "event_loop"},
     "pool": {"backoff", "containers", "transaction"},
     "status": set(),
@@ -49,7 +50,8 @@ MAY_IMPORT = {
     "survey": {"child_process", "event_loop", "keeper", "status"},
     "limits": {"configuration", "errors", "log", "process", "rollout"},
     "control": {
-        "client", "configuration", "errors", "event_loop", "log", "socket_file", "status", "transaction",
+        "configuration", "errors", "event_loop", "listener", "log", "socket_file", "status",
+        "transaction",
     },
     "parent": {
         "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",

@@ -1,0 +1,70 @@
+"""A Listener and its clients, without the rest of a child: for tests of both."""
+
+import socket
+
+from lonc.event_loop import EventLoop
+from lonc.listener import Listener
+from lonc.socket_file import SocketFile
+
+MAX_REQUEST = 1000
+
+
+class House:
+    """A Listener with the rest of the child played by the test: `waiting` are its transactions."""
+
+    maybe_own = (b"lonc:",)
+
+    def __init__(self, path):
+        self.path = path
+        self.loop = EventLoop()
+        self.listening = SocketFile(path, 0o600).listening
+        self.waiting = []
+        self.dropped = []
+        self.told = []
+        self.at_once = None  # a reply that every transaction gets while it is being queued
+        self.clients = []
+        self.listener = self.make(max_clients=3)
+
+    def make(self, max_clients):
+        return Listener(
+            self.loop,
+            self.listening,
+            self,
+            max_clients=max_clients,
+            max_request=MAX_REQUEST,
+            on_full=self.told.append,
+            on_drained=lambda: self.told.append("drained"),
+        )
+
+    def answer(self, request):
+        return b"own\n" if request == b"lonc:status\n" else None
+
+    def queue_transaction(self, transaction):
+        if self.at_once is not None:
+            transaction.complete(self.at_once)
+        else:
+            self.waiting.append(transaction)
+
+    def drop_transaction(self, transaction):
+        self.dropped.append(transaction)
+
+    def connect(self):
+        client = socket.socket(socket.AF_UNIX)
+        self.clients.append(client)
+        client.settimeout(10)
+        client.connect(str(self.path))
+        self.turn()
+        return client
+
+    def turn(self):
+        """Turn until nothing is left to do."""
+        for _ in range(5):
+            self.loop.turn(0)
+
+    def end(self):
+        for client in self.clients:
+            client.close()
+        self.turn()
+        assert self.listener.clients == set()
+        self.loop.close()
+        self.listening.close()

@@ -1,0 +1,326 @@
+import socket
+import time
+
+import pytest
+from house import MAX_REQUEST, House
+
+from lonc.client import Passing
+from lonc.listener import Listener
+
+
+@pytest.fixture
+def house(tmp_path):
+    house = House(tmp_path / "l1")
+    yield house
+    house.end()
+
+
+def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(house):
+    clients = [house.connect() for _ in range(5)]
+    assert len(house.listener.clients) == 3
+    assert house.told == ["3 clients are connected, the most: more must wait"]
+    for client in clients:
+        client.sendall(b"ping\n")
+    house.turn()
+    assert len(house.waiting) == 3
+    clients[0].close()
+    clients[1].close()
+    house.turn()
+    assert len(house.waiting) == 5
+    clients[2].close()
+    house.turn()
+    assert len(house.listener.clients) == 2
+    assert len(set(house.told)) == 1
+
+
+def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(house):
+    for _ in range(2):
+        house.connect()
+    for _ in range(10):
+        house.connect().close()
+        house.turn()
+    house.connect()
+    assert house.told == []
+
+
+def test_an_accept_that_fails_is_tried_again(house):
+    tries = []
+
+    class Failing(socket.socket):
+        def accept(self):
+            tries.append(house.loop.now)
+            return super().accept()
+
+    house.listener._socket = Failing()  # which does not listen
+    client = house.connect()
+    house.turn()
+    assert house.told == ["cannot accept: Invalid argument"]
+    assert len(tries) == 1  # not in every turn
+    house.listener._socket.close()
+    house.listener._socket = house.listening
+    client.sendall(b"ping\n")
+    deadline = time.monotonic() + 10
+    while not house.waiting and time.monotonic() < deadline:
+        house.loop.turn(1)
+    assert house.waiting[0].request == b"ping\n"
+
+
+def test_draining_serves_what_has_arrived_and_nothing_later(house):
+    idle, asking, waiting = [house.connect() for _ in range(3)]
+    asking.sendall(b"1\n")
+    house.turn()
+    waiting.sendall(b"2\nhalf")  # not yet read
+    house.listener.drain()
+    house.turn()
+    with pytest.raises(BrokenPipeError):
+        asking.sendall(b"late\n")
+    assert idle.recv(100) == b""
+    assert [each.request for each in house.waiting] == [b"1\n", b"2\n"]
+    assert house.told == []
+    for transaction in house.waiting:
+        transaction.complete(b"done\n")
+    for client in (asking, waiting):
+        assert client.recv(100) == b"done\n"
+        assert client.recv(100) == b""
+    house.turn()
+    assert house.told[-1] == "drained"
+
+
+def test_draining_without_clients_is_over_at_once(house):
+    house.listener.drain()
+    assert house.told == ["drained"]
+
+
+def test_draining_loses_nothing_of_a_client_that_is_far_ahead(house):
+    client = house.connect()
+    client.setblocking(False)
+    sent = 0
+    try:
+        while True:
+            sent += client.send(b"y\n" * 500)
+            house.turn()
+    except BlockingIOError:
+        pass
+    house.listener.drain()
+    answered = 0
+    while house.waiting:
+        house.waiting.pop().complete(b"z\n")
+        house.turn()
+        answered += 1
+        client.recv(1 << 20)
+    assert answered == sent // 2
+    assert house.told[-1] == "drained"
+
+
+class Next:
+    """The next child, played by the test."""
+
+    def __init__(self):
+        self.count = None
+        self.passed = []
+
+    def announce(self, count):
+        self.count = count
+
+    def pass_on(self, passing):
+        self.passed.append(passing)
+
+    def close(self):
+        for passing in self.passed:
+            passing.connection.close()
+
+
+@pytest.fixture
+def next_child():
+    next_child = Next()
+    yield next_child
+    next_child.close()
+
+
+def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(house, next_child):
+    idle, half = house.connect(), house.connect()
+    half.sendall(b"half a li")
+    house.turn()
+    house.listener.leave(next_child)
+    assert next_child.count == 2
+    assert sorted(passing.held for passing in next_child.passed) == [b"", b"half a li"]
+    assert not any(passing.owed or passing.ended for passing in next_child.passed)
+    assert house.told == ["drained"]
+    house.connect()  # waits in the backlog for the next child
+    assert house.listener.clients == set()
+    for passing in next_child.passed:  # the connection itself has noticed nothing
+        passing.connection.sendall(b"hello\n")
+    assert idle.recv(100) == half.recv(100) == b"hello\n"
+
+
+@pytest.mark.parametrize("reply", [b"done\n", None])
+def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(house, next_child, reply):
+    client = house.connect()
+    client.sendall(b"1\n2\n3")
+    house.turn()
+    house.listener.leave(next_child)
+    client.sendall(b" and more\n")
+    house.turn()
+    assert next_child.passed == []
+    assert house.told == []
+    if reply is None:
+        house.waiting.pop().fail("broken")
+    else:
+        house.waiting.pop().complete(reply)
+    assert client.recv(100) == (reply or b"con_lost\n")
+    (passing,) = next_child.passed
+    assert passing.held == b"2\n3"
+    assert passing.connection.recv(100) == b" and more\n"
+    assert house.waiting == []  # its second line is the next child's
+    assert house.told == ["drained"]
+
+
+def test_who_leaves_meanwhile_is_passed_to_nobody(house, next_child):
+    client = house.connect()
+    client.sendall(b"1\n")
+    house.turn()
+    house.listener.leave(next_child)
+    client.close()
+    house.turn()
+    assert house.dropped == house.waiting
+    assert house.told == ["drained"]
+    assert next_child.passed == []
+
+
+def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(house, next_child):
+    client = house.connect()
+    client.sendall(b"big\nnext\n")
+    client.shutdown(socket.SHUT_WR)
+    house.turn()
+    house.turn()
+    reply = b"x" * 10**6 + b"\n"
+    house.waiting.pop().complete(reply)
+    house.listener.leave(next_child)
+    (passing,) = next_child.passed
+    assert 0 < len(passing.owed) < len(reply)
+    assert passing.held == b"next\n"
+    assert passing.ended
+    received = bytearray()
+    while len(received) + len(passing.owed) < len(reply):
+        received += client.recv(1 << 20)
+    assert received + passing.owed == reply
+
+
+@pytest.fixture
+def successor(house):
+    """The listener of a child that takes over from another."""
+    house.listener._watch.forget()
+    house.listener = Listener(
+        house.loop,
+        house.listening,
+        house,
+        max_clients=3,
+        max_request=MAX_REQUEST,
+        on_full=house.told.append,
+        on_drained=lambda: house.told.append("drained"),
+        succeeds=True,
+    )
+    return house
+
+
+def passing(owed=b"", held=b"", ended=False):
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    return ours, Passing(theirs, owed, held, ended)
+
+
+def test_who_succeeds_accepts_nobody_before_it_knows_how_many_are_passed_on(successor):
+    waiting = [successor.connect() for _ in range(3)]
+    assert successor.listener.clients == set()
+    successor.listener.expect(2)
+    successor.turn()
+    assert len(successor.listener.clients) == 1  # of three places two are taken
+    client, passed = passing()
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.turn()
+    assert len(successor.listener.clients) == 2
+    successor.listener.expect(0)  # the other one has gone
+    successor.turn()
+    assert len(successor.listener.clients) == 3
+    for each in waiting:
+        each.sendall(b"ping\n")
+    successor.turn()
+    assert len(successor.waiting) == 2
+
+
+def test_an_adopted_client_goes_on_where_it_was(successor):
+    client, passed = passing(owed=b"the end of a reply\n", held=b"1\n2\nhal")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    assert client.recv(100) == b"the end of a reply\n"
+    assert successor.waiting.pop().request == b"1\n"
+
+
+def test_an_adopted_client_that_has_closed_its_side_is_let_go_after_its_replies(successor):
+    client, passed = passing(held=b"1\n", ended=True)
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.waiting.pop().complete(b"one\n")
+    assert client.recv(100) == b"one\n"
+    assert client.recv(100) == b""
+
+
+def test_a_client_that_comes_to_one_who_leaves_itself_is_passed_on_at_once(successor, next_child):
+    successor.listener.expect(1)
+    successor.listener.leave(next_child)
+    assert next_child.count == 1
+    assert successor.told == []  # one is expected still
+    client, passed = passing(held=b"1\n")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    assert next_child.passed == [passed]
+    successor.listener.expect(0)
+    assert successor.told == ["drained"]
+
+
+def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
+    successor.listener.expect(1)
+    successor.listener.drain()
+    assert successor.told == []
+    client, passed = passing(held=b"1\nhalf")
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    successor.waiting.pop().complete(b"one\n")
+    successor.listener.expect(0)
+    successor.turn()
+    assert client.recv(100) == b"one\n"
+    assert client.recv(100) == b""
+    assert successor.told == ["drained"]
+
+
+def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(house, next_child):
+    client = house.connect()
+    client.sendall(b"1\n2\n")
+    house.turn()
+    house.listener.leave(next_child)
+    client.sendall(b"3\n4")
+    house.listener.drain()
+    for number in (b"1\n", b"2\n", b"3\n"):
+        transaction = house.waiting.pop()
+        assert transaction.request == number
+        transaction.complete(number)
+        house.turn()
+    assert client.recv(100) == b"1\n2\n3\n"
+    assert client.recv(100) == b""
+    assert house.told == ["drained"]
+    assert next_child.passed == []
+
+
+def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(house, next_child):
+    clients = [house.connect() for _ in range(3)]
+    for client in clients:
+        client.sendall(b"half")
+    house.turn()
+    pass_on = next_child.pass_on
+    next_child.pass_on = lambda passing: (pass_on(passing), house.listener.drain())
+    house.listener.leave(next_child)
+    assert len(next_child.passed) == 1
+    next_child.close()
+    house.turn()
+    assert [client.recv(100) for client in clients] == [b""] * 3
