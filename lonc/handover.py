@@ -1,8 +1,10 @@
 """How a child that leaves passes its clients to the one that succeeds it, over a socketpair of the two.
 
-clients COUNT                 first of all: so many may still be passed on
-client ENDED OWED HELD        and its socket; then OWED lines, and HELD lines, of which the last has
-                              a newline more than was there
+    clients COUNT                 first of all, and again: so many may still be passed on
+    client ENDED OWED HELD        and its socket; then OWED lines, and HELD lines, of which the last has
+                                  a newline more than was there
+
+Lines go one way only. Their end is the end of the child that leaves.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Handover:
         self._on_finished: Callable[[], None] | None = None
 
     def announce(self, count: int) -> None:
-        """So many clients may come."""
+        """So many clients may still come, from now on."""
         self._channel.send(b"clients %d\n" % count)
 
     def pass_on(self, passing: Passing) -> None:

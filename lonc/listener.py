@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from lonc.client import Client, Passing, PassOn, Services
+from lonc.client import Client, Passing, Services
 from lonc.event_loop import FORGOTTEN, READ, SILENT, EventLoop
 
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
@@ -16,13 +16,15 @@ class NextChild(Protocol):
     """Where a leaving child's clients go."""
 
     def announce(self, count: int) -> None:
-        """So many may come."""
+        """So many may still come, from now on."""
 
     def pass_on(self, passing: Passing) -> None: ...
 
 
 class Listener:
     """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
+
+    `listening` is closed as soon as nobody is to be accepted here any more.
 
     A listener that `succeeds` another accepts nobody until `expect` says how many may still be passed
     on to it: they count as clients, or there might be more than there are descriptors for.
@@ -53,7 +55,7 @@ class Listener:
         self._on_full = on_full
         self._on_drained = on_drained
         self._draining = False
-        self._pass_on: PassOn | None = None
+        self._next_child: NextChild | None = None
         self._watch = loop.watch(listening, self.new_client, events=SILENT if succeeds else READ)
 
     def new_client(self) -> None:
@@ -76,6 +78,7 @@ class Listener:
     def expect(self, count: int) -> None:
         """As many clients as that may still be passed on to us; 0 once there is nobody who could."""
         self.expected = count
+        self._tell_next_child()
         self._resume()
         self._perhaps_drained()
 
@@ -83,8 +86,8 @@ class Listener:
         """Go on with a client that another child had before."""
         if self.expected:
             self.expected -= 1
-        if self._pass_on is not None:
-            self._pass_on(passing)
+        if self._next_child is not None:
+            self._next_child.pass_on(passing)
             return
         client = self._add(passing.connection)
         client.go_on(passing)
@@ -93,23 +96,31 @@ class Listener:
 
     def leave(self, next_child: NextChild) -> None:
         """Accept nobody any more; pass each client on as soon as it has no request in flight."""
-        self._draining = True
-        self._pass_on = pass_on = next_child.pass_on
-        self._watch.forget()
-        next_child.announce(len(self.clients) + (self.expected or 0))
+        self._next_child = next_child
+        self._accept_no_more()
+        self._tell_next_child()
         for client in list(self.clients):
-            if self._pass_on is pass_on:  # else that child has just ended, and we drain
-                client.leave(pass_on)
+            if self._next_child is next_child:  # else that child has just ended, and we drain
+                client.leave(next_child.pass_on)
         self._perhaps_drained()
 
     def drain(self) -> None:
         """Accept nobody any more, pass nobody on; let each client go when it has its replies."""
-        self._draining = True
-        self._pass_on = None
-        self._watch.forget()
+        self._next_child = None
+        self._accept_no_more()
         for client in list(self.clients):
             client.drain()
         self._perhaps_drained()
+
+    def _accept_no_more(self) -> None:
+        self._draining = True
+        if self._watch.events != FORGOTTEN:
+            self._watch.forget()
+            self._socket.close()
+
+    def _tell_next_child(self) -> None:
+        if self._next_child is not None:
+            self._next_child.announce(len(self.clients) + (self.expected or 0))
 
     def _add(self, connection: socket.socket) -> Client:
         client = Client(self._loop, connection, self._services, self._max_request, self._client_left)
@@ -126,6 +137,7 @@ class Listener:
 
     def _client_left(self, client: Client) -> None:
         self.clients.remove(client)
+        self._tell_next_child()  # it may have gone without being passed on
         self._resume()
         self._perhaps_drained()
 

@@ -28,7 +28,7 @@ class House:
     def make(self, max_clients):
         return Listener(
             self.loop,
-            self.listening,
+            self.listening.dup(),  # its parent has it too
             self,
             max_clients=max_clients,
             max_request=MAX_REQUEST,
@@ -66,5 +66,6 @@ class House:
             client.close()
         self.turn()
         assert self.listener.clients == set()
+        self.listener.drain()
         self.loop.close()
         self.listening.close()

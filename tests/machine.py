@@ -245,6 +245,15 @@ class Machine:
         return self.lonc.wait(20)
 
 
+def asked(machine, order):
+    """What the daemon answers on its control socket."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(30)
+        asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
+        asking.sendall(order + b"\n")
+        return read_line(asking)
+
+
 def read_line(client):
     """The next line from a socket, without its newline; what came before an EOF if there is none."""
     received = bytearray()

@@ -19,6 +19,7 @@ from machine import (
     AS_NOBODY,
     LONC,
     Machine,
+    asked,
     children_of,
     eventually,
     exists,
@@ -448,9 +449,9 @@ class TestStop:
             command = [*LONC, "-c", three.configuration, "stop"]
             stops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
             eventually(lambda: os.listdir(three.sockets) == [])
-            eventually(lambda: _asked(three, b"status").startswith(b'{"phase": "stopping"'))
+            eventually(lambda: asked(three, b"status").startswith(b'{"phase": "stopping"'))
             for _ in range(3):
-                assert json.loads(_asked(three, b"stop"))["text"] == "stopping"
+                assert json.loads(asked(three, b"stop"))["text"] == "stopping"
             released.set()
             assert read_line(client) == b"slow"
             for stop in stops:
@@ -655,13 +656,6 @@ class TestStop:
             assert done.returncode == 4
             assert done.stderr.decode() == f"lonc: cannot open {public.pid_file}: Permission denied\n"
         assert public.command("status").returncode == 0
-
-
-def _asked(machine, order):
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
-        asking.sendall(order + b"\n")
-        return read_line(asking)
 
 
 class TestRestart:

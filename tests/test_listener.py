@@ -51,13 +51,13 @@ def test_an_accept_that_fails_is_tried_again(house):
             tries.append(house.loop.now)
             return super().accept()
 
-    house.listener._socket = Failing()  # which does not listen
+    listening, house.listener._socket = house.listener._socket, Failing()  # which does not listen
     client = house.connect()
     house.turn()
     assert house.told == ["cannot accept: Invalid argument"]
     assert len(tries) == 1  # not in every turn
     house.listener._socket.close()
-    house.listener._socket = house.listening
+    house.listener._socket = listening
     client.sendall(b"ping\n")
     deadline = time.monotonic() + 10
     while not house.waiting and time.monotonic() < deadline:
@@ -116,11 +116,15 @@ class Next:
     """The next child, played by the test."""
 
     def __init__(self):
-        self.count = None
+        self.counts = []
         self.passed = []
 
+    @property
+    def count(self):
+        return self.counts[-1]
+
     def announce(self, count):
-        self.count = count
+        self.counts.append(count)
 
     def pass_on(self, passing):
         self.passed.append(passing)
@@ -142,7 +146,8 @@ def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(ho
     half.sendall(b"half a li")
     house.turn()
     house.listener.leave(next_child)
-    assert next_child.count == 2
+    assert next_child.counts[0] == 2
+    assert next_child.count == 0
     assert sorted(passing.held for passing in next_child.passed) == [b"", b"half a li"]
     assert not any(passing.owed or passing.ended for passing in next_child.passed)
     assert house.told == ["drained"]
@@ -175,13 +180,15 @@ def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(house, ne
     assert house.told == ["drained"]
 
 
-def test_who_leaves_meanwhile_is_passed_to_nobody(house, next_child):
+def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(house, next_child):
     client = house.connect()
     client.sendall(b"1\n")
     house.turn()
     house.listener.leave(next_child)
+    assert next_child.count == 1
     client.close()
     house.turn()
+    assert next_child.count == 0
     assert house.dropped == house.waiting
     assert house.told == ["drained"]
     assert next_child.passed == []
@@ -209,10 +216,11 @@ def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(house, next_child
 @pytest.fixture
 def successor(house):
     """The listener of a child that takes over from another."""
-    house.listener._watch.forget()
+    house.listener.drain()
+    house.told.clear()
     house.listener = Listener(
         house.loop,
-        house.listening,
+        house.listening.dup(),
         house,
         max_clients=3,
         max_request=MAX_REQUEST,
@@ -324,3 +332,26 @@ def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(
     next_child.close()
     house.turn()
     assert [client.recv(100) for client in clients] == [b""] * 3
+
+
+def test_whoever_is_no_longer_expected_here_is_not_expected_at_the_next_child_either(
+    successor, next_child
+):
+    successor.listener.expect(5)
+    successor.listener.leave(next_child)
+    assert next_child.count == 5
+    successor.listener.expect(3)
+    assert next_child.count == 3
+
+
+@pytest.mark.parametrize("how", ["leave", "drain"])
+def test_whoever_accepts_no_more_lets_go_of_the_socket(house, next_child, how):
+    """Or whoever waits in the backlog of a host that is gone would wait for our last request."""
+    house.connect().sendall(b"1\n")
+    house.turn()
+    house.listener.leave(next_child) if how == "leave" else house.listener.drain()
+    late = house.connect()
+    house.listening.close()
+    with pytest.raises(ConnectionResetError):
+        late.recv(1)
+    house.waiting.pop().complete(b"one\n")
