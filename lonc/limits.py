@@ -14,11 +14,13 @@ from lonc.rollout import ABREAST
 SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
 
 
-def within_limits(settings: Settings, hosts: int) -> Settings:
+def within_limits(settings: Settings, hosts: int, passed_on: int = 0) -> Settings:
     """`settings`, with fewer clients a host if there are few open files.
 
-    Raises CannotStart where even that is too low for so many hosts, or where connections cannot come
-    from `loncBindAddress`.
+    At a reload so many clients may be `passed_on` to each new child, whatever its own limit.
+
+    Raises CannotStart where there are too few even for that, or for so many hosts, or where connections
+    cannot come from `loncBindAddress`.
     """
     if settings.bind_address is not None:
         _try_address(settings.bind_address)
@@ -34,6 +36,11 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
     if clients < 1:
         raise CannotStart(
             f"a child needs {childs_need + 1} open files, and the limit is {limit}: raise it"
+        )
+    if clients < passed_on:
+        raise CannotStart(
+            f"{passed_on} clients may be passed on, and beside {settings.max_connections} connections"
+            f" a child has room for {clients}: restart it, or raise the limit of open files, {limit}"
         )
     if clients >= settings.max_clients:
         return settings

@@ -187,7 +187,7 @@ class Parent:
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             if self._hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
-            settings = within_limits(settings, len(hosts))
+            settings = within_limits(settings, len(hosts), passed_on=self._settings.max_clients)
             self._bind(hosts, settings)
         except LoncError as error:
             self._enter(Phase.RUNNING)

@@ -368,6 +368,8 @@ class TestNobodyNotices:
         eventually(lambda: "91 clients are connected, the most" in machine.log())
         for _ in range(3):
             reload(machine)
+        machine.configure(loncMaxConnections=60, loncMaxClients=10)
+        assert "beside 60 connections a child has room for 36: restart it" in reload(machine, status=1)
         for client in clients:
             client.sendall(b"ping\n")
         for client in clients:
