@@ -137,7 +137,10 @@ def find(settings: Settings) -> Found:
         return Found(State.UNKNOWN, why=f"cannot open {path}: {error.strerror}")
     try:
         if _try_lock(fd, fcntl.LOCK_SH):
-            return Found(State.DEAD if os.read(fd, 1) else State.NOT_RUNNING)
+            left_behind = os.read(fd, 1)
+            found = _find_without_pid_file(settings)  # this one may have been put in the place of ours
+            dead = left_behind and found.state is State.NOT_RUNNING
+            return Found(State.DEAD) if dead else found
         content = os.read(fd, 100).decode(errors="replace").strip()
     except OSError as error:
         return Found(State.UNKNOWN, why=f"cannot read {path}: {error.strerror}")
@@ -151,16 +154,21 @@ def find(settings: Settings) -> Found:
 
 def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
     """What there is when nothing is starting any more."""
-    deadline = time.monotonic() + patience
-    while (found := find(settings)).state is State.STARTING:
-        if time.monotonic() >= deadline:
+    begun = time.monotonic()
+    while True:
+        found = find(settings)
+        waited = time.monotonic() - begun
+        if found.state is State.STARTING and waited >= patience:
             return Found(State.UNKNOWN, why=found.why)
+        # Whoever starts has the one lock an instant before the other.
+        in_between = found.state is State.UNKNOWN and waited < LOCK_WITHIN
+        if found.state is not State.STARTING and not in_between:
+            return found
         time.sleep(PAUSE)
-    return found
 
 
 def _find_without_pid_file(settings: Settings) -> Found:
-    """Somebody may have removed it: then the kernel knows who listens at the control socket."""
+    """Somebody may have taken it away: then the kernel knows who listens at the control socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(str(settings.control_file)) == 0:
@@ -172,7 +180,9 @@ def _find_without_pid_file(settings: Settings) -> Found:
         fd = os.open(settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not _try_lock(fd, fcntl.LOCK_SH):
-                why = f"{settings.socket_directory} is in use, but there is no {settings.pid_file}"
+                why = (
+                    f"{settings.socket_directory} is in use, but not by the lonc of {settings.pid_file}"
+                )
                 return Found(State.UNKNOWN, why=why)
         finally:
             os.close(fd)

@@ -39,10 +39,10 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     try:
         pidfd = os.pidfd_open(found.pid)
     except ProcessLookupError:
-        return "lonc has ended meanwhile"
+        return "lonc is stopped"
     try:
         if find(settings) != found:  # the pid could be another's by now
-            return "lonc has ended meanwhile"
+            return "lonc is stopped"
         drained_within = _begin(settings, pidfd)
         if _ends(pidfd, drained_within + KILL_AFTER):
             return "lonc is stopped"

@@ -332,13 +332,29 @@ class TestOneInstance:
         assert not exists(pid)
         assert os.listdir(three.sockets) == []
 
+    @pytest.mark.parametrize("kind", ["empty", "another pid", "fifo"])
+    def test_a_pid_file_that_was_replaced_while_it_runs(self, three, kind):
+        three.start()
+        pid = three.lonc.pid
+        three.pid_file.unlink()
+        if kind == "fifo":
+            os.mkfifo(three.pid_file)
+        else:
+            three.pid_file.write_text("" if kind == "empty" else f"{os.getpid()}\n")
+        assert three.command("start").stdout.decode() == f"lonc is running already, pid {pid}\n"
+        done = three.command("status")
+        assert (done.returncode, f"pid {pid}," in done.stdout.decode()) == (0, True)
+        assert three.command("reload").returncode == 0
+        assert three.command("stop").stdout == b"lonc is stopped\n"
+        assert not exists(pid)
+
     def test_without_pid_file_and_control_socket_nobody_can_tell(self, three):
         three.start()
         logs = three.pid_file.parent
         logs.rename(logs.with_name("moved"))
         done = three.command("status")
         assert done.returncode == 4
-        why = f"{three.sockets} is in use, but there is no {three.pid_file}"
+        why = f"{three.sockets} is in use, but not by the lonc of {three.pid_file}"
         assert done.stderr.decode() == f"lonc: cannot tell whether it runs: {why}\n"
         assert three.command("stop").stderr.decode() == f"lonc: {why}\n"
         done = three.command("start")

@@ -164,7 +164,7 @@ class TestOutcome:
 
     def test_where_nobody_can_tell_whether_it_runs_it_is_1(self, three):
         three.pid_file.parent.rename(three.pid_file.parent.with_name("moved"))
-        why = f"{three.sockets} is in use, but there is no {three.pid_file}"
+        why = f"{three.sockets} is in use, but not by the lonc of {three.pid_file}"
         assert reload(three, status=1) == f"lonc: {why}\n"
 
     def test_changed_settings_take_effect(self, three):
