@@ -136,7 +136,7 @@ class Channel:
         except OSError as error:
             if error.errno == errno.ETOOMANYREFS:
                 self._watch.want(write=False)
-                self._loop.at(self._loop.now + PASS_AGAIN, self._pass_again)
+                self._loop.after(PASS_AGAIN, self._pass_again)
             else:
                 self._end()
             return

@@ -35,7 +35,7 @@ from lonc.log import Complaints, logger
 from lonc.lond_connection import LondConnection
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Pool
-from lonc.process import ignore_signals
+from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
 from lonc.status import HostStatus
 
 READY = b"ready\n"
@@ -77,10 +77,11 @@ class Child:
         self._host = host
         self._settings = settings
         self._since = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._descriptors = descriptor_limit() - SPARE_DESCRIPTORS  # for clients and connections
         self._loop = EventLoop()
         self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
         self._pool = Pool(
-            settings.max_connections,
+            self._max_connections,
             settings.connect_retries,
             self.make_lond_connection,
             self._pool_changed,
@@ -166,7 +167,7 @@ class Child:
             return
         self._stopping = True
         self._pool.drain()
-        self._loop.at(self._loop.now + self._settings.drain_timeout, self._time_is_up)
+        self._loop.after(self._settings.drain_timeout, self._time_is_up)
         self._listener.drain()
         self._pool.close_idle()  # only now: the clients' last lines have taken what they need
 
@@ -176,10 +177,17 @@ class Child:
             successor.close()
         else:
             self._pool.drain()
-            self._handover = Handover(self._loop, successor, on_broken=self._listener.drain)
+            self._handover = Handover(
+                self._loop, successor, on_passed=self._pool.close_idle, on_broken=self._listener.drain
+            )
             self._listener.leave(self._handover)
             self._pool.close_idle()
         self._channel.send(LEAVING)
+
+    def _max_connections(self) -> int:
+        """Fewer than set where more clients were passed on than our own settings would let in."""
+        clients = len(self._listener.clients) + (self._listener.expected or 0)
+        return min(self._settings.max_connections, self._descriptors - clients)
 
     def _drained(self) -> None:
         if self._handover is None:

@@ -123,7 +123,7 @@ class ChildProcess:
             self._answer(HostStatus(**json.loads(rest)))
         elif word == b"crash":
             self._last_words = json.loads(rest)
-        else:
+        elif self._killed_for is None and not self._reaped:  # else nothing can come of it
             if line == self._awaited:
                 self._in_time()
             self._on_word(self, line)
@@ -138,7 +138,7 @@ class ChildProcess:
         """It has so many seconds for what it was told last: to say `word`, or else to end."""
         self._in_time()
         self._awaited = word
-        self._deadline = self._loop.at(self._loop.now + seconds, partial(self.kill, why_killed))
+        self._deadline = self._loop.after(seconds, partial(self.kill, why_killed))
 
     def _in_time(self) -> None:
         if self._deadline is not None:

@@ -85,6 +85,11 @@ class Client:
             connection, self.client_request, self.client_writable, on_hangup=self.close
         )
 
+    @property
+    def at_rest(self) -> bool:
+        """It waits for nothing, and has nothing to take."""
+        return self._transaction is None and not self._unsent
+
     def client_request(self) -> None:
         """Callback: the client has sent something, or closed its sending side."""
         busy = self._transaction is not None or self._unsent

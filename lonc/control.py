@@ -16,7 +16,7 @@ from lonc.status import Phase, Report
 from lonc.transaction import Transaction
 
 MODE = 0o600  # who may use it may restart everything
-MAX_ASKING = 16  # connections at a time; more wait
+MAX_ASKING = 64  # connections at a time
 MAX_ORDER = 1000  # bytes
 
 ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
@@ -26,7 +26,7 @@ RECEIVE_SIZE = 65536
 class ControlSocket:
     """The daemon's side. Each of `orders` gets a transaction, to be completed with the answer.
 
-    Raises CannotStart.
+    Who has asked nothing makes room for who comes when all places are taken. Raises CannotStart.
     """
 
     maybe_own: tuple[bytes, ...] = ()  # what comes is an order
@@ -36,13 +36,14 @@ class ControlSocket:
     ) -> None:
         self._orders = orders
         self._socket = SocketFile(settings.control_file, MODE)
-        Listener(
+        self._complain = Complaints(loop, "control socket: ").complain
+        self._listener = Listener(
             loop,
             self._socket.listening,
             self,
             max_clients=MAX_ASKING,
             max_request=MAX_ORDER,
-            on_full=Complaints(loop, "control socket: ").complain,
+            on_full=self._make_room,
             on_drained=lambda: None,
         )
 
@@ -61,6 +62,15 @@ class ControlSocket:
 
     def drop_transaction(self, transaction: Transaction) -> None:
         """Whoever asked has gone; what was asked for goes on."""
+
+    def _make_room(self, why: str) -> None:
+        for client in list(self._listener.clients):
+            if client.at_rest:
+                client.client_request()  # it may have asked a moment ago
+            if client.at_rest:
+                client.close()
+                return
+        self._complain(why)
 
 
 def outcome(status: int, text: str, **more: float) -> bytes:

@@ -75,7 +75,7 @@ class Watch:
 
 
 class Deadline:
-    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.at`."""
+    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.after`."""
 
     __slots__ = ("callback",)
 
@@ -136,10 +136,10 @@ class EventLoop:
             self._silent.register(watch.file.fileno(), 0)
             self._silent_watches[watch.file.fileno()] = watch
 
-    def at(self, when: float, callback: Callback) -> Deadline:
-        """Call back once, when `now` has reached `when`."""
+    def after(self, seconds: float, callback: Callback) -> Deadline:
+        """Call back once, so many seconds from this call: `now` may be older than that."""
         deadline = Deadline(callback)
-        heapq.heappush(self._deadlines, (when, next(self._order), deadline))
+        heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), deadline))
         return deadline
 
     def on_signal(self, signum: int, callback: Callback) -> None:
@@ -168,9 +168,15 @@ class EventLoop:
         self._running = False
 
     def turn(self, longest: float | None = None) -> None:
-        """Wait, for `longest` seconds at most, and call what is due."""
+        """Wait, for `longest` seconds at most, and call what is due.
+
+        A deadline is due only if it was before the look at the descriptors: if we were held up, whatever
+        came meanwhile came in time.
+        """
+        looked_at = 0.0
         if self._deadlines:
-            until_due = max(0.0, self._deadlines[0][0] - time.monotonic())
+            looked_at = time.monotonic()
+            until_due = max(0.0, self._deadlines[0][0] - looked_at)
             longest = until_due if longest is None else min(longest, until_due)
         ready = self._selector.select(longest)
         self.now = time.monotonic()
@@ -181,7 +187,7 @@ class EventLoop:
             if events & WRITE:
                 watch.on_writable()
         due = []
-        while self._deadlines and self._deadlines[0][0] <= self.now:
+        while self._deadlines and self._deadlines[0][0] <= looked_at:
             due.append(heapq.heappop(self._deadlines)[2])
         for deadline in due:  # one that is set meanwhile, even for now, waits for the next turn
             deadline.callback()

@@ -21,10 +21,21 @@ NO_LIMIT = 1 << 62
 
 
 class Handover:
-    """The side that leaves. `on_broken()`: the next child has ended, and nobody can be passed on."""
+    """The side that leaves.
 
-    def __init__(self, loop: EventLoop, successor: socket.socket, on_broken: Callable[[], None]) -> None:
+    Callbacks: `on_passed()`, after each client; `on_broken()`, when the next child has ended, and nobody
+    can be passed on.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        successor: socket.socket,
+        on_passed: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
         self._channel = Channel(loop, successor, _heard_from_successor, self._broken, self._sent)
+        self._on_passed = on_passed
         self._on_broken = on_broken
         self._on_finished: Callable[[], None] | None = None
 
@@ -36,6 +47,7 @@ class Handover:
         held = passing.held + b"\n"
         header = b"client %d %d %d\n" % (passing.ended, bool(passing.owed), held.count(b"\n"))
         self._channel.send(header + passing.owed + held, [passing.connection])
+        self._on_passed()
 
     def finish(self, on_finished: Callable[[], None]) -> None:
         """Close, and call back, when all has left."""

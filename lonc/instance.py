@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -114,7 +114,8 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """`why` is a sentence for a person, where there is something to be said."""
+    """`pid` is that of the daemon, where one is known; `why` a sentence for a person, where there is
+    something to be said."""
 
     state: State
     pid: int | None = None
@@ -146,10 +147,13 @@ def find(settings: Settings) -> Found:
         return Found(State.UNKNOWN, why=f"cannot read {path}: {error.strerror}")
     finally:
         os.close(fd)
+    listening = _listening(settings)  # the kernel's word; anybody may have edited the file
+    if content and listening is not None:
+        return Found(State.RUNNING, listening)
     if content.isascii() and content.isdigit() and _is_lonc(pid := int(content)):
         return Found(State.RUNNING, pid)
     why = f"{path} is locked, and there is " + (f"no lonc {content}" if content else "no pid in it")
-    return Found(State.STARTING, why=why)
+    return Found(State.STARTING, listening, why)
 
 
 def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
@@ -159,7 +163,7 @@ def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
         found = find(settings)
         waited = time.monotonic() - begun
         if found.state is State.STARTING and waited >= patience:
-            return Found(State.UNKNOWN, why=found.why)
+            return replace(found, state=State.UNKNOWN)
         # Whoever starts has the one lock an instant before the other.
         in_between = found.state is State.UNKNOWN and waited < LOCK_WITHIN
         if found.state is not State.STARTING and not in_between:
@@ -167,15 +171,20 @@ def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
         time.sleep(PAUSE)
 
 
-def _find_without_pid_file(settings: Settings) -> Found:
-    """Somebody may have taken it away: then the kernel knows who listens at the control socket."""
+def _listening(settings: Settings) -> int | None:
+    """The pid of the lonc that listens at the control socket, by the kernel's word."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(str(settings.control_file)) == 0:
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            pid: int = struct.unpack("3i", credentials)[0]
-            if _is_lonc(pid):
-                return Found(State.RUNNING, pid)
+        if probe.connect_ex(str(settings.control_file)) != 0:
+            return None
+        pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid if _is_lonc(pid) else None
+
+
+def _find_without_pid_file(settings: Settings) -> Found:
+    """Somebody may have taken it away."""
+    if (pid := _listening(settings)) is not None:
+        return Found(State.RUNNING, pid)
     with contextlib.suppress(OSError):
         fd = os.open(settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -207,7 +207,7 @@ class Keeper:
 
     def _again_in(self, delay: float, then: Callable[[], None]) -> None:
         self._cancel_retry()
-        self._retry = self._loop.at(self._loop.now + delay, then)
+        self._retry = self._loop.after(delay, then)
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:

@@ -45,7 +45,7 @@ class Listener:
         on_drained: Callable[[], None],
         succeeds: bool = False,
     ) -> None:
-        self.clients: set[Client] = set()
+        self.clients: dict[Client, None] = {}  # in the order in which they came
         self.expected: int | None = None if succeeds else 0  # None: nobody has said yet
         self._loop = loop
         self._socket = listening
@@ -71,7 +71,7 @@ class Listener:
                 return
             except OSError as error:
                 self._pause(f"cannot accept: {error.strerror}")
-                self._loop.at(self._loop.now + ACCEPT_AGAIN, self._resume)
+                self._loop.after(ACCEPT_AGAIN, self._resume)
                 return
             self._add(connection)
 
@@ -124,7 +124,7 @@ class Listener:
 
     def _add(self, connection: socket.socket) -> Client:
         client = Client(self._loop, connection, self._services, self._max_request, self._client_left)
-        self.clients.add(client)
+        self.clients[client] = None
         return client
 
     def _pause(self, why: str) -> None:
@@ -136,7 +136,7 @@ class Listener:
             self._watch.want(read=True)
 
     def _client_left(self, client: Client) -> None:
-        self.clients.remove(client)
+        del self.clients[client]
         self._tell_next_child()  # it may have gone without being passed on
         self._resume()
         self._perhaps_drained()

@@ -20,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+# (O_NONBLOCK: the name could be that of a FIFO by now.)
+LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 LOG_MODE = 0o640  # the sentences name hosts and addresses
 STANDARD_ERROR = 2
 

@@ -126,7 +126,7 @@ class Loopback:
             return
         except OSError:  # of descriptors or memory there is none left: wait for some
             self._watch.want(read=False)
-            self._loop.at(self._loop.now + ACCEPT_AGAIN, lambda: self._watch.want(read=True))
+            self._loop.after(ACCEPT_AGAIN, lambda: self._watch.want(read=True))
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions.add(Session(self, self._loop, connection))

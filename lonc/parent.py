@@ -57,13 +57,14 @@ class Parent:
         self._phase = Phase.STARTING
         self._drained_by = 0.0  # by the loop's clock, once it is stopping
         self._failure: str | None = None
+        self._terminated = False  # once by signal
 
     def run(self) -> None:
         """Serve until TERM or INT and the end of all children. Raises CannotStart."""
         heard: dict[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
-            signal.SIGTERM: partial(self._stop, "TERM"),
-            signal.SIGINT: partial(self._stop, "INT"),
+            signal.SIGTERM: partial(self._terminate, "TERM"),
+            signal.SIGINT: partial(self._terminate, "INT"),
             signal.SIGHUP: self._reload,
             signal.SIGUSR1: self._print_status,
         }
@@ -187,7 +188,7 @@ class Parent:
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             if self._hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
-            settings = within_limits(settings, len(hosts), passed_on=self._settings.max_clients)
+            settings = within_limits(settings, len(hosts))
             self._bind(hosts, settings)
         except LoncError as error:
             self._enter(Phase.RUNNING)
@@ -249,10 +250,16 @@ class Parent:
         if self._phase is Phase.STOPPING and not self._family:
             self._loop.stop()
 
-    def _stop(self, why: str) -> None:
+    def _terminate(self, signal_name: str) -> None:
         """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
-        if self._phase is Phase.STOPPING:
+        if self._terminated:
             self._kill("it was to end at once")
+        self._terminated = True
+        self._stop(signal_name)
+
+    def _stop(self, why: str) -> None:
+        """Let the children drain; as often as you like."""
+        if self._phase is Phase.STOPPING:
             return
         self._enter(Phase.STOPPING)
         logger.info("stopping: %s", why)
@@ -271,9 +278,8 @@ class Parent:
             self._loop.stop()
 
     def _stop_as_ordered(self, transaction: Transaction) -> None:
-        """As often as you like; tells how long the children may still take."""
-        if self._phase is not Phase.STOPPING:
-            self._stop("ordered")
+        """Tells how long the children may still take."""
+        self._stop("ordered")
         left = max(0.0, self._drained_by - self._loop.now)
         transaction.complete(outcome(DONE, "stopping", drained_within=left))
 

@@ -39,12 +39,13 @@ class Pool(Generic[C]):
     """The connections to one host and the transactions that wait for one.
 
     A connection of the pool is attempting, idle, or else busy. `on_change(why)` is called after
-    connections, retries or state have changed; `why` is None where that needs no telling.
+    connections, retries or state have changed; `why` is None where that needs no telling. There may be
+    `max_connections()` at a time.
     """
 
     def __init__(
         self,
-        max_connections: int,
+        max_connections: Callable[[], int],
         connect_retries: int,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
@@ -107,7 +108,7 @@ class Pool(Generic[C]):
                 connection.start_request(transaction)
                 return
         self._waiting.enqueue(transaction)
-        if len(self._connections) < self._max_connections:
+        if len(self._connections) < self._max_connections():
             self._attempt()
 
     def drop_transaction(self, transaction: Transaction) -> None:
@@ -157,7 +158,7 @@ class Pool(Generic[C]):
                 lost += self._take_waiting()
         self._on_change(why)
         self._fail(lost, why)
-        if was_established and self._waiting and len(self._connections) < self._max_connections:
+        if was_established and self._waiting and len(self._connections) < self._max_connections():
             self._attempt()
 
     def drain(self) -> None:

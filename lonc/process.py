@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 PR_SET_PDEATHSIG = 1
+SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
 _libc = ctypes.CDLL(None)
 
 # Left as they are: what nobody can change, what says that the program itself is at fault, and what ends

@@ -41,7 +41,7 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     except ProcessLookupError:
         return "lonc is stopped"
     try:
-        if find(settings) != found:  # the pid could be another's by now
+        if find(settings).pid != found.pid:  # it could be another's by now
             return "lonc is stopped"
         drained_within = _begin(settings, pidfd)
         if _ends(pidfd, drained_within + KILL_AFTER):
@@ -61,7 +61,7 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
 def _begin(settings: Settings, pidfd: int) -> float:
     """Order it to stop, or, if it does not take orders, signal it; returns the seconds it may take.
 
-    (An order can be given twice. A second TERM would cut the first one's draining short.)
+    (An order can be given twice. A second TERM would cut the draining short.)
     """
     try:
         drained_within: float = json.loads(ask(settings, "stop"))["drained_within"]

@@ -25,7 +25,7 @@ class Survey:
         self._on_done: Callable[[list[HostStatus]], None] | None = on_done
         for keeper in self._keepers:
             keeper.ask_status(partial(self._heard, keeper))
-        loop.at(loop.now + (ANSWER_WITHIN if self._missing() else 0), self._finish)
+        loop.after((ANSWER_WITHIN if self._missing() else 0), self._finish)
 
     def _missing(self) -> bool:
         return len(self._answers) < len(self._keepers)

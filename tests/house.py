@@ -65,7 +65,7 @@ class House:
         for client in self.clients:
             client.close()
         self.turn()
-        assert self.listener.clients == set()
+        assert self.listener.clients == {}
         self.listener.drain()
         self.loop.close()
         self.listening.close()

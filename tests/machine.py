@@ -38,7 +38,7 @@ AS_NOBODY = program(
 
 def title(pid):
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0"))
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

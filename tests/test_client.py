@@ -109,7 +109,7 @@ def test_a_client_that_leaves_has_its_transaction_dropped_and_its_lines_forgotte
     client.close()
     house.turn()
     assert house.dropped == house.waiting
-    assert house.listener.clients == set()
+    assert house.listener.clients == {}
     house.waiting.pop().complete(b"to nobody\n")  # it had been in flight
     house.turn()
     assert house.waiting == []
@@ -121,7 +121,7 @@ def test_a_reply_to_a_client_that_has_just_left_goes_nowhere(house):
     house.turn()
     client.close()
     house.waiting.pop().complete(b"one\n")  # before the loop has seen that it left
-    assert house.listener.clients == set()
+    assert house.listener.clients == {}
     house.turn()
     assert house.waiting == []
 
@@ -147,7 +147,7 @@ def test_a_client_that_leaves_while_it_is_read_ahead_is_noticed(house):
     house.turn()
     client.close()
     house.turn()
-    assert house.listener.clients == set()
+    assert house.listener.clients == {}
 
 
 def test_no_more_than_64_kib_are_read_ahead_and_reading_goes_on(house):

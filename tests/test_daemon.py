@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -348,6 +349,30 @@ class TestOneInstance:
         assert three.command("stop").stdout == b"lonc is stopped\n"
         assert not exists(pid)
 
+    @pytest.mark.parametrize("content", ["", "nonsense", "{stranger}"])
+    def test_a_pid_file_that_was_edited_while_it_runs(self, three, content):
+        """Also if it is the pid of the parent of another lonc."""
+        titled = "import setproctitle, time; setproctitle.setproctitle('lonc: parent, 2 hosts');"
+        stranger = subprocess.Popen(
+            [sys.executable, "-c", titled + "print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+        )
+        try:
+            stranger.stdout.readline()
+            three.start()
+            pid = three.lonc.pid
+            three.pid_file.write_text(content.format(stranger=stranger.pid))
+            impatient = program("import lonc.instance; lonc.instance.settled.__defaults__ = (0.2,)")
+            if content:
+                done = three.command("status", program=impatient)
+                assert (done.returncode, f"pid {pid}," in done.stdout.decode()) == (0, True)
+            assert three.command("stop", program=impatient).stdout == b"lonc is stopped\n"
+            assert not exists(pid)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+            stranger.stdout.close()
+
     def test_without_pid_file_and_control_socket_nobody_can_tell(self, three):
         three.start()
         logs = three.pid_file.parent
@@ -612,6 +637,33 @@ class TestStop:
             three.lonc.wait()
             with contextlib.suppress(ConnectionResetError):
                 assert read_line(client) == b""
+
+    def test_an_order_and_a_term_let_it_drain(self, three):
+        with slow_lond(three) as released:
+            three.start()
+            client = three.connect()
+            client.sendall(b"slow\n")
+            in_flight(three)
+            asked(three, b"stop")
+            three.lonc.terminate()
+            asked(three, b"stop")
+            released.set()
+            assert read_line(client) == b"slow"
+            three.lonc.wait()
+
+    def test_connections_that_ask_nothing_keep_nobody_from_asking(self, three):
+        three.start()
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+        for each in silent:
+            each.connect(str(three.pid_file.with_name("lonc.ctl")))
+        silent[-1].sendall(b"stat")
+        assert three.command("status").returncode == 0
+        silent[-1].sendall(b"us\n")
+        assert read_line(silent[-1]).startswith(b'{"phase": "running"')
+        assert three.command("stop").stdout == b"lonc is stopped\n"
+        assert "stopping: ordered" in three.log()
+        for each in silent:
+            each.close()
 
     def test_term_during_a_reload(self, three):
         three.hosts(*[f"h{number}" for number in range(40)])
@@ -890,16 +942,20 @@ class TestLog:
         files = [os.readlink(fd) for fd in proc(three.lonc.pid, "fd").iterdir()]
         assert [file for file in files if "lonc.log" in file] == [str(log)]
 
-    @pytest.mark.parametrize("trouble", ["a full disk", "no directory"])
+    @pytest.mark.parametrize("trouble", ["a full disk", "no directory", "a fifo"])
     def test_a_log_that_cannot_be_written_neither_stops_nor_slows_it(self, three, trouble):
         three.start_lond("l1")
         if trouble == "a full disk":
             three.pid_file.parent.mkdir()
             three.pid_file.with_name("lonc.log").symlink_to("/dev/full")
             three.start()
-        else:
+        elif trouble == "no directory":
             three.start()
             shutil.rmtree(three.pid_file.parent)
+        else:
+            three.start()
+            three.log_file.unlink()
+            os.mkfifo(three.log_file)
         for _ in range(3):
             dead = eventually(lambda: three.children().get("l2"))
             os.kill(dead, signal.SIGKILL)

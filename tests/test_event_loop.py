@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from machine import eventually
 
 from lonc.event_loop import READ, EventLoop
 
@@ -135,26 +136,60 @@ def test_deadlines_come_in_their_order_and_not_before_their_time(loop):
     calls = []
     begun = loop.now
     for delay in (0.03, 0.01, 0.02):
-        loop.at(begun + delay, lambda delay=delay: calls.append((delay, loop.now - begun)))
-    loop.at(begun + 0.015, lambda: calls.append("cancelled")).cancel()
+        loop.after(delay, lambda delay=delay: calls.append((delay, loop.now - begun)))
+    loop.after(0.015, lambda: calls.append("cancelled")).cancel()
     while len(calls) < 3:
         loop.turn()
     assert [delay for delay, _ in calls] == [0.01, 0.02, 0.03]
     assert all(delay <= when for delay, when in calls)
 
 
-def test_deadlines_of_the_same_moment_come_in_the_order_in_which_they_were_set(loop):
+def test_deadlines_of_the_same_moment_come_in_the_order_in_which_they_were_set(loop, monkeypatch):
     calls = []
+    moment = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
     for number in range(10):
-        loop.at(loop.now, lambda number=number: calls.append(number))
+        loop.after(0, lambda number=number: calls.append(number))
     loop.turn()
     assert calls == list(range(10))
 
 
 def test_a_deadline_set_by_a_deadline_waits_for_its_time(loop):
-    loop.at(loop.now, lambda: loop.at(loop.now + 3600, lambda: pytest.fail("called")))
+    loop.after(0, lambda: loop.after(3600, lambda: pytest.fail("called")))
     loop.turn()
     loop.turn(0)
+
+
+def test_what_came_while_the_loop_was_held_up_came_before_the_deadline(loop, pair):
+    calls = []
+
+    def read():
+        pair[0].recv(100)
+        calls.append("readable")
+        deadline.cancel()
+
+    def hold_up():
+        pair[1].send(b"x")
+        time.sleep(0.05)
+
+    loop.watch(pair[0], read)
+    deadline = loop.after(0.02, lambda: calls.append("too late"))
+    loop.after(0, hold_up)
+    eventually(lambda: loop.turn(0) or calls)
+    assert calls == ["readable"]
+
+
+def test_a_deadline_counts_from_when_it_is_set_however_long_the_turn(loop):
+    calls = []
+
+    def hold_up():
+        time.sleep(0.05)
+        begun = time.monotonic()
+        loop.after(0.04, lambda: calls.append(loop.now - begun))
+
+    loop.after(0, hold_up)
+    eventually(lambda: loop.turn(0.1) or calls)
+    assert calls[0] >= 0.04
 
 
 def test_run_turns_until_stopped(loop):
@@ -164,9 +199,9 @@ def test_run_turns_until_stopped(loop):
         turns.append(1)
         if len(turns) == 3:
             loop.stop()
-        loop.at(loop.now, turn)
+        loop.after(0, turn)
 
-    loop.at(loop.now, turn)
+    loop.after(0, turn)
     loop.run()
     assert len(turns) == 3
 

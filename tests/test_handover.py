@@ -25,7 +25,9 @@ class Change:
         self.adopted = []
         self.ours = []
         ours, theirs = socket.socketpair()
-        self.handover = Handover(self.loop, ours, lambda: self.told.append("broken"))
+        self.handover = Handover(
+            self.loop, ours, lambda: None, on_broken=lambda: self.told.append("broken")
+        )
         self.succession = Succession(self.loop, theirs, self.told.append, self.adopted.append)
 
     def pass_on(self, owed=b"", held=b"", ended=False):
@@ -142,7 +144,7 @@ def test_more_on_their_way_than_the_kernel_allows_one_user_only_takes_longer():
         loop = EventLoop()
         adopted = []
         ours, theirs = socket.socketpair()
-        handover = Handover(loop, ours, lambda: adopted.append("broken"))
+        handover = Handover(loop, ours, lambda: None, on_broken=lambda: adopted.append("broken"))
         clients = []
         for number in range(150):  # of each pair one end is kept open by nobody but the message
             client, passed = socket.socketpair()

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     },
     "rollout": {"keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
-    "limits": {"configuration", "errors", "log", "process", "rollout"},
+    "limits": {"configuration", "control", "errors", "log", "process", "rollout"},
     "control": {
         "configuration", "errors", "event_loop", "listener", "log", "socket_file", "status",
         "transaction",

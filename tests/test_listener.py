@@ -152,7 +152,7 @@ def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(ho
     assert not any(passing.owed or passing.ended for passing in next_child.passed)
     assert house.told == ["drained"]
     house.connect()  # waits in the backlog for the next child
-    assert house.listener.clients == set()
+    assert house.listener.clients == {}
     for passing in next_child.passed:  # the connection itself has noticed nothing
         passing.connection.sendall(b"hello\n")
     assert idle.recv(100) == half.recv(100) == b"hello\n"
@@ -239,7 +239,7 @@ def passing(owed=b"", held=b"", ended=False):
 
 def test_who_succeeds_accepts_nobody_before_it_knows_how_many_are_passed_on(successor):
     waiting = [successor.connect() for _ in range(3)]
-    assert successor.listener.clients == set()
+    assert successor.listener.clients == {}
     successor.listener.expect(2)
     successor.turn()
     assert len(successor.listener.clients) == 1  # of three places two are taken

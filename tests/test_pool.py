@@ -59,7 +59,7 @@ class Host:
         self.refuse = False
         self.made = []
         self.told = []
-        self.pool = Pool(max_connections, connect_retries, self.make, self.told.append)
+        self.pool = Pool(lambda: max_connections, connect_retries, self.make, self.told.append)
         self.outcomes = {}
 
     def make(self):

@@ -262,13 +262,15 @@ class TestOutcome:
             assert read_line(asking) == answer
 
     def test_more_who_ask_than_there_is_room_for_are_served_when_others_leave(self, three):
-        idle = [socket.socket(socket.AF_UNIX) for _ in range(40)]
-        for each in idle:
+        os.kill(three.children()["l1"], signal.SIGSTOP)  # an answer takes a second now
+        asking = [socket.socket(socket.AF_UNIX) for _ in range(80)]
+        for each in asking:
             each.connect(str(three.pid_file.with_name("lonc.ctl")))
-        eventually(lambda: three.log().count("control socket: 16 clients are connected") == 1)
-        for each in idle:
+            each.sendall(b"status\n")
+        eventually(lambda: three.log().count("control socket: 64 clients are connected") == 1)
+        for each in asking:
+            assert read_line(each).startswith(b'{"phase": "running"')
             each.close()
-        reload(three)
 
 
 class TestNobodyNotices:
@@ -369,12 +371,17 @@ class TestNobodyNotices:
         for _ in range(3):
             reload(machine)
         machine.configure(loncMaxConnections=60, loncMaxClients=10)
-        assert "beside 60 connections a child has room for 36: restart it" in reload(machine, status=1)
+        reload(machine)  # who is passed on leaves room for five connections
+        reload(machine)
         for client in clients:
             client.sendall(b"ping\n")
-        for client in clients:
+        for client in clients[:91]:
             assert read_line(client) == b"l1"
-            client.close()
+        assert "cannot" not in machine.log()
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+        for client in clients[91:]:
+            assert read_line(client) == b"l1"
         assert machine.status()["clients"] == 1
 
     def test_who_leaves_while_its_request_is_in_flight_makes_room_at_the_next_child(self, machine):
@@ -486,6 +493,42 @@ class TestNewChildren:
         kept.sendall(b"ping\n")
         assert read_line(kept) == b"l1"
         assert machine.children()["l1"] != before["l1"]
+
+    def test_what_came_while_the_parent_was_held_up_came_in_time(self, machine):
+        """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
+        machine.start_lond("l1")
+        late = (
+            "import lonc.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.5;"
+            "run = lonc.child.Child.run; lonc.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
+        )
+        machine.start(program=program(late))
+        client = machine.connect()
+        machine.lonc.send_signal(signal.SIGHUP)
+        eventually(lambda: len(children_of(machine.lonc.pid)) == 2)
+        machine.lonc.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # all this time is to pass
+        machine.lonc.send_signal(signal.SIGCONT)
+        eventually(lambda: "reloaded" in machine.log())
+        client.sendall(b"ping\n")
+        assert read_line(client) == b"l1"
+        assert "killed" not in machine.log()
+
+    def test_what_one_has_said_that_was_killed_counts_no_more(self, machine, tmp_path):
+        machine.start_lond("l1")
+        flag = tmp_path / "flag"
+        late = (
+            "import lonc.child, lonc.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
+            "run = lonc.child.Child.run; kill = p.ChildProcess.kill;"
+            f"flag = pathlib.Path('{flag}');"
+            "lonc.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
+            "p.ChildProcess.kill = lambda child, why: (time.sleep(0.4), kill(child, why))"
+        )
+        machine.start(program=program(late))
+        client = machine.connect()
+        flag.touch()
+        assert "was killed: it was not ready in time; the old one goes on" in reload(machine, status=1)
+        client.sendall(b"ping\n")
+        assert read_line(client) == b"l1"
 
     def test_no_descriptor_for_a_new_one_leaves_the_old_one_too(self, machine):
         machine.start_lond("l1")

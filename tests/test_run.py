@@ -168,7 +168,7 @@ class TestClients:
             wait=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
         )
         assert process.wait(20) == 1
-        assert "lonc: 50 hosts need 164 open files, and the limit is 100: raise it" in machine.log()
+        assert "lonc: 50 hosts need 228 open files, and the limit is 100: raise it" in machine.log()
         assert os.listdir(machine.sockets) == []
 
 
@@ -655,7 +655,7 @@ class TestParentAndChild:
                         seen.add(pid)
             for signum in (signal.SIGUSR1, signal.SIGUSR2):
                 machine.lonc.send_signal(signum)
-        assert len(seen) > 30
+        assert len(seen) >= 16  # the first, and who replaced them at once
         assert machine.lonc.poll() is None
         assert "was ended by" not in machine.log()
         assert "ended with status" not in machine.log()
