@@ -3,9 +3,10 @@
 A tour, in reading order:
 
 - what is said on the wire: `lond_protocol`, with `line_buffer` and `cipher` under it, and
-  `lond_connection`, which gives it a socket;
+  `lond_connection`, which gives it a socket, and `resolver`, which finds where to connect;
 - who asks: `listener` and `client`;
-- between them: `pool`, with `containers`, which passes each `transaction` to a connection;
+- between them: `pool`, with `containers`, which passes each `transaction` to a connection; `stock`
+  counts what is held for whom;
 - what calls them all: `event_loop`;
 - one host: `child` joins these parts, and passes its clients to the next child by `handover`; its parent
   sees it as a `child_process`, and has a `keeper` that always puts one in the last one's place

@@ -21,22 +21,28 @@ import re
 import signal
 import socket
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
+from random import Random
 
 from setproctitle import setproctitle
 
+from lonc.backoff import Backoff
 from lonc.channel import Channel
+from lonc.client import Client
 from lonc.configuration import Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
 from lonc.listener import Listener
 from lonc.log import Complaints, logger
-from lonc.lond_connection import LondConnection
+from lonc.lond_connection import LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol
-from lonc.pool import HostState, Pool
+from lonc.pool import HostState, Patience, Pool
 from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
+from lonc.resolver import Found, Resolver, known
 from lonc.status import HostStatus
+from lonc.stock import Stock
 
 READY = b"ready\n"
 REPLACE = b"replace\n"
@@ -81,20 +87,27 @@ class Child:
         self._loop = EventLoop()
         self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
         self._pool = Pool(
+            self._loop,
             self._max_connections,
-            settings.connect_retries,
+            Patience(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
+            Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
             self.make_lond_connection,
             self._pool_changed,
         )
         self._state = self._pool.state
-        self._complain = Complaints(self._loop).complain
+        self._find = self._make_find()
+        self._timeouts = Timeouts(
+            settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
+        )
+        self._complaints = Complaints(self._loop)
+        self._stock = Stock(settings.max_buffered, self._holders, self._complaints.complain)
         self._listener = Listener(
             self._loop,
             listening,
             self,
             max_clients=settings.max_clients,
             max_request=settings.max_request,
-            on_full=self._complain,
+            on_full=self._complaints.complain,
             on_drained=self._drained,
             succeeds=predecessor is not None,
         )
@@ -105,6 +118,7 @@ class Child:
         # A client's transactions go straight to the pool.
         self.queue_transaction = self._pool.queue_transaction
         self.drop_transaction = self._pool.drop_transaction
+        self.held = self._stock.grew
 
     def run(self) -> None:
         """Serve until asked to leave and all is served, or until the parent has gone."""
@@ -120,15 +134,16 @@ class Child:
 
     def make_lond_connection(self) -> LondConnection:
         """A connection to this host's lond that still has to connect."""
-        address = self._host.address
         return LondConnection(
             self._loop,
             LondProtocol(self._host.id, self._settings.host_id, self._settings.max_reply),
-            None if address is None else (address, self._settings.lond_port),
+            self._find,
             self._settings.bind_address,
+            self._timeouts,
             on_ready=self._pool.connection_ready,
             on_idle=self._pool.server_to_idle,
             on_reply=self._pool.complete_transaction,
+            on_held=self.held,
             on_closed=self._pool.connection_closed,
         )
 
@@ -215,16 +230,29 @@ class Child:
             case _:
                 raise AssertionError(f"the parent said {line!r}")
 
+    def _make_find(self) -> Callable[[Found], None]:
+        host, settings = self._host, self._settings
+        if host.address is not None:
+            return known(host.address, settings.lond_port)
+        ipv4_only = settings.bind_address is not None
+        return Resolver(self._loop, host.dnsname, settings.lond_port, ipv4_only).find
+
+    def _holders(self) -> list[Client | LondConnection]:
+        return [*self._listener.clients, *self._pool]
+
     def _pool_changed(self, why: str | None) -> None:
-        """Every change of state is one line; so is what goes wrong while the host is not DEAD."""
+        """Every change of state is one line; so is what goes wrong otherwise, once a minute."""
         self._set_title()
+        self._listener.descriptor_closed()  # it may be so
         state = self._pool.state
         if state is not self._state:
             self._state = state
             told = state.value if why is None else f"{state.value}: {why}"
             logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
-        elif why is not None and state in (HostState.READY, HostState.CONNECTING):
-            self._complain(why)
+            if why is not None:
+                self._complaints.told(why)
+        elif why is not None and state is not HostState.DRAINING:
+            self._complaints.complain(why)
 
     def _set_title(self) -> None:
         """The original's words; operators and their scripts look for them."""

@@ -230,10 +230,6 @@ def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
-    for host in hosts:
-        if host.address is None:
-            text = f"warning: {host.id} has no IPv4 address, and names are not resolved yet"
-            yield Fault(settings.hosts_file, host.line, text)
 
 
 def _send(options: argparse.Namespace) -> int:

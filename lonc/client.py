@@ -31,6 +31,9 @@ class Services(Protocol):
     def drop_transaction(self, transaction: Transaction) -> None:
         """Nobody waits for it any more."""
 
+    def held(self, count: int) -> None:
+        """So many more bytes of unfinished or waiting lines are held."""
+
 
 @dataclass(frozen=True)
 class Passing:
@@ -86,6 +89,12 @@ class Client:
         )
 
     @property
+    def held(self) -> int:
+        """Bytes that we hold of it: what it has sent, and what it has not taken."""
+        request = 0 if self._transaction is None else len(self._transaction.request)
+        return request + len(self._lines) + _size(self._unsent)
+
+    @property
     def at_rest(self) -> bool:
         """It waits for nothing, and has nothing to take."""
         return self._transaction is None and not self._unsent
@@ -107,6 +116,8 @@ class Client:
             self._read_on()
         else:
             self._serve(data)
+        if self._lines.rest:
+            self._services.held(len(data))
 
     def client_writable(self) -> None:
         """Callback: more of the reply can leave."""
@@ -163,6 +174,9 @@ class Client:
             transaction.abandon()
             self._services.drop_transaction(transaction)
         self._on_left(self)
+
+    def let_go(self, _: str) -> None:
+        self.close()
 
     def _be_passed(self, pass_on: PassOn) -> None:
         self._watch.forget()
@@ -232,3 +246,8 @@ class Client:
             self._watch.want(write=True)
         elif self._watch.events & WRITE:
             self._watch.want(write=False)
+
+
+def _size(unsent: bytes | memoryview) -> int:
+    """What is kept for it in memory, which is more than what has not left."""
+    return len(memoryview(unsent).obj)  # type: ignore[arg-type]

@@ -126,6 +126,14 @@ class Settings:
     socket_mode: int         = setting("loncSocketMode", 0o660, octal_mode, fixed=True)
     log_level: str           = setting("loncLogLevel", "info", one_of(*LOG_LEVELS))
     drain_timeout: float     = setting("loncDrainTimeout", 30.0, seconds(0, 86400))
+    connect_timeout: float   = setting("loncConnectTimeout", 5.0, seconds(0.1, 3600))
+    handshake_timeout: float = setting("loncHandshakeTimeout", 10.0, seconds(0.1, 3600))
+    request_timeout: float   = setting("loncRequestTimeout", 300.0, seconds(0.1, 86400))
+    queue_timeout: float     = setting("loncQueueTimeout", 60.0, seconds(0.1, 86400))
+    idle_timeout: float      = setting("loncIdleTimeout", 3600.0, seconds(0.1, 31536000))
+    retry_delay: float       = setting("loncRetryDelay", 1.0, seconds(0.1, 86400))
+    retry_max_delay: float   = setting("loncRetryMaxDelay", 60.0, seconds(0.1, 86400))
+    max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
 # fmt: on
 

@@ -1,4 +1,7 @@
-"""Queue: first come, first served. Stack: last used, first reused. Both let go of any member at once."""
+"""Queue: first come, first served. Stack: last used, first reused.
+
+Both let go of any member at once, and know since when it is there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class _Members(Generic[T]):
     __slots__ = ("_members",)
 
     def __init__(self) -> None:
-        self._members: OrderedDict[T, None] = OrderedDict()
+        self._members: OrderedDict[T, float] = OrderedDict()  # and since when it is here
 
     def __len__(self) -> int:
         return len(self._members)
@@ -23,6 +26,10 @@ class _Members(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """First come, first."""
         return iter(self._members)
+
+    def longest(self) -> tuple[T, float] | None:
+        """Who is here the longest, and since when."""
+        return next(iter(self._members.items())) if self._members else None
 
     def remove(self, member: T) -> bool:
         """Take `member` out, wherever it stands; False if it is not here."""
@@ -37,8 +44,8 @@ class Queue(_Members[T]):
 
     __slots__ = ()
 
-    def enqueue(self, member: T) -> None:
-        self._members[member] = None
+    def enqueue(self, member: T, now: float) -> None:
+        self._members[member] = now
 
     def dequeue(self) -> T | None:
         """The member that has waited longest, or None."""
@@ -50,8 +57,8 @@ class Stack(_Members[T]):
 
     __slots__ = ()
 
-    def push(self, member: T) -> None:
-        self._members[member] = None
+    def push(self, member: T, now: float) -> None:
+        self._members[member] = now
 
     def pop(self) -> T | None:
         """The member pushed last, or None."""

@@ -63,6 +63,9 @@ class ControlSocket:
     def drop_transaction(self, transaction: Transaction) -> None:
         """Whoever asked has gone; what was asked for goes on."""
 
+    def held(self, count: int) -> None:
+        """Orders are short."""
+
     def _make_room(self, why: str) -> None:
         for client in list(self._listener.clients):
             if client.at_rest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import select
 import selectors
 import signal
@@ -75,7 +76,7 @@ class Watch:
 
 
 class Deadline:
-    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.after`."""
+    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.at`."""
 
     __slots__ = ("callback",)
 
@@ -84,6 +85,41 @@ class Deadline:
 
     def cancel(self) -> None:
         self.callback = _nothing
+
+
+class Alarm:
+    """For deadlines that are set often and seldom met: to set a later one costs a comparison.
+
+    It rings at the earliest that it was set for, and the callback finds out what is due and sets it
+    anew; made by `EventLoop.alarm`.
+    """
+
+    __slots__ = ("_callback", "_deadline", "_loop", "_when")
+
+    def __init__(self, loop: EventLoop, callback: Callback) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._when = math.inf
+        self._deadline: Deadline | None = None
+
+    def by(self, when: float) -> None:
+        """Ring no later than at `when`, by the loop's clock."""
+        if when < self._when:
+            self.cancel()
+            self._when = when
+            self._deadline = self._loop.at(when, self._ring)
+
+    def cancel(self) -> None:
+        """Do not ring, unless set anew."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._when = math.inf
+
+    def _ring(self) -> None:
+        self._deadline = None
+        self._when = math.inf
+        self._callback()
 
 
 class EventLoop:
@@ -136,11 +172,18 @@ class EventLoop:
             self._silent.register(watch.file.fileno(), 0)
             self._silent_watches[watch.file.fileno()] = watch
 
+    def at(self, when: float, callback: Callback) -> Deadline:
+        """Call back once, when `now` has reached `when`."""
+        deadline = Deadline(callback)
+        heapq.heappush(self._deadlines, (when, next(self._order), deadline))
+        return deadline
+
     def after(self, seconds: float, callback: Callback) -> Deadline:
         """Call back once, so many seconds from this call: `now` may be older than that."""
-        deadline = Deadline(callback)
-        heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._order), deadline))
-        return deadline
+        return self.at(time.monotonic() + seconds, callback)
+
+    def alarm(self, callback: Callback) -> Alarm:
+        return Alarm(self, callback)
 
     def on_signal(self, signum: int, callback: Callback) -> None:
         """Call back in a turn of the loop after the signal; several at once may count as one.

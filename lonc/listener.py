@@ -55,6 +55,7 @@ class Listener:
         self._on_full = on_full
         self._on_drained = on_drained
         self._draining = False
+        self._starved = False  # accepting has failed
         self._next_child: NextChild | None = None
         self._watch = loop.watch(listening, self.new_client, events=SILENT if succeeds else READ)
 
@@ -70,8 +71,9 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
+                self._starved = True
                 self._pause(f"cannot accept: {error.strerror}")
-                self._loop.after(ACCEPT_AGAIN, self._resume)
+                self._loop.after(ACCEPT_AGAIN, self.descriptor_closed)
                 return
             self._add(connection)
 
@@ -81,6 +83,12 @@ class Listener:
         self._tell_next_child()
         self._resume()
         self._perhaps_drained()
+
+    def descriptor_closed(self) -> None:
+        """Where accepting has failed for want of one: now it may not."""
+        if self._starved:
+            self._starved = False
+            self._resume()
 
     def adopt(self, passing: Passing) -> None:
         """Go on with a client that another child had before."""
@@ -137,6 +145,7 @@ class Listener:
 
     def _client_left(self, client: Client) -> None:
         del self.clients[client]
+        self._starved = False
         self._tell_next_child()  # it may have gone without being passed on
         self._resume()
         self._perhaps_drained()

@@ -16,7 +16,9 @@ import logging
 import os
 import re
 import traceback
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -84,26 +86,39 @@ def set_level(level: str) -> None:
     logger.setLevel(level.upper())
 
 
-class HasNow(Protocol):
-    now: float  # seconds of the monotonic clock
+class Clock(Protocol):
+    """What calls back later."""
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> object: ...
 
 
 class Complaints:
-    """The same complaint is told once in a minute, with `prefix` before it."""
+    """The same complaint is told once in a minute, with `prefix` before it: at first at once, then with
+    how often it came meanwhile."""
 
-    def __init__(self, clock: HasNow, prefix: str = "") -> None:
+    def __init__(self, clock: Clock, prefix: str = "") -> None:
         self._clock = clock
         self._prefix = prefix
-        self._told_until: dict[str, float] = {}
+        self._repeated: dict[str, int] = {}
 
     def complain(self, why: str) -> None:
-        now = self._clock.now
-        if now < self._told_until.get(why, now):
+        if why in self._repeated:
+            self._repeated[why] += 1
             return
-        if len(self._told_until) >= REMEMBERED_COMPLAINTS:
-            self._told_until.clear()
-        self._told_until[why] = now + TELL_AGAIN
         logger.warning("%s%s", self._prefix, why)
+        self.told(why)
+
+    def told(self, why: str) -> None:
+        """It has just been told, perhaps in other words."""
+        if why not in self._repeated and len(self._repeated) < REMEMBERED_COMPLAINTS:
+            self._repeated[why] = 0
+            self._clock.after(TELL_AGAIN, partial(self._tell_again, why))
+
+    def _tell_again(self, why: str) -> None:
+        count = self._repeated.pop(why)
+        if count:
+            logger.warning("%s%s (%d more in %.0f s)", self._prefix, why, count, TELL_AGAIN)
+            self.told(why)
 
 
 def speak_for(host: str) -> None:

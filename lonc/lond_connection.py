@@ -3,100 +3,119 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lonc.errors import ProtocolError
 from lonc.event_loop import READ, WRITE, EventLoop, Watch
 from lonc.lond_protocol import LondProtocol, State
+from lonc.resolver import Address, Found
 from lonc.transaction import Transaction
 
 RECEIVE_SIZE = 65536
 
 _IDLE = State.IDLE  # looked up once: every reply asks
 
-Address = tuple[str, int]
+
+@dataclass(frozen=True)
+class Timeouts:
+    """In seconds."""
+
+    connect: float  # for each address, and for finding them
+    dialogue: float  # from connected to Idle
+    request: float  # from its first byte to the end of its reply
 
 
 class LondConnection:
     """One connection to a lond; it carries one transaction at a time.
 
-    `address` is None where the table names none: then `connect` fails at once. Callbacks:
-    `on_ready(connection)`, the dialogue has come to Idle; `on_idle(connection)`, the next transaction
-    may start; `on_reply(transaction, reply)`, after that; and once
-    `on_closed(connection, why, transaction)`, with what was in flight.
+    `find` calls back with the addresses to be tried. Whatever takes longer than its timeout ends the
+    connection. Callbacks: `on_ready(connection)`, the dialogue has come to Idle; `on_idle(connection)`,
+    the next transaction may start; `on_reply(transaction, reply)`, after that; `on_held(count)`, so many
+    more bytes of an unfinished reply are held; and once `on_closed(connection, why, transaction)`, with
+    what was in flight.
     """
 
     __slots__ = (
-        "_address",
+        "_addresses",
+        "_alarm",
         "_bind_address",
+        "_deadline",
+        "_failures",
+        "_find",
         "_loop",
         "_on_closed",
+        "_on_held",
         "_on_idle",
+        "_on_late",
         "_on_ready",
         "_on_reply",
         "_protocol",
         "_socket",
+        "_target",
+        "_timeouts",
         "_transaction",
         "_watch",
+        "replied",
     )
 
     def __init__(
         self,
         loop: EventLoop,
         protocol: LondProtocol,
-        address: Address | None,
+        find: Callable[[Found], None],
         bind_address: str | None,
+        timeouts: Timeouts,
         *,
         on_ready: Callable[[LondConnection], None],
         on_idle: Callable[[LondConnection], None],
         on_reply: Callable[[Transaction, bytes], None],
+        on_held: Callable[[int], None],
         on_closed: Callable[[LondConnection, str, Transaction | None], None],
     ) -> None:
         self._loop = loop
         self._protocol = protocol
-        self._address = address
+        self._find = find
         self._bind_address = bind_address
+        self._timeouts = timeouts
         self._on_ready = on_ready
         self._on_idle = on_idle
         self._on_reply = on_reply
+        self._on_held = on_held
         self._on_closed = on_closed
+        self.replied = False  # at least once
         self._transaction: Transaction | None = None
+        self._addresses: deque[Address] = deque()  # still to be tried
+        self._failures: list[str] = []  # what was wrong with those that were
+        self._target = ""
         self._socket: socket.socket
         self._watch: Watch | None = None
+        self._alarm = loop.alarm(self._look_at_deadline)
+        self._deadline = math.inf
+        self._on_late: Callable[[LondConnection], None]
 
     @property
     def state(self) -> State:
         return self._protocol.state
 
+    @property
+    def held(self) -> int:
+        """Bytes that we hold of a request or a reply."""
+        return self._protocol.held
+
     def connect(self) -> None:
         """Start towards Idle. The callbacks may come before this returns."""
-        if self._address is None:
-            self.close("no address in the table")
-            return
-        try:
-            self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError as error:
-            self.close(f"cannot make a socket: {error.strerror}")
-            return
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if self._bind_address is not None:
-                self._socket.bind((self._bind_address, 0))
-            refusal = self._socket.connect_ex(self._address)
-        except OSError as error:
-            self._socket.close()
-            self.close(f"cannot connect from {self._bind_address}: {error.strerror}")
-            return
-        self._watch = self._loop.watch(self._socket, self.lond_readable, self._connected, events=WRITE)
-        if refusal not in (0, errno.EINPROGRESS):
-            self._refused(refusal)
+        self._expect_within(self._timeouts.connect, LondConnection._lookup_late)
+        self._find(self._found)
 
     def start_request(self, transaction: Transaction) -> None:
         """Send a request and hear its reply; the connection must be Idle."""
         self._transaction = transaction
+        self._expect_within(self._timeouts.request, LondConnection._reply_late)
         self._protocol.start_request(transaction.request)
         self.lond_writable()
 
@@ -112,14 +131,16 @@ class LondConnection:
         self.lond_readable()
         return False
 
+    def let_go(self, why: str) -> None:
+        self.close(why)
+
     def close(self, why: str) -> None:
         """End the connection, from any state; `why` is for the log. A second time does nothing."""
         on_closed, self._on_closed = self._on_closed, _closed_already
         if on_closed is _closed_already:
             return
-        if self._watch is not None:
-            self._watch.forget()
-            self._socket.close()
+        self._alarm.cancel()
+        self._drop_socket()
         self._protocol.disconnect()
         transaction, self._transaction = self._transaction, None
         on_closed(self, why, transaction)
@@ -145,6 +166,8 @@ class LondConnection:
         if reply is not None:
             # To other work, or to its end, before the reply goes up.
             transaction, self._transaction = self._transaction, None
+            self._deadline = math.inf
+            self.replied = True
             assert transaction is not None
             if self._protocol.state is _IDLE and (drained or self.still_idle()):
                 self._on_idle(self)
@@ -153,8 +176,12 @@ class LondConnection:
             self._on_reply(transaction, reply)
         elif self._protocol.data_to_send():
             self.lond_writable()
-        elif self._protocol.state is _IDLE and (drained or self.still_idle()):
-            self._on_ready(self)
+        elif self._protocol.state is _IDLE:
+            if drained or self.still_idle():
+                self._deadline = math.inf
+                self._on_ready(self)
+        else:
+            self._on_held(len(data))
 
     def lond_writable(self) -> None:
         """Callback, and the first try: send what there is, wait only with what would not go."""
@@ -174,21 +201,94 @@ class LondConnection:
         elif self._watch.events != READ:
             self._watch.want(write=False)
 
+    def _found(self, addresses: Sequence[Address], why_none: str) -> None:
+        """Callback: where lond may be."""
+        if self._protocol.state is State.DISCONNECTED:
+            return  # too late
+        self._addresses.extend(addresses)
+        if why_none:
+            self._failures.append(why_none)
+        self._try_next()
+
+    def _try_next(self) -> None:
+        """Connect to the next address, or end with what was wrong with each."""
+        while self._addresses:
+            family, address = self._addresses.popleft()
+            self._target = f"{address[0]} port {address[1]}"
+            try:
+                self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            except OSError as error:
+                self._failures.append(f"cannot make a socket: {error.strerror}")
+                continue
+            try:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                if self._bind_address is not None:
+                    self._socket.bind((self._bind_address, 0))
+            except OSError as error:
+                self._socket.close()
+                self._failures.append(f"cannot connect from {self._bind_address}: {error.strerror}")
+                continue
+            refusal = self._socket.connect_ex(address)
+            if refusal not in (0, errno.EINPROGRESS):
+                self._socket.close()
+                self._failures.append(f"cannot connect to {self._target}: {os.strerror(refusal)}")
+                continue
+            self._watch = self._loop.watch(
+                self._socket, self.lond_readable, self._connected, events=WRITE
+            )
+            self._expect_within(self._timeouts.connect, LondConnection._connect_late)
+            return
+        self.close("; ".join(self._failures))
+
     def _connected(self) -> None:
         """Callback: the attempt to connect has ended."""
         assert self._watch is not None
         refusal = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if refusal:
-            self._refused(refusal)
+            self._not_there(os.strerror(refusal))
             return
+        self._expect_within(self._timeouts.dialogue, LondConnection._dialogue_late)
         self._watch.on_writable = self.lond_writable
         self._watch.want(read=True)
         self.lond_writable()
 
-    def _refused(self, refusal: int) -> None:
-        assert self._address is not None
-        host, port = self._address
-        self.close(f"cannot connect to {host} port {port}: {os.strerror(refusal)}")
+    def _not_there(self, why: str) -> None:
+        self._failures.append(f"cannot connect to {self._target}: {why}")
+        self._drop_socket()
+        self._try_next()
+
+    def _drop_socket(self) -> None:
+        if self._watch is not None:
+            self._watch.forget()
+            self._watch = None
+            self._socket.close()
+
+    # What is awaited, and what becomes of it if it does not come.
+
+    def _expect_within(self, seconds: float, on_late: Callable[[LondConnection], None]) -> None:
+        self._on_late = on_late
+        self._deadline = self._loop.now + seconds
+        self._alarm.by(self._deadline)
+
+    def _look_at_deadline(self) -> None:
+        """Callback of the alarm, which may have been set for something that is over."""
+        if self._deadline <= self._loop.now:
+            self._on_late(self)
+        else:
+            self._alarm.by(self._deadline)
+
+    def _lookup_late(self) -> None:
+        self.close(f"cannot find its address: no answer within {self._timeouts.connect:g} s")
+
+    def _connect_late(self) -> None:
+        self._not_there(f"no answer within {self._timeouts.connect:g} s")
+
+    def _dialogue_late(self) -> None:
+        self.close(f"no end of the dialogue within {self._timeouts.dialogue:g} s: {self.state.value}")
+
+    def _reply_late(self) -> None:
+        self.close(f"no reply within {self._timeouts.request:g} s: {self.state.value}")
 
 
 def _closed_already(_: LondConnection, why: str, transaction: Transaction | None) -> None:

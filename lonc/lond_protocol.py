@@ -75,6 +75,11 @@ class LondProtocol:
         self._lines = LineBuffer(max_reply)
         self._to_send: bytes | memoryview = b"init\n"
 
+    @property
+    def held(self) -> int:
+        """Bytes of what is still to be sent, and of a line that has not all come."""
+        return len(self._to_send) + len(self._lines)
+
     def start_request(self, request: bytes) -> None:
         """Make `request`, a line, the next thing to send; only an Idle connection takes one."""
         self._step(_REQUEST, request)

@@ -1,17 +1,23 @@
 """Which transaction goes on which connection, and when to give up.
 
 The pool opens another connection when a transaction must wait and there are fewer than the most it
-may have. It is told what happened, and never touches a socket or a clock itself.
+may have, and tries again by itself, after growing delays, while it has none because they failed. It is
+told what happened, and never touches a socket.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
+from lonc.backoff import Backoff
 from lonc.containers import Queue, Stack
 from lonc.transaction import Transaction
+
+PROVEN_AFTER = 1.0  # seconds from the end of its dialogue; a connection that lasts so long is a success
 
 
 class HostState(Enum):
@@ -20,11 +26,14 @@ class HostState(Enum):
     CONNECTING = "connecting"
     READY = "ready"
     DEAD = "DEAD"
+    DISABLED = "disabled"
     DRAINING = "draining"
 
 
 class Connection(Protocol):
     """What the pool asks of a LondConnection; each call may come straight back in with its end."""
+
+    replied: bool  # it has brought a reply
 
     def connect(self) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
@@ -32,47 +41,82 @@ class Connection(Protocol):
     def close(self, why: str) -> None: ...
 
 
+class Alarm(Protocol):
+    """Calls back no later than it was set for."""
+
+    def by(self, when: float) -> None: ...
+
+
+class Clock(Protocol):
+    """The time of this turn of the loop, in seconds, and what wakes us later."""
+
+    now: float
+
+    def alarm(self, callback: Callable[[], None]) -> Alarm: ...
+
+
 C = TypeVar("C", bound=Connection)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often, and how long; times in seconds."""
+
+    connect_retries: int  # failed attempts in a row that make the host DEAD
+    queue_timeout: float  # of a transaction that waits for a connection
+    idle_timeout: float  # of a connection that nothing waits for
 
 
 class Pool(Generic[C]):
     """The connections to one host and the transactions that wait for one.
 
-    A connection of the pool is attempting, idle, or else busy. `on_change(why)` is called after
-    connections, retries or state have changed; `why` is None where that needs no telling. There may be
-    `max_connections()` at a time.
+    A connection of the pool is attempting, idle, or else busy. One that ends right after its dialogue,
+    without a single reply, was a failed attempt too. `on_change(why)` is called after connections,
+    retries or state have changed; `why` is None where that needs no telling. There may be
+    `max_connections()` at a time. `backoff` gives the delays between attempts that nobody waits for.
     """
 
     def __init__(
         self,
+        clock: Clock,
         max_connections: Callable[[], int],
-        connect_retries: int,
+        patience: Patience,
+        backoff: Backoff,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
     ) -> None:
-        self.retries_remaining = connect_retries
+        self.retries_remaining = patience.connect_retries
         self.done = 0
         self.failed = 0
+        self._clock = clock
+        self._alarm = clock.alarm(self._tick)
         self._max_connections = max_connections
-        self._connect_retries = connect_retries
+        self._patience = patience
+        self._backoff = backoff
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
         self._connections: set[C] = set()
         self._attempting: set[C] = set()
+        self._unproven: Queue[C] = Queue()
         self._idle: Stack[C] = Stack()
         self._waiting: Queue[Transaction] = Queue()
+        self._retry_at = math.inf  # after a failure
         self._draining = False
-        self._shut: str | None = None
+        self._disabled = False
+        self._refusing: str | None = None  # why no transaction is taken
 
     @property
     def state(self) -> HostState:
         if self._draining:
             return HostState.DRAINING
+        if self._disabled:
+            return HostState.DISABLED
         if self._established:
             return HostState.READY
-        if self.retries_remaining == 0:
+        if self._dead:
             return HostState.DEAD
-        if self._attempting or self.retries_remaining < self._connect_retries:
+        if self._attempting or self.retries_remaining < self._patience.connect_retries:
             return HostState.CONNECTING
         return HostState.READY
 
@@ -90,13 +134,13 @@ class Pool(Generic[C]):
 
     def open(self) -> None:
         """Make a connection before anybody asks for one, as the original does at its start."""
-        if not self._connections:
+        if not self._connections and self._refusing is None:
             self._attempt()
 
     def reset_retries(self) -> None:
         """Forget past failures and try to connect now."""
-        self.retries_remaining = self._connect_retries
-        if self._connections:
+        self._forget_failures()
+        if self._connections or self._refusing is not None:
             self._on_change(None)
         else:
             self._attempt()
@@ -107,9 +151,13 @@ class Pool(Generic[C]):
             if connection.still_idle():
                 connection.start_request(transaction)
                 return
-        self._waiting.enqueue(transaction)
-        if len(self._connections) < self._max_connections():
-            self._attempt()
+        if (why := self._refusal()) is not None:
+            self._fail([transaction], why)
+            return
+        now = self._clock.now
+        self._waiting.enqueue(transaction, now)
+        self._alarm.by(now + self._patience.queue_timeout)
+        self._attempt_for_who_waits()
 
     def drop_transaction(self, transaction: Transaction) -> None:
         """Nobody waits for it any more: if it has not been started, it never will."""
@@ -119,7 +167,10 @@ class Pool(Generic[C]):
         """An attempt has come to Idle."""
         first = not self._established
         self._attempting.remove(connection)
-        self.retries_remaining = self._connect_retries
+        self._retry_at = math.inf
+        now = self._clock.now
+        self._unproven.enqueue(connection, now)
+        self._alarm.by(now + PROVEN_AFTER)
         self._on_change("connected" if first else None)
         self.server_to_idle(connection)
 
@@ -131,10 +182,14 @@ class Pool(Generic[C]):
     def server_to_idle(self, connection: C) -> None:
         """The connection is ready for the next transaction, or to wait for one."""
         transaction = self._waiting.dequeue()
-        if transaction is None:
-            self._idle.push(connection)
-        else:
+        if transaction is not None:
             connection.start_request(transaction)
+        elif self._refusing is not None:
+            self._let_go(connection, self._refusing)
+        else:
+            now = self._clock.now
+            self._idle.push(connection, now)
+            self._alarm.by(now + self._patience.idle_timeout)
 
     def connection_closed(self, connection: C, why: str, transaction: Transaction | None) -> None:
         """A connection, or an attempt at one, has ended with `transaction` in flight.
@@ -143,23 +198,30 @@ class Pool(Generic[C]):
         failed only if none is on its way either. A connection that was lost is replaced if something
         waits.
         """
-        self._connections.remove(connection)
-        was_established = connection not in self._attempting
         lost = [] if transaction is None else [transaction]
-        if was_established:
-            self._idle.remove(connection)
-            why = f"lost a connection: {why}"
-        else:
-            self._attempting.remove(connection)
-            why = f"an attempt failed: {why}"
+        if connection not in self._connections:  # we have closed it ourselves
+            self._fail(lost, why)
+            return
+        self._connections.remove(connection)
+        self._idle.remove(connection)
+        attempted = connection in self._attempting
+        self._attempting.discard(connection)
+        failed = attempted
+        if self._unproven.remove(connection):
+            if connection.replied:
+                self._proven()
+            else:
+                failed = True
+        why = f"an attempt failed: {why}" if attempted else f"lost a connection: {why}"
+        if failed:
             if not self._established:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
-            if not self._connections:
+            self._retry_after_a_while()
+            if not self._connections or self._dead:
                 lost += self._take_waiting()
         self._on_change(why)
         self._fail(lost, why)
-        if was_established and self._waiting and len(self._connections) < self._max_connections():
-            self._attempt()
+        self._attempt_for_who_waits()
 
     def drain(self) -> None:
         """Say so; what runs or waits, or is still asked, goes on."""
@@ -167,32 +229,108 @@ class Pool(Generic[C]):
             self._draining = True
             self._on_change("asked to leave")
 
+    def disable(self) -> None:
+        """Take nothing, and connect no more; what is in flight goes on."""
+        self._disabled = True
+        self._refuse("the host is disabled")
+
+    def enable(self) -> None:
+        """Go on as at the start."""
+        if self._disabled:
+            self._disabled, self._refusing = False, None
+            self.reset_retries()
+
     def close_idle(self) -> None:
         """Close what has nothing to do."""
         while (connection := self._idle.pop()) is not None:
-            connection.close("draining")
+            self._let_go(connection, "it is not needed")
 
     def shut(self, why: str) -> None:
         """Fail what runs, what waits, and whatever is still asked."""
-        self._shut = why
-        self.close_idle()  # else what a client asks next would still be sent on one of them
+        self._refuse(why)
         for connection in list(self._connections):
             connection.close(why)
-        self._fail(self._take_waiting(), why)
 
     @property
     def _established(self) -> bool:
         return len(self._connections) > len(self._attempting)
 
+    @property
+    def _dead(self) -> bool:
+        return self.retries_remaining == 0 and not self._established
+
+    def _refusal(self) -> str | None:
+        """Why nobody may wait here, if so."""
+        return "the host is DEAD" if self._refusing is None and self._dead else self._refusing
+
+    def _refuse(self, why: str) -> None:
+        self._refusing = why
+        self._retry_at = math.inf
+        self._on_change(None)
+        self.close_idle()
+        self._fail(self._take_waiting(), why)
+
+    def _let_go(self, connection: C, why: str) -> None:
+        self._connections.remove(connection)
+        self._unproven.remove(connection)
+        self._on_change(None)
+        connection.close(why)
+
+    def _proven(self) -> None:
+        self._backoff.reset()
+        if self.retries_remaining < self._patience.connect_retries:
+            self.retries_remaining = self._patience.connect_retries
+            self._on_change(None)
+
+    def _forget_failures(self) -> None:
+        self.retries_remaining = self._patience.connect_retries
+        self._retry_at = math.inf
+        self._backoff.reset()
+
+    def _retry_after_a_while(self) -> None:
+        if self._refusing is None and not self._draining and self._retry_at == math.inf:
+            self._retry_at = self._clock.now + self._backoff.next_delay()
+            self._alarm.by(self._retry_at)
+
+    def _attempt_for_who_waits(self) -> None:
+        """Unless an attempt has just failed beside connections that serve: then a little later."""
+        may = self._retry_at == math.inf or not self._connections
+        if may and self._waiting and len(self._connections) < self._max_connections():
+            self._attempt()
+
     def _attempt(self) -> None:
-        if self._shut is not None:
-            self._fail(self._take_waiting(), self._shut)
-            return
         connection = self._make_lond_connection()
         self._connections.add(connection)
         self._attempting.add(connection)
         self._on_change(None)
         connection.connect()
+
+    def _tick(self) -> None:
+        """Callback: something is due, or would have been."""
+        patience = self._patience
+        late = list(self._due(self._waiting, patience.queue_timeout))
+        for _ in self._due(self._unproven, PROVEN_AFTER):
+            self._proven()
+        for connection in self._due(self._idle, patience.idle_timeout):
+            self._let_go(connection, "it was idle for too long")
+        if self._retry_at <= self._clock.now:
+            self._retry_at = math.inf
+            if not self._connections:
+                self._attempt()
+            else:
+                self._attempt_for_who_waits()
+        self._alarm.by(self._retry_at)
+        self._fail(late, f"no connection was free for {patience.queue_timeout:g} s")
+
+    def _due(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
+        """Takes out, one after the other, who is there for so long; sees that we look at the next."""
+        while (longest := members.longest()) is not None:
+            member, since = longest
+            if since + seconds > self._clock.now:
+                self._alarm.by(since + seconds)
+                return
+            members.remove(member)
+            yield member
 
     def _take_waiting(self) -> list[Transaction]:
         waiting = list(self._waiting)

@@ -21,6 +21,7 @@ class House:
         self.waiting = []
         self.dropped = []
         self.told = []
+        self.told_held = 0
         self.at_once = None  # a reply that every transaction gets while it is being queued
         self.clients = []
         self.listener = self.make(max_clients=3)
@@ -47,6 +48,9 @@ class House:
 
     def drop_transaction(self, transaction):
         self.dropped.append(transaction)
+
+    def held(self, count):
+        self.told_held += count
 
     def connect(self):
         client = socket.socket(socket.AF_UNIX)

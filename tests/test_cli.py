@@ -19,16 +19,6 @@ def test_check_of_sound_files(machine):
     assert done.stdout.decode() == f"{files}: no faults; hosts: 1\n"
 
 
-def test_check_warns_of_a_host_without_an_address(machine):
-    machine.table.write_text("l1:d:library:x:127.0.0.1\nl2:d:library:name:https\n")
-    done = machine.command("check")
-    assert done.returncode == 0
-    first, second = done.stdout.decode().splitlines()
-    warning = "warning: l2 has no IPv4 address, and names are not resolved yet"
-    assert first == f"{machine.table}:2: {warning}"
-    assert second.endswith(": no faults; hosts: 2")
-
-
 def test_check_warns_of_what_run_will_trip_over(machine):
     machine.table.write_text("# no hosts yet\n")
     machine.configure(lonSockDir="/nowhere/sockets", lonDaemons="/nowhere")

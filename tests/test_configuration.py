@@ -51,6 +51,14 @@ def test_every_setting_can_be_set(read):
         PerlSetVar loncSocketMode 0600
         PerlSetVar loncLogLevel debug
         PerlSetVar loncDrainTimeout 2.5
+        PerlSetVar loncConnectTimeout 3.5
+        PerlSetVar loncHandshakeTimeout 4.5
+        PerlSetVar loncRequestTimeout 5.5
+        PerlSetVar loncQueueTimeout 6.5
+        PerlSetVar loncIdleTimeout 7.5
+        PerlSetVar loncRetryDelay 8.5
+        PerlSetVar loncRetryMaxDelay 9.5
+        PerlSetVar loncMaxBuffered 1048576
         PerlSetVar loncAllowInsecure 0
         """
     )
@@ -70,6 +78,14 @@ def test_every_setting_can_be_set(read):
         0o600,
         "debug",
         2.5,
+        3.5,
+        4.5,
+        5.5,
+        6.5,
+        7.5,
+        8.5,
+        9.5,
+        1048576,
         False,
     )
 

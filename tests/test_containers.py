@@ -4,22 +4,38 @@ from lonc.containers import Queue, Stack
 def test_a_queue_gives_first_what_came_first():
     queue = Queue()
     for member in "abc":
-        queue.enqueue(member)
+        queue.enqueue(member, 0.0)
     assert [queue.dequeue() for _ in range(4)] == ["a", "b", "c", None]
 
 
 def test_a_stack_gives_first_what_came_last():
     stack = Stack()
     for member in "abc":
-        stack.push(member)
+        stack.push(member, 0.0)
     assert [stack.pop() for _ in range(4)] == ["c", "b", "a", None]
 
 
 def test_a_member_leaves_from_the_middle():
     queue = Queue()
     for member in "abc":
-        queue.enqueue(member)
+        queue.enqueue(member, 0.0)
     assert queue.remove("b")
     assert not queue.remove("b")
     assert len(queue) == 2
     assert list(queue) == ["a", "c"]
+
+
+def test_who_is_there_the_longest_is_known_and_since_when():
+    stack, queue = Stack(), Queue()
+    assert stack.longest() is None
+    for number, member in enumerate("abc"):
+        stack.push(member, number)
+        queue.enqueue(member, number)
+    assert stack.longest() == queue.longest() == ("a", 0)
+    assert stack.pop() == "c"
+    queue.dequeue()
+    assert stack.longest() == ("a", 0)
+    assert queue.longest() == ("b", 1)
+    stack.remove("a")
+    stack.push("a", 5)
+    assert stack.longest() == ("b", 1)

@@ -12,7 +12,7 @@ PACKAGE = Path(lonc.__file__).parent
 PATH_OF_A_REQUEST = {
     "backoff", "channel", "cipher", "client", "configuration", "containers", "errors", "event_loop",
     "handover", "hosts", "line_buffer", "listener", "log", "lond_connection", "lond_protocol", "pool",
-    "process", "status", "transaction",
+    "process", "resolver", "status", "stock", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -32,7 +32,9 @@ MAY_IMPORT = {
     "hosts": {"configuration", "errors"},
     "log": set(),
     "lond_protocol": {"cipher", "errors", "line_buffer"},
-    "lond_connection": {"errors", "event_loop", "lond_protocol", "transaction"},
+    "resolver": {"event_loop"},
+    "lond_connection": {"errors", "event_loop", "lond_protocol", "resolver", "transaction"},
+    "stock": set(),
     "client": {"errors", "event_loop", "line_buffer", "transaction"},
     "listener": {"client", "event_loop"},
     "handover": {"channel", "client", "event_loop"},

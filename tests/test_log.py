@@ -27,6 +27,33 @@ def test_a_child_speaks_for_its_host():
     assert lines[0][2] == "msul1"
 
 
+def test_the_same_complaint_is_told_at_once_and_then_counted_once_a_minute():
+    program = """
+class Clock:
+    def after(self, seconds, callback):
+        assert seconds == 60
+        self.ring = callback
+clock = Clock()
+complaints = Complaints(clock)
+for _ in range(3): complaints.complain("it is lost")
+clock.ring()
+clock.ring()  # a quiet minute: then it is news again
+complaints.complain("it is lost")
+complaints.told("it is lost again")
+complaints.complain("it is lost again")
+clock.ring()
+for number in range(1000): complaints.complain(str(number))
+"""
+    told = [line[3] for line in say(program)]
+    assert told[:4] == [
+        "it is lost",
+        "it is lost (2 more in 60 s)",
+        "it is lost",
+        "it is lost again (1 more in 60 s)",
+    ]
+    assert told[4:] == [str(number) for number in range(1000)]
+
+
 def test_what_others_said_cannot_make_a_line_of_its_own_or_move_the_cursor():
     (line,) = say(r"logger.info('a\nb\r\x1b[2Jc\x85d\u2028e\udcffü')")
     assert line[3] == r"a\nb\r\x1b[2Jc\x85d\u2028e\udcffü"

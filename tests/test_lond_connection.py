@@ -8,8 +8,9 @@ import pytest
 from test_lond_protocol import BUILD_KEY, reach
 
 from lonc.event_loop import EventLoop
-from lonc.lond_connection import RECEIVE_SIZE, LondConnection
+from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol, State
+from lonc.resolver import known
 from lonc.transaction import Transaction
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
@@ -25,16 +26,19 @@ class Wire:
         self.lond = None
         self.connection = None
         self.events = []
+        self.held = []
 
-    def make(self, protocol=None, max_reply=1000, address="here", bind_address=None):
+    def make(self, protocol=None, max_reply=1000, find=None, bind_address=None, **timeouts):
         self.connection = LondConnection(
             self.loop,
             protocol or LondProtocol("msul1", "msua3", max_reply),
-            self.address if address == "here" else address,
+            find or known(*self.address),
             bind_address,
+            Timeouts(**{"connect": 5.0, "dialogue": 10.0, "request": 300.0, **timeouts}),
             on_ready=lambda connection: self.events.append("ready"),
             on_idle=lambda connection: self.events.append("idle"),
             on_reply=lambda transaction, reply: transaction.complete(reply),
+            on_held=self.held.append,
             on_closed=self.closed,
         )
         return self.connection
@@ -131,13 +135,124 @@ def test_a_refused_connect_is_one_sentence(wire):
     assert wire.events == [("closed", f"cannot connect to {host} port {port}: Connection refused")]
 
 
-def test_a_host_without_an_address_fails_at_once(wire):
-    wire.make(address=None).connect()
-    assert wire.events == [("closed", "no address in the table")]
+def test_all_addresses_are_tried_and_what_was_wrong_with_each_is_said(wire):
+    here = (socket.AF_INET, wire.address)
+    there = (socket.AF_INET, ("127.0.0.99", wire.address[1]))
+    nowhere = (socket.AF_INET, ("255.255.255.255", 1))
+    wire.make(find=lambda found: found([nowhere, there, here], "")).connect()
+    wire.turn_until(lambda: wire.connection.state is State.INITIALIZED)
+    wire.lond, _ = wire.listening.accept()
+    wire.lond.settimeout(10)
+    wire.greet()
+    wire.connection.close("enough")
+    wire.make(find=lambda found: found([nowhere, there], "")).connect()
+    wire.turn_until(lambda: len(wire.events) > 2)
+    why = (
+        "cannot connect to 255.255.255.255 port 1: Network is unreachable;"
+        f" cannot connect to 127.0.0.99 port {wire.address[1]}: Connection refused"
+    )
+    assert wire.events[2] == ("closed", why)
+
+
+def test_a_host_that_has_no_address_is_told_so(wire):
+    wire.make(find=lambda found: found([], "cannot resolve lond.example: it is not known")).connect()
+    assert wire.events == [("closed", "cannot resolve lond.example: it is not known")]
+
+
+def test_ipv6_is_an_address_like_others(wire):
+    with socket.socket(socket.AF_INET6) as listening:
+        try:
+            listening.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        listening.listen()
+        address = listening.getsockname()
+        wire.make(find=lambda found: found([(socket.AF_INET6, address)], "")).connect()
+        wire.lond, _ = listening.accept()
+        wire.loop.turn(5)
+        wire.hear(b"init\n")
+
+
+class TestClocks:
+    """Each may be late by half a second; the machine may be busy, so more is no verdict here."""
+
+    def late(self, wire, within):
+        begun = time.monotonic()
+        wire.turn_until(lambda: wire.events and wire.events[-1][0] in ("closed", "failure"))
+        assert time.monotonic() - begun >= within - 0.01
+        return next(why for what, why in reversed(wire.events) if what == "closed")
+
+    def test_whoever_does_not_answer_a_connect(self, wire):
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            address = full.getsockname()
+            fillers = [socket.socket() for _ in range(3)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            wire.make(find=known(*address), connect=0.2).connect()
+            why = self.late(wire, 0.2)
+            assert why == f"cannot connect to 127.0.0.1 port {address[1]}: no answer within 0.2 s"
+            for filler in fillers:
+                filler.close()
+
+    def test_an_address_that_is_not_found(self, wire):
+        wire.make(find=lambda found: None, connect=0.2).connect()
+        assert self.late(wire, 0.2) == "cannot find its address: no answer within 0.2 s"
+
+    def test_one_that_is_found_too_late(self, wire):
+        asked = []
+        wire.make(find=asked.append, connect=0.1).connect()
+        self.late(wire, 0.1)
+        asked[0]([(socket.AF_INET, wire.address)], "")
+        assert len(wire.events) == 1
+
+    def test_a_dialogue_that_does_not_end_though_lond_says_a_byte_now_and_then(self, wire):
+        wire.connect(dialogue=0.3)
+        for byte in b"12":
+            wire.say(bytes([byte]))
+        assert self.late(wire, 0.2) == "no end of the dialogue within 0.3 s: Initialized"
+
+    @pytest.mark.parametrize("begun", [b"", b"half a reply"])
+    def test_a_reply_that_does_not_come_to_its_end(self, wire, begun):
+        wire.connect(request=0.2)
+        wire.greet()
+        wire.ask(b"ping\n")
+        if begun:
+            wire.say(begun)
+            assert wire.connection.held == len(begun)
+            assert wire.held == [len(begun)]
+        assert self.late(wire, 0.1) == "no reply within 0.2 s: ReceivingReply"
+
+    def test_a_request_that_lond_does_not_take(self, wire):
+        wire.connect(request=0.2)
+        wire.greet()
+        wire.ask(TOO_MUCH + b"\n")
+        assert self.late(wire, 0.0) == "no reply within 0.2 s: SendingRequest"
+
+    def test_each_request_has_its_own_time_and_rest_has_none(self, wire):
+        wire.connect(request=0.3)
+        wire.greet()
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.8:
+            wire.ask(b"ping\n")
+            wire.hear(b"ping\n")
+            wire.say(b"l1\n")
+            wire.loop.turn(0.05)
+        wire.loop.turn(0.4)
+        assert wire.connection.state is State.IDLE
+
+    def test_after_its_end_nothing_rings(self, wire):
+        wire.connect(dialogue=0.1)
+        wire.connection.close("over")
+        wire.loop.turn(0.2)
+        wire.loop.turn(0)
+        assert wire.events == [("closed", "over")]
 
 
 def test_an_address_that_cannot_be_reached_or_bound_is_one_sentence(wire):
-    wire.make(address=("255.255.255.255", 1)).connect()
+    wire.make(find=known("255.255.255.255", 1)).connect()
     wire.turn_until(lambda: wire.events)
     assert wire.events[0][1].startswith("cannot connect to 255.255.255.255 port 1: ")
     wire.make(bind_address="192.0.2.1").connect()

@@ -1,9 +1,13 @@
+import math
+from random import Random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lonc.pool import HostState, Pool
+from lonc.backoff import Backoff
+from lonc.pool import HostState, Patience, Pool
 from lonc.transaction import Transaction
 
 
@@ -17,6 +21,7 @@ class FakeConnection:
         self.closed = False
         self.ready = False
         self.started = 0
+        self.replied = False
         self.ended = False  # lond has closed, and the loop has not told yet
 
     def connect(self):
@@ -48,8 +53,43 @@ class FakeConnection:
 
     def answer(self, reply=b"reply\n"):
         transaction, self.transaction = self.transaction, None
+        self.replied = True
         self.pool.server_to_idle(self)
         self.pool.complete_transaction(transaction, reply)
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.when = math.inf
+
+    def alarm(self, callback):
+        self.callback = callback
+        return self
+
+    def by(self, when):
+        assert when > self.now or when == math.inf or self.ringing
+        self.when = min(self.when, when)
+
+    ringing = False
+
+    def advance(self, seconds):
+        end = self.now + seconds
+        while self.when <= end:
+            self.now, self.when = max(self.when, self.now), math.inf
+            self.ringing = True
+            self.callback()
+            self.ringing = False
+        self.now = end
+
+
+class Unshortened(Random):
+    """Delays that can be told beforehand."""
+
+    def random(self):
+        return 0.0
 
 
 class Host:
@@ -59,7 +99,15 @@ class Host:
         self.refuse = False
         self.made = []
         self.told = []
-        self.pool = Pool(lambda: max_connections, connect_retries, self.make, self.told.append)
+        self.clock = Clock()
+        self.pool = Pool(
+            self.clock,
+            lambda: max_connections,
+            Patience(connect_retries, queue_timeout=60.0, idle_timeout=3600.0),
+            Backoff(1.0, 8.0, Unshortened()),
+            self.make,
+            self.told.append,
+        )
         self.outcomes = {}
 
     def make(self):
@@ -167,6 +215,7 @@ def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_star
     host.made[0].become_ready()
     host.ask(1)
     host.ask(2)
+    host.clock.advance(1.0)
     host.made[0].close("reset")
     assert len(host.open) == 1
     host.open[0].become_ready()
@@ -181,6 +230,7 @@ def test_a_lost_connection_is_replaced_while_something_waits_even_beside_a_busy_
     for name in (1, 2, 3):
         ready.ask(name)
     ready.made[1].become_ready()
+    ready.clock.advance(1.0)
     ready.made[1].close("reset")  # 1 is busy for ever, 3 waits
     assert len(ready.open) == 2
     ready.open[1].become_ready()
@@ -210,25 +260,170 @@ def test_a_failed_attempt_beside_a_busy_connection_fails_nothing(ready):
 
 
 def test_failures_in_a_row_make_the_host_dead_and_a_success_brings_it_back(host):
-    for retries, state in ((1, HostState.CONNECTING), (0, HostState.DEAD), (0, HostState.DEAD)):
+    for retries, state in ((1, HostState.CONNECTING), (0, HostState.DEAD)):
         host.ask(len(host.outcomes))
         host.made[-1].close("refused")
         assert host.pool.retries_remaining == retries
         assert host.pool.state is state
-    host.ask("last")
+    host.clock.advance(1.0)
     assert host.pool.state is HostState.DEAD
     host.made[-1].become_ready()
     assert host.pool.state is HostState.READY
+    host.clock.advance(1.0)
     assert host.pool.retries_remaining == 2
 
 
-def test_a_request_to_a_dead_host_that_refuses_at_once_fails_at_once(host):
+def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
     host.refuse = True
     for name in range(5):
         host.ask(name)
-    assert len(host.outcomes) == 5
+    assert len(host.made) == 2
+    assert host.outcomes[1] == "an attempt failed: refused at once"
+    assert host.outcomes[4] == "the host is DEAD"
     assert host.pool.failed == 5
-    assert len(host.made) == 5
+
+
+def test_what_waits_fails_as_soon_as_the_host_is_dead_though_an_attempt_is_under_way(host):
+    for name in range(3):
+        host.ask(name)
+    host.made[0].close("refused")
+    assert host.outcomes == {}
+    host.made[1].close("refused")
+    assert len(host.outcomes) == 3
+    assert host.pool.state is HostState.DEAD
+    host.made[2].become_ready()
+    assert host.pool.state is HostState.READY
+
+
+def test_a_dead_host_is_tried_again_after_growing_delays_one_attempt_at_a_time(host):
+    host.refuse = True
+    host.ask(1)
+    host.ask(2)
+    begun = host.clock.now
+    attempts = []
+    make = host.pool._make_lond_connection
+    host.pool._make_lond_connection = lambda: attempts.append(host.clock.now - begun) or make()
+    for _ in range(400):
+        host.clock.advance(0.1)
+    assert attempts == [1, 3, 7, 15, 23, 31, 39]
+    host.refuse = False
+    host.clock.advance(20.0)
+    assert attempts[7:] == [47]  # that attempt is still under way
+    host.made[-1].close("timed out")
+    host.clock.advance(8.0)
+    host.made[-1].become_ready()
+    host.clock.advance(100.0)
+    assert len(attempts) == 9
+
+
+def test_a_host_whose_first_attempt_has_failed_is_tried_again_too(host):
+    host.pool.open()
+    host.made[0].close("refused")
+    assert host.pool.state is HostState.CONNECTING
+    host.clock.advance(1.0)
+    host.made[1].become_ready()
+    assert host.pool.state is HostState.READY
+
+
+def test_a_connection_that_ends_right_after_its_dialogue_was_a_failed_attempt(host):
+    host.pool.open()
+    for retries in (1, 0):
+        host.made[-1].become_ready()
+        assert host.pool.state is HostState.READY
+        host.made[-1].close("reset")
+        assert host.pool.retries_remaining == retries
+        host.clock.advance(retries * 1.0)
+    assert host.pool.state is HostState.DEAD
+
+
+@pytest.mark.parametrize("how", ["reply", "time"])
+def test_a_connection_that_has_served_or_lasted_was_none(host, how):
+    host.ask(1)
+    host.made[0].close("refused")
+    host.ask(2)
+    host.made[1].become_ready()
+    if how == "reply":
+        host.made[1].answer()
+    else:
+        host.clock.advance(1.0)
+    host.made[1].close("reset")
+    assert host.pool.retries_remaining == 2
+
+
+def test_while_others_serve_a_failed_attempt_is_not_repeated_at_once(ready):
+    ready.ask("busy")
+    ready.refuse = True
+    for name in range(100):
+        ready.ask(name)
+    assert len(ready.made) == 2
+    ready.clock.advance(0.9)
+    assert len(ready.made) == 2
+    ready.refuse = False
+    ready.clock.advance(0.1)
+    assert len(ready.made) == 3
+    assert ready.pool.retries_remaining == 2
+
+
+def test_what_waits_for_too_long_fails_each_at_its_own_time(ready):
+    ready.ask("busy")
+    ready.ask("early")
+    ready.clock.advance(30.0)
+    ready.ask("late")
+    ready.clock.advance(29.9)
+    assert ready.outcomes == {}
+    ready.clock.advance(0.1)
+    assert ready.outcomes == {"early": "no connection was free for 60 s"}
+    ready.clock.advance(30.0)
+    assert set(ready.outcomes) == {"early", "late"}
+    assert ready.pool.waiting == 0
+
+
+def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_first(ready):
+    for name in range(3):
+        ready.ask(name)
+    ready.made[1].become_ready()
+    ready.made[2].become_ready()
+    for connection in ready.made[:3]:
+        connection.answer()
+        ready.clock.advance(10.0)
+    told = len(ready.told)
+    ready.clock.advance(3570.0)
+    assert [each.closed for each in ready.made] == [True, False, False]
+    ready.ask("again")  # on the one used last, which stays young by that
+    ready.clock.advance(10.0)
+    assert [each.closed for each in ready.made] == [True, True, False]
+    ready.made[2].answer()
+    ready.clock.advance(3599.0)
+    assert not ready.made[2].closed
+    ready.clock.advance(1.0)
+    assert ready.made[2].closed
+    assert ready.pool.state is HostState.READY
+    assert ready.told[told:] == [None] * 3  # nothing is wrong with that
+
+
+def test_a_disabled_host_refuses_and_makes_no_attempt_until_it_is_enabled(ready):
+    for name in range(7):
+        ready.ask(name)
+    ready.pool.disable()
+    assert ready.pool.state is HostState.DISABLED
+    assert set(ready.outcomes) == {1, 2, 3, 4, 5, 6}
+    ready.ask("refused")
+    assert ready.outcomes["refused"] == "the host is disabled"
+    ready.made[0].answer()
+    assert ready.outcomes[0] == "reply"
+    assert ready.made[0].closed
+    for connection in ready.open:
+        connection.become_ready()
+    assert ready.open == []
+    ready.clock.advance(1000.0)
+    ready.pool.reset_retries()
+    ready.pool.open()
+    assert ready.open == []
+    ready.pool.enable()
+    ready.open[0].become_ready()
+    ready.ask("served")
+    ready.open[0].answer()
+    assert ready.outcomes["served"] == "reply"
 
 
 def test_reset_retries_forgets_and_tries_at_once(host):
@@ -366,6 +561,11 @@ class AnyRun(RuleBasedStateMachine):
         transaction.abandon()
         self.host.pool.drop_transaction(transaction)
         self.dropped.add(name)
+
+    @rule(seconds=st.floats(0.1, 100.0))
+    def time_passes(self, seconds):
+        self.host.refuse = False
+        self.host.clock.advance(seconds)
 
     @rule()
     def somebody_resets_the_retries(self):

@@ -290,7 +290,7 @@ class TestPool:
             machine.stop()
 
     def test_retries_count_down_to_dead_and_a_lond_that_comes_back_is_served(self, machine):
-        machine.configure(loncConnectRetries=3)
+        machine.configure(loncConnectRetries=3, loncRetryDelay=60)
         machine.run()
         child = machine.children()["l1"]
         eventually(lambda: title(child) == "lonc: l1 Connection count: 0 Retries remaining: 2")
@@ -303,14 +303,38 @@ class TestPool:
         assert machine.status()["state"] == "DEAD"
         assert machine.log().count("DEAD: an attempt failed: cannot connect to ") == 1
         machine.start_lond("l1")
+        assert machine.ask(b"ping") == b"con_lost"  # nobody's request is an attempt
+        assert machine.ask(b"reset_retries") == b"ok"
+        eventually(lambda: title(child) == "lonc: l1 Connection count: 1 Retries remaining: 3")
         assert machine.ask(b"ping") == b"l1"
-        assert title(child) == "lonc: l1 Connection count: 1 Retries remaining: 3"
 
-    def test_a_host_without_an_address(self, machine):
-        machine.table.write_text("l1:dom:library:l1.example.org\n")
+    def test_a_dead_host_is_served_again_by_itself(self, machine):
+        machine.configure(loncRetryDelay=0.1, loncRetryMaxDelay=0.5)
         machine.run()
-        assert machine.ask(b"ping") == b"con_lost"
-        assert "an attempt failed: no address in the table" in machine.log()
+        eventually(lambda: machine.status()["state"] == "DEAD")
+        lond = machine.start_lond("l1")
+        eventually(lambda: machine.status()["state"] == "ready")
+        assert machine.ask(b"ping") == b"l1"
+        assert machine.status()["failed"] == 0
+        lond.kill()
+        eventually(lambda: machine.status()["connections"] == {})
+
+    def test_a_host_without_an_address_is_found_by_its_name(self, machine):
+        machine.table.write_text("l1:dom:library:localhost\nl2:dom:library:l2.invalid\n")
+
+        def script(peer):
+            peer.greet()
+            peer.echo()
+
+        with ScriptedLond("127.0.0.1", 0, script) as lond:
+            machine.configure(londPort=lond.port)
+            machine.run()
+            assert machine.ask(b"hello") == b"hello"
+            assert machine.ask(b"ping", "l2") == b"con_lost"
+            assert re.search(
+                "l2: (DEAD: )?an attempt failed: cannot resolve l2.invalid: ", machine.log()
+            )
+            machine.stop()
 
     def test_a_lond_that_refuses_us(self, machine):
         with ScriptedLond(
@@ -337,7 +361,7 @@ class TestPool:
             machine.run()
             load = Load([machine.sockets / "l1"], clients=20, requests=50, echo=b"").run()
             assert (load.done, load.lost) == (1000, [])
-            assert lond.accepted > 5
+            assert lond.accepted >= 3
             assert machine.log().count("an attempt failed") <= 3
             assert machine.status()["state"] == "ready"
             machine.stop()

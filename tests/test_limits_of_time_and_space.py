@@ -1,0 +1,283 @@
+"""A whole lonc under londs that do not answer, and programs that send without end."""
+
+import contextlib
+import re
+import resource
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from machine import eventually, read_line
+from scripted_lond import ScriptedLond
+
+TIMEOUTS = {
+    "loncConnectTimeout": 0.5,
+    "loncHandshakeTimeout": 0.5,
+    "loncRequestTimeout": 0.5,
+    "loncQueueTimeout": 0.5,
+}
+
+
+def silent_after(lines):
+    """A lond that says so many lines of its part, and then waits without a word."""
+
+    def script(peer):
+        for line in (b"12345", b"ok", b"54559A79EDEA097AD9ADB087C71818")[:lines]:
+            peer.hear()
+            peer.say(line)
+        while peer.hear() is not None:
+            pass
+
+    return script
+
+
+@pytest.mark.parametrize("lines", range(4))
+def test_no_silence_lasts_longer_than_the_timeouts(machine, lines):
+    machine.configure(**TIMEOUTS, loncMaxConnections=1)
+    with ScriptedLond(machine.address(1), machine.port, silent_after(lines)):
+        machine.run()
+        clients = [machine.connect() for _ in range(5)]
+        begun = time.monotonic()
+        for client in clients:
+            client.sendall(b"ping\n")
+        for client in clients:
+            assert read_line(client) == b"con_lost"
+        assert time.monotonic() - begun < 5
+        assert machine.status()["waiting"] == 0
+        machine.stop()
+
+
+def test_a_reply_that_comes_too_late_reaches_nobody(machine):
+    machine.configure(loncRequestTimeout=0.3, loncMaxConnections=1)
+    late = threading.Event()
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            if line == b"slow":
+                late.wait(10)
+            peer.say(line)
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        assert machine.ask(b"slow") == b"con_lost"
+        client = machine.connect()
+        client.sendall(b"quick\n")
+        assert read_line(client) == b"quick"  # on another connection
+        late.set()
+        for number in range(20):
+            client.sendall(b"%d\n" % number)
+            assert read_line(client) == b"%d" % number
+        assert machine.log().count("no reply within 0.3 s: ReceivingReply") == 1
+        machine.stop()
+
+
+def test_who_asks_first_is_served_first_as_the_only_connection_sees_it(machine):
+    machine.configure(loncMaxConnections=1)
+    released = threading.Event()
+    seen = []
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            released.wait(30)
+            seen.append(line)
+            peer.say(line)
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        clients = [machine.connect() for _ in range(50)]
+        for number, client in enumerate(clients):
+            client.sendall(b"%d\n" % number)
+            eventually(lambda number=number: machine.status()["waiting"] == number)
+        released.set()
+        for number, client in enumerate(clients):
+            assert read_line(client) == b"%d" % number
+        assert seen == [b"%d" % number for number in range(50)]
+        machine.stop()
+
+
+def test_idle_connections_are_closed_and_made_anew_when_needed(machine):
+    machine.configure(loncIdleTimeout=0.3)
+    machine.start_lond("l1")
+    machine.run()
+    assert machine.ask(b"ping") == b"l1"
+    eventually(lambda: machine.status()["connections"] == {})
+    assert machine.status()["state"] == "ready"
+    assert machine.ask(b"ping") == b"l1"
+    assert "WARNING" not in machine.log()
+
+
+def test_if_the_system_has_no_descriptor_left_accepting_waits_and_nobody_else_does(machine):
+    machine.start_lond("l1")
+    poor = (
+        "import errno, socket, pathlib; accept = socket.socket.accept; flag = pathlib.Path({flag!r});"
+        "socket.socket.accept = lambda self: accept(self) if not flag.exists()"
+        " else (_ for _ in ()).throw(OSError(errno.ENFILE, 'none left'))"
+    )
+    flag = machine.directory / "poor"
+    machine.run_with(poor.format(flag=str(flag)))
+    kept = machine.connect()
+    kept.sendall(b"ping\n")
+    assert read_line(kept) == b"l1"
+    flag.touch()
+    waiting = machine.connect()
+    waiting.sendall(b"ping\n")
+    eventually(lambda: "cannot accept: none left" in machine.log())
+    child = machine.children()["l1"]
+    used = cpu(child)
+    for _ in range(100):
+        kept.sendall(b"ping\n")
+        assert read_line(kept) == b"l1"
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.5:
+        time.sleep(0.1)
+    assert cpu(child) - used < 0.3  # it does not spin
+    flag.unlink()
+    assert read_line(waiting) == b"l1"
+
+
+def cpu(pid):
+    """Seconds of processor time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_really_no_descriptor_left_and_one_that_is_closed_serves_the_next_at_once(machine):
+    machine.start_lond("l1")
+    machine.run()
+    child = machine.children()["l1"]
+    kept = [machine.connect() for _ in range(3)]
+    for client in kept:
+        client.sendall(b"ping\n")
+        assert read_line(client) == b"l1"
+    used = len(list(Path(f"/proc/{child}/fd").iterdir()))
+    before = resource.prlimit(child, resource.RLIMIT_NOFILE)
+    resource.prlimit(child, resource.RLIMIT_NOFILE, (used, before[1]))
+    waiting = machine.connect()
+    waiting.sendall(b"ping\n")
+    eventually(lambda: "cannot accept: Too many open files" in machine.log())
+    kept[0].sendall(b"ping\n")
+    assert read_line(kept[0]) == b"l1"
+    kept.pop().close()
+    assert read_line(waiting) == b"l1"
+    resource.prlimit(child, resource.RLIMIT_NOFILE, before)
+
+
+def memory(pid):
+    text = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", text)[1])
+
+
+def test_programs_that_send_without_end_and_without_a_newline(machine):
+    most = 64 << 20
+    machine.configure(loncMaxBuffered=most)
+    machine.start_lond("l1")
+    machine.run()
+    child = machine.children()["l1"]
+    greedy = [machine.connect(timeout=0) for _ in range(100)]
+    honest = machine.connect()
+    data = b"x" * 65536
+    sent = served = 0
+    begun = time.monotonic()
+    while sent < 4 * most:
+        assert time.monotonic() - begun < 60
+        for number, client in enumerate(greedy):
+            try:
+                sent += client.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                client.close()
+                greedy[number] = machine.connect(timeout=0)
+        honest.sendall(b"ping\n")
+        assert read_line(honest) == b"l1"
+        served += 1
+    assert served > 20
+    assert memory(child) < most + (64 << 20)
+    told = f"more than {most} bytes are held: who holds most is let go"
+    assert told in machine.log()
+    assert len(machine.log().splitlines()) < 20
+
+
+def test_replies_that_nobody_takes_are_held_up_to_the_same_limit(machine):
+    most = 32 << 20
+    machine.configure(loncMaxBuffered=most, loncDrainTimeout=0)
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            peer.say(line if line == b"small" else b"x" * (2 << 20))
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        child = machine.children()["l1"]
+        for _ in range(60):
+            with contextlib.suppress(BlockingIOError):
+                machine.connect(timeout=0).send(b"large\n")
+        eventually(lambda: machine.status()["done"] >= 60, 30)
+        assert machine.ask(b"small") == b"small"
+        assert machine.status()["clients"] < 30
+        assert memory(child) < most + (64 << 20)
+        machine.stop()
+
+
+def test_a_resolver_that_hangs_delays_its_host_only(machine):
+    machine.table.write_text(
+        f"l1:dom:library:l1.example.org:{machine.address(1)}\nl2:dom:library:slow.example.org\n"
+    )
+    machine.configure(loncConnectTimeout=0.5)
+    machine.start_lond("l1")
+    machine.run_with(
+        "import socket, time; socket.getaddrinfo = lambda *_: time.sleep(60)",
+    )
+    begun = time.monotonic()
+    slow = machine.connect("l2")
+    slow.sendall(b"ping\n")
+    assert machine.ask(b"ping") == b"l1"
+    assert machine.status("l2")["waiting"] == 1  # its child answers all the while
+    assert read_line(slow) == b"con_lost"
+    assert 0.4 < time.monotonic() - begun < 5
+    assert "cannot find its address: no answer within 0.5 s" in machine.log()
+    assert machine.stop() == 0
+
+
+def test_all_addresses_of_a_name_are_tried(machine):
+    machine.table.write_text("l1:dom:library:l1.example.org\n")
+    found = [
+        (int(socket.AF_INET), int(socket.SOCK_STREAM), 6, "", (address, machine.port))
+        for address in (machine.address(2), machine.address(3), machine.address(1))
+    ]
+
+    def script(peer):
+        peer.greet()
+        peer.echo()
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run_with(f"import socket; socket.getaddrinfo = lambda *_: {found!r}")
+        assert machine.ask(b"hello") == b"hello"
+        assert "WARNING" not in machine.log()
+        machine.stop()
+
+
+@pytest.mark.parametrize("years", [-1, 1])
+def test_the_wall_clock_changes_nothing(machine, years):
+    machine.configure(**TIMEOUTS)
+    flag = machine.directory / "jump"
+    jump = (
+        "import time, pathlib; flag = pathlib.Path({flag!r}); real = time.time;"
+        "time.time = lambda: real() + (flag.exists() and {years} * 31536000)"
+    )
+    with ScriptedLond(machine.address(1), machine.port, silent_after(3)):
+        machine.run_with(jump.format(flag=str(flag), years=years))
+        client = machine.connect()
+        client.sendall(b"ping\n")
+        eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
+        flag.touch()
+        begun = time.monotonic()
+        assert read_line(client) == b"con_lost"
+        assert 0.2 < time.monotonic() - begun < 5
+        assert machine.ask(b"reset_retries") == b"ok"
+        machine.stop()

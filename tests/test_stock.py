@@ -1,0 +1,39 @@
+from lonc.stock import Stock
+
+MIB = 1 << 20
+
+
+class Holder:
+    def __init__(self, holders, held):
+        self.holders = holders
+        self.held = held
+        holders.append(self)
+
+    def let_go(self, why):
+        assert "8388608 bytes" in why
+        self.holders.remove(self)
+        self.held = 0
+
+
+def test_who_holds_most_is_let_go_until_the_rest_is_not_too_much():
+    holders, told = [], []
+    stock = Stock(8 * MIB, lambda: holders, told.append)
+    small, large, larger = (Holder(holders, size * MIB) for size in (1, 6, 9))
+    for _ in range(1024):
+        stock.grew(1024)
+    assert holders == [small, large, larger]  # so little cannot have made a difference
+    stock.grew(1)
+    assert holders == [small, large]
+    assert len(told) == 1
+    large.held = 8 * MIB
+    stock.grew(MIB)
+    assert holders == [small, large]
+    stock.grew(1)
+    assert holders == [small]
+
+
+def test_the_limit_itself_is_not_too_much():
+    holders = []
+    Holder(holders, 8 * MIB)
+    Stock(8 * MIB, lambda: holders, lambda why: None).grew(100 * MIB)
+    assert len(holders) == 1
