@@ -6,6 +6,9 @@
                             status
     status {…}                                  one line of JSON
     replace                                     a client has asked for that
+                            retry               forget failures, connect now
+                            disable, enable
+                            look                there may be delayed transactions
                             leave               and a socket to the next child
     leaving                                     who was at rest has been passed on
     crash "…"                                   its last words, as JSON
@@ -30,7 +33,7 @@ from setproctitle import setproctitle
 from lonc.backoff import Backoff
 from lonc.channel import Channel
 from lonc.client import Client
-from lonc.configuration import Settings
+from lonc.configuration import ON_DEMAND, Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
@@ -40,6 +43,7 @@ from lonc.lond_connection import LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Patience, Pool
 from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
+from lonc.replay import Replay
 from lonc.resolver import Found, Resolver, known
 from lonc.status import HostStatus
 from lonc.stock import Stock
@@ -79,6 +83,7 @@ class Child:
         listening: socket.socket,
         to_parent: socket.socket,
         predecessor: socket.socket | None,
+        disabled: bool,
     ) -> None:
         self._host = host
         self._settings = settings
@@ -109,10 +114,24 @@ class Child:
             max_request=settings.max_request,
             on_full=self._complaints.complain,
             on_drained=self._drained,
+            on_quiet=self._nobody_here,
             succeeds=predecessor is not None,
         )
         if predecessor is not None:
             Succession(self._loop, predecessor, self._listener.expect, self._listener.adopt)
+        self._replay = Replay(
+            self._loop,
+            settings,
+            host.id,
+            self._pool.queue_delayed,
+            self._pool.drop_transaction,
+            on_trouble=self._complaints.complain,
+            on_rest=self._perhaps_gone,
+        )
+        if disabled:
+            self._pool.disable()
+        self._quiet = self._loop.alarm(self._perhaps_leave)
+        self._clients_drained = False
         self._handover: Handover | None = None
         self._stopping = False
         # A client's transactions go straight to the pool.
@@ -130,6 +149,8 @@ class Child:
         self._set_title()
         self._channel.send(READY)
         self._pool.open()
+        self._replay.look()
+        self._nobody_here()
         self._loop.run()
 
     def make_lond_connection(self) -> LondConnection:
@@ -172,6 +193,7 @@ class Child:
             waiting=self._pool.waiting,
             done=self._pool.done,
             failed=self._pool.failed,
+            delayed=self._replay.waiting,
             since=self._since,
             pid=os.getpid(),
         )
@@ -182,6 +204,7 @@ class Child:
             return
         self._stopping = True
         self._pool.drain()
+        self._replay.leave()
         self._loop.after(self._settings.drain_timeout, self._time_is_up)
         self._listener.drain()
         self._pool.close_idle()  # only now: the clients' last lines have taken what they need
@@ -192,6 +215,7 @@ class Child:
             successor.close()
         else:
             self._pool.drain()
+            self._replay.leave()
             self._handover = Handover(
                 self._loop, successor, on_passed=self._pool.close_idle, on_broken=self._listener.drain
             )
@@ -205,10 +229,35 @@ class Child:
         return min(self._settings.max_connections, self._descriptors - clients)
 
     def _drained(self) -> None:
+        """Callback: no client is here any more, and none will come."""
+        self._clients_drained = True
+        self._perhaps_gone()
+
+    def _perhaps_gone(self) -> None:
+        """Callback: nothing delayed is in flight."""
+        if not self._clients_drained or self._replay.in_flight:
+            return
         if self._handover is None:
             self._loop.stop()
         else:
             self._handover.finish(self._loop.stop)
+
+    def _nobody_here(self) -> None:
+        """Callback: the last client has left, or none has come yet."""
+        if self._settings.children == ON_DEMAND:
+            self._quiet.by(self._loop.now + self._settings.idle_timeout)
+
+    def _perhaps_leave(self) -> None:
+        """Callback: there was nobody for a while. Whoever comes will wake the next child."""
+        if self._listener.clients or self._listener.expected != 0 or self._handover is not None:
+            return  # we are told again when they have gone
+        left_at = self._listener.quiet_since + self._settings.idle_timeout
+        if self._loop.now < left_at:
+            self._quiet.by(left_at)
+        elif self._replay.waiting:
+            self._quiet.by(self._loop.now + self._settings.delayed_interval)
+        else:
+            self.drain()
 
     def _time_is_up(self) -> None:
         failed = self._pool.failed
@@ -225,6 +274,14 @@ class Child:
         match line:
             case b"status\n":
                 self._channel.send(b"status " + self.status().to_line())
+            case b"retry\n":
+                self._pool.reset_retries()
+            case b"disable\n":
+                self._pool.disable()
+            case b"enable\n":
+                self._pool.enable()
+            case b"look\n":
+                self._replay.look()
             case b"leave\n":
                 self.leave(self._channel.received.popleft())
             case _:
@@ -251,6 +308,8 @@ class Child:
             logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
             if why is not None:
                 self._complaints.told(why)
+            if state is HostState.READY:
+                self._replay.look()  # it may be back after a while
         elif why is not None and state is not HostState.DRAINING:
             self._complaints.complain(why)
 

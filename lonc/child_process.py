@@ -22,6 +22,8 @@ READY_WITHIN = 10.0  # seconds from the fork
 LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
 ANSWER_WITHIN = 1.0  # seconds until a child that was asked how it is is taken to hang
 KILL_AFTER = 3.0  # seconds beyond its drain timeout
+ASK_EVERY = 10.0  # seconds
+SILENT_AT_MOST = 6  # such questions in a row; whoever answers none of them hangs
 
 NO_CHILD = "no child"
 
@@ -44,6 +46,7 @@ class ChildProcess:
         settings: Settings,
         listening: socket.socket,
         predecessor: socket.socket | None,
+        disabled: bool,
         on_word: Callable[[ChildProcess, bytes], None],
         on_ended: Callable[[ChildProcess], None],
     ) -> None:
@@ -56,6 +59,7 @@ class ChildProcess:
         self._on_word = on_word
         self._on_ended = on_ended
         self._owes_status = False
+        self._unanswered = 0  # how often in a row it was asked in vain
         self._asking: list[tuple[float, StatusHeard]] = []  # and since when
         self._awaited: bytes | None = None  # the word that ends its time
         self._deadline: Deadline | None = None
@@ -63,7 +67,7 @@ class ChildProcess:
         self._last_words: str | None = None
         self._reaped = False
         ours, theirs = socket.socketpair()
-        run = partial(_be_child, host, settings, listening, theirs, predecessor, os.getpid())
+        run = partial(_be_child, host, settings, listening, theirs, predecessor, disabled, os.getpid())
         try:
             self.pid = fork(run)
         except OSError:
@@ -73,6 +77,11 @@ class ChildProcess:
             theirs.close()
         self._channel = Channel(loop, ours, self._heard, _no_matter)
         self._await(READY, READY_WITHIN, "it was not ready in time")
+        self._next_question = loop.after(ASK_EVERY, self._ask_again)
+
+    def tell(self, order: bytes) -> None:
+        """One of the lines that `child` lists, without its newline; it is not answered."""
+        self._channel.send(order + b"\n")
 
     def leave(self, successor: socket.socket) -> None:
         """Let it pass its clients on; `successor` leads to the next child, and is ours no more."""
@@ -84,9 +93,7 @@ class ChildProcess:
 
         One that has not answered yet is not asked again.
         """
-        if not self._owes_status:
-            self._owes_status = True
-            self._channel.send(b"status\n")
+        self._ask()
         now = self._loop.now
         self._asking = [each for each in self._asking if now - each[0] < ANSWER_WITHIN]
         self._asking.append((now, on_status))
@@ -107,6 +114,7 @@ class ChildProcess:
     def ended(self, status: int) -> None:
         """It was reaped, with `status` of waitpid: its pid may be another's from now on."""
         self._reaped = True
+        self._next_question.cancel()
         self._channel.read_on()  # its last words may not have been heard yet
         self._channel.close()
         self._in_time()
@@ -117,7 +125,22 @@ class ChildProcess:
         self._answer(HostStatus(self.host.id, NO_CHILD))
         self._on_ended(self)
 
+    def _ask(self) -> None:
+        if not self._owes_status:
+            self._owes_status = True
+            self._channel.send(b"status\n")
+
+    def _ask_again(self) -> None:
+        """Callback, now and then. (We count questions and not seconds: we may have been held up.)"""
+        if self._unanswered >= SILENT_AT_MOST:
+            self.kill(f"it has not answered for {SILENT_AT_MOST * ASK_EVERY:.0f} s")
+            return
+        self._unanswered += 1
+        self._ask()
+        self._next_question = self._loop.after(ASK_EVERY, self._ask_again)
+
     def _heard(self, line: bytes) -> None:
+        self._unanswered = 0
         word, _, rest = line.partition(b" ")
         if word == b"status":
             self._answer(HostStatus(**json.loads(rest)))
@@ -151,6 +174,7 @@ def _be_child(
     listening: socket.socket,
     to_parent: socket.socket,
     predecessor: socket.socket | None,
+    disabled: bool,
     parent_pid: int,
 ) -> int:
     """From here on only the child speaks. It keeps three sockets of all that it was forked with."""
@@ -159,7 +183,7 @@ def _be_child(
     die_with(parent_pid)
     speak_for(host.id)
     try:
-        Child(host, settings, listening, to_parent, predecessor).run()
+        Child(host, settings, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # whatever it was, the parent shall say it
         words = in_one_line(crash)
         try:

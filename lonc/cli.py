@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lonc import __version__, instance, lonnet
+from lonc import __version__, delayed, instance, lonnet
 from lonc.configuration import Settings, find_configuration, read_settings
 from lonc.control import ask
 from lonc.errors import (
@@ -30,7 +31,7 @@ from lonc.errors import (
 )
 from lonc.hosts import Host, find_host, read_hosts
 from lonc.shutdown import stop
-from lonc.status import Report
+from lonc.status import Report, stray
 
 RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
 
@@ -102,7 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     restart.set_defaults(command=_restart)
 
     reload = commands.add_parser("reload", help="take the files as they are now; no client notices")
-    reload.set_defaults(command=_reload)
+    reload.set_defaults(command=_order, order="reload", host=None)
+
+    update = commands.add_parser("update", help="take the hosts that have changed in the table")
+    update.set_defaults(command=_order, order="update", host=None)
+
+    retry = commands.add_parser("retry", help="try hosts that cannot be reached at once")
+    retry.add_argument("host", metavar="HOST", nargs="?", help="all, if none is named")
+    retry.set_defaults(command=_order, order="retry")
+
+    disable = commands.add_parser("disable", help="serve a host no more, until enabled or restarted")
+    disable.add_argument("host", metavar="HOST")
+    disable.set_defaults(command=_order, order="disable")
+
+    enable = commands.add_parser("enable", help="serve a disabled host again")
+    enable.add_argument("host", metavar="HOST")
+    enable.set_defaults(command=_order, order="enable")
 
     status = commands.add_parser("status", help="tell whether the daemon runs, and how each host is")
     status.set_defaults(command=_status)
@@ -166,14 +182,16 @@ def _restart(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _reload(options: argparse.Namespace) -> int:
+def _order(options: argparse.Namespace) -> int:
+    """What only the daemon can do: it is asked to, and answers with text and exit status."""
     settings = _tolerant(options, complain=False)  # of faults the daemon will tell
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("it is not running")
     if found.state is instance.State.UNKNOWN:
         raise LoncError(found.why)
-    outcome = json.loads(ask(settings, "reload", RELOAD_WITHIN))
+    order = " ".join([options.order, *([options.host] if options.host else [])])
+    outcome = json.loads(ask(settings, order, RELOAD_WITHIN))
     print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
     status: int = outcome["exit"]
     return status
@@ -230,6 +248,11 @@ def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
+    with contextlib.suppress(OSError):
+        names, _ = delayed.waiting(settings.delayed_directory)
+        strays = Counter(name.host for name in names if name.host not in {host.id for host in hosts})
+        for id_, count in sorted(strays.items()):
+            yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")
 
 
 def _send(options: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ DEFAULT_FILES = (Path("/etc/lonc/loncapa.conf"), Path("/etc/httpd/conf/loncapa.c
 _PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
 _WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
 
+EAGER, ON_DEMAND = "eager", "ondemand"  # children
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 Reader = Callable[[str], Any]  # a value out of its text; raises ValueError with a sentence
@@ -134,6 +135,8 @@ class Settings:
     retry_delay: float       = setting("loncRetryDelay", 1.0, seconds(0.1, 86400))
     retry_max_delay: float   = setting("loncRetryMaxDelay", 60.0, seconds(0.1, 86400))
     max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
+    delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
+    children: str            = setting("loncChildren", "eager", one_of(EAGER, ON_DEMAND))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
 # fmt: on
 
@@ -156,6 +159,14 @@ class Settings:
     @property
     def control_file(self) -> Path:
         return self.daemons / CONTROL_SOCKET
+
+    @property
+    def delayed_directory(self) -> Path:
+        return self.socket_directory / "delayed"
+
+    @property
+    def perm_log(self) -> Path:
+        return self.log_directory / "lonnet.perm.log"
 
     @property
     def status_file(self) -> Path:

@@ -24,7 +24,8 @@ RECEIVE_SIZE = 65536
 
 
 class ControlSocket:
-    """The daemon's side. Each of `orders` gets a transaction, to be completed with the answer.
+    """The daemon's side. Each of `orders` gets a transaction, to be completed with the answer; each of
+    `host_orders` also the host that the order names.
 
     Who has asked nothing makes room for who comes when all places are taken. Raises CannotStart.
     """
@@ -32,9 +33,14 @@ class ControlSocket:
     maybe_own: tuple[bytes, ...] = ()  # what comes is an order
 
     def __init__(
-        self, loop: EventLoop, settings: Settings, orders: Mapping[str, Callable[[Transaction], None]]
+        self,
+        loop: EventLoop,
+        settings: Settings,
+        orders: Mapping[str, Callable[[Transaction], None]],
+        host_orders: Mapping[str, Callable[[Transaction, str], None]],
     ) -> None:
         self._orders = orders
+        self._host_orders = host_orders
         self._socket = SocketFile(settings.control_file, MODE)
         self._complain = Complaints(loop, "control socket: ").complain
         self._listener = Listener(
@@ -45,6 +51,7 @@ class ControlSocket:
             max_request=MAX_ORDER,
             on_full=self._make_room,
             on_drained=lambda: None,
+            on_quiet=lambda: None,
         )
 
     def close(self) -> None:
@@ -55,8 +62,11 @@ class ControlSocket:
 
     def queue_transaction(self, transaction: Transaction) -> None:
         order = transaction.request.decode(errors="backslashreplace").rstrip("\n")
+        word, _, host = order.partition(" ")
         if order in self._orders:
             self._orders[order](transaction)
+        elif host and word in self._host_orders:
+            self._host_orders[word](transaction, host)
         else:
             transaction.complete(outcome(USAGE, f"there is no order {order!r}"))
 

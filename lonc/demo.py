@@ -192,7 +192,7 @@ class Tour:
 
     def stop_lonc(self) -> str:
         said = self._lonc("stop")
-        left = list(self._settings.socket_directory.iterdir())
+        left = [each for each in self._settings.socket_directory.iterdir() if each.is_socket()]
         _check(not left, f"sockets are left: {left}")
         return f"{said}, and its sockets are gone"
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+from lonc import delayed
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
 
@@ -71,6 +72,10 @@ def make_directories(settings: Settings) -> None:
             pass
         except OSError as error:
             raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
+    try:
+        delayed.make_directory(settings.delayed_directory)
+    except OSError as error:
+        raise CannotStart(f"cannot make {settings.delayed_directory}: {error.strerror}") from error
 
 
 def _lock(

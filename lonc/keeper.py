@@ -2,6 +2,9 @@
 
 A child is replaced without anybody noticing: the next one is forked beside it, says ready, and is given
 its clients. One that has died is replaced at once, or after a growing delay if it keeps dying.
+
+On demand there may be no child at all: then the host rests, and whoever connects, or a delayed
+transaction, wakes one. (Whoever connects waits in the backlog of the socket; so nobody is refused.)
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from random import Random
 from lonc.backoff import Backoff
 from lonc.child import LEAVING, READY, REPLACE
 from lonc.child_process import NO_CHILD, ChildProcess, StatusHeard
-from lonc.configuration import Settings
-from lonc.event_loop import Deadline, EventLoop
+from lonc.configuration import ON_DEMAND, Settings
+from lonc.event_loop import Deadline, EventLoop, Watch
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.socket_file import SocketFile
@@ -38,6 +41,7 @@ class Keeper:
     def __init__(self, loop: EventLoop, family: Family, host: Host, settings: Settings) -> None:
         self.host = host
         self.settings = settings
+        self.disabled = False
         self.child: ChildProcess | None = None  # who serves
         self._loop = loop
         self._family = family
@@ -50,20 +54,29 @@ class Keeper:
         self._afterwards: list[BroughtUp] = []  # who wants another after it
         self._retry: Deadline | None = None
         self._retired = False
+        self._knock: Watch | None = None  # while the host rests
 
     def renew_socket(self) -> None:
         """Make the socket anew if somebody has removed it; the next child has it. Raises CannotStart."""
         if not self._socket.in_place():
+            resting = self._end_rest()
             lost, self._socket = self._socket, self._bind()
             lost.close()
+            if resting:
+                self._rest()
 
     def bring_up(self, on_up: BroughtUp) -> None:
         """Put a new child in the place of whatever there is; `on_up` is called back later.
 
-        If the new one does not come up, the old one goes on.
+        If the new one does not come up, the old one goes on. Where there is none, on demand, the next
+        one may as well come later.
         """
         if self._next is not None or self._previous is not None:
             self._afterwards.append(on_up)
+        elif self.child is None and self.settings.children == ON_DEMAND:
+            if self._retry is None:
+                self._rest()
+            self._loop.after(0, partial(on_up, None))
         else:
             self._on_up.append(on_up)
             self._fork()
@@ -71,15 +84,43 @@ class Keeper:
     def ask_status(self, on_status: StatusHeard) -> None:
         """What the child says of itself; at once, and for it, where there is none."""
         if self.child is None:
-            on_status(HostStatus(self.host.id, NO_CHILD if self._next is None else "starting"))
+            on_status(self._without_child())
         else:
             self.child.ask_status(on_status)
 
     def unanswered(self) -> HostStatus:
         """What is known of a child that does not say how it is."""
         if self.child is None:
-            return HostStatus(self.host.id, NO_CHILD)
+            return self._without_child()
         return HostStatus(self.host.id, "not answering", pid=self.child.pid)
+
+    def _without_child(self) -> HostStatus:
+        if self._next is not None:
+            return HostStatus(self.host.id, "starting")
+        if self._knock is not None:
+            return HostStatus(self.host.id, "disabled" if self.disabled else "resting")
+        return HostStatus(self.host.id, NO_CHILD)
+
+    def disable(self, disabled: bool) -> None:
+        """Let the host be served no more, or again."""
+        self.disabled = disabled
+        self._tell(b"disable" if disabled else b"enable")
+
+    def retry(self) -> None:
+        """Let it forget its failures, and connect now."""
+        self._tell(b"retry")
+
+    def look(self) -> None:
+        """There are delayed transactions."""
+        if self._knock is not None and not self.disabled:
+            self._wake()
+        else:
+            self._tell(b"look")
+
+    def _tell(self, order: bytes) -> None:
+        for child in (self.child, self._next):
+            if child is not None:
+                child.tell(order)
 
     def retire(self) -> None:
         """The host is served no more: remove the socket, let the children drain. Once is enough."""
@@ -88,6 +129,7 @@ class Keeper:
         self._retired = True
         self._on_up, self._afterwards = [], []
         self._cancel_retry()
+        self._end_rest()
         self._drop_to_next()
         self._socket.close()
         for child in (self.child, self._next):
@@ -97,8 +139,34 @@ class Keeper:
     def _bind(self) -> SocketFile:
         return SocketFile(self.settings.socket_directory / self.host.id, self.settings.socket_mode)
 
+    def _rest(self) -> None:
+        """Be without a child until somebody comes."""
+        self._cancel_retry()
+        if self._knock is None:
+            self._knock = self._loop.watch(self._socket.listening, self._wake)
+
+    def _end_rest(self) -> bool:
+        """Whether there was one."""
+        if self._knock is None:
+            return False
+        self._knock.forget()
+        self._knock = None
+        return True
+
+    def _wake(self) -> None:
+        """Callback: somebody wants to connect."""
+        self._fork()
+
+    def _serve_again(self) -> None:
+        """Callback: a child that has died has been mourned for long enough."""
+        if self.settings.children == ON_DEMAND:
+            self._rest()
+        else:
+            self._fork()
+
     def _fork(self) -> None:
         self._cancel_retry()
+        self._end_rest()
         to_previous = None
         try:
             if self.child is not None:
@@ -109,6 +177,7 @@ class Keeper:
                 self.settings,
                 self._socket.listening,
                 to_previous,
+                self.disabled,
                 on_word=self._heard,
                 on_ended=self._ended,
             )
@@ -174,7 +243,13 @@ class Keeper:
         assert child.ready_at is not None
         if child.left or self._loop.now - child.ready_at >= LIVED_LONG:
             self._backoff.reset()
-        if self._next is not None:
+        if child.left and self._next is None and self.settings.children == ON_DEMAND:
+            logger.debug("%s", how)
+            self._previous = None
+            self._up(None)
+            if self._next is None:
+                self._rest()
+        elif self._next is not None:
             logger.warning("%s; the next one is there already", how)
             self._drop_to_next()  # it need not wait for anybody's clients
         else:
@@ -203,7 +278,7 @@ class Keeper:
     def _try_again(self, why: str, level: int) -> None:
         delay = self._backoff.next_delay()
         logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
-        self._again_in(delay, self._fork)
+        self._again_in(delay, self._serve_again)
 
     def _again_in(self, delay: float, then: Callable[[], None]) -> None:
         self._cancel_retry()
@@ -212,6 +287,7 @@ class Keeper:
     def _cancel_retry(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
+            self._retry = None
 
     def _drop_to_next(self) -> None:
         if self._to_next is not None:

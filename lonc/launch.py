@@ -16,8 +16,8 @@ from setproctitle import getproctitle
 from lonc import instance
 from lonc.cipher import require_idea
 from lonc.configuration import Settings
-from lonc.control import ask_phase
-from lonc.errors import Busy, CannotStart
+from lonc.control import ask, ask_phase
+from lonc.errors import Busy, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.instance import State
 from lonc.limits import within_limits
@@ -84,6 +84,8 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
         # Somebody has our lock.
         found, phase = instance.settled(settings), ask_phase(settings)
         if found.state is State.RUNNING and phase in (Phase.RUNNING, Phase.RELOADING):
+            with contextlib.suppress(LoncError):
+                ask(settings, "retry")  # whoever starts lonc wants it to connect
             return f"lonc is running already, pid {found.pid}"
         if phase is Phase.STOPPING:
             silent_since = None

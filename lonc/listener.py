@@ -29,8 +29,8 @@ class Listener:
     A listener that `succeeds` another accepts nobody until `expect` says how many may still be passed
     on to it: they count as clients, or there might be more than there are descriptors for.
 
-    Callbacks: `on_full(why)` whenever clients must wait; once `on_drained()`, when `drain` or `leave`
-    was called, the last client has gone, and none is expected.
+    Callbacks: `on_full(why)` whenever clients must wait; `on_quiet()` when the last one has left; once
+    `on_drained()`, when `drain` or `leave` was called, the last client has gone, and none is expected.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Listener:
         max_request: int,
         on_full: Callable[[str], None],
         on_drained: Callable[[], None],
+        on_quiet: Callable[[], None],
         succeeds: bool = False,
     ) -> None:
         self.clients: dict[Client, None] = {}  # in the order in which they came
@@ -54,6 +55,8 @@ class Listener:
         self._max_request = max_request
         self._on_full = on_full
         self._on_drained = on_drained
+        self._on_quiet = on_quiet
+        self.quiet_since = loop.now
         self._draining = False
         self._starved = False  # accepting has failed
         self._next_child: NextChild | None = None
@@ -148,6 +151,9 @@ class Listener:
         self._starved = False
         self._tell_next_child()  # it may have gone without being passed on
         self._resume()
+        if not self.clients:
+            self.quiet_since = self._loop.now
+            self._on_quiet()
         self._perhaps_drained()
 
     def _perhaps_drained(self) -> None:

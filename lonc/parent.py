@@ -12,14 +12,15 @@ from functools import partial
 from setproctitle import setproctitle
 
 from lonc import __version__, systemd
-from lonc.configuration import Settings
+from lonc.configuration import Settings, did_you_mean
 from lonc.control import ControlSocket, outcome
-from lonc.errors import DONE, FAILED, CannotStart, Fault, LoncError, Misconfigured
+from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Family, Keeper
 from lonc.limits import within_limits
 from lonc.log import logger, set_level
+from lonc.post import Post
 from lonc.process import ignore_signals
 from lonc.rollout import Rollout
 from lonc.status import HostStatus, Phase, Report
@@ -53,10 +54,12 @@ class Parent:
         self._rollout: Rollout | None = None  # while starting or reloading
         self._reloading: list[Transaction] = []  # who waits for the reload that is under way
         self._to_reload: list[Transaction] | None = None  # and for the next one, if there is to be one
+        self._only_changed = True  # of the next one: leave alone what has not changed
         self._printing = False  # a status was asked for by signal, and the children are being asked
         self._phase = Phase.STARTING
         self._drained_by = 0.0  # by the loop's clock, once it is stopping
         self._failure: str | None = None
+        self._post = Post(settings.delayed_directory)
         self._terminated = False  # once by signal
 
     def run(self) -> None:
@@ -67,6 +70,7 @@ class Parent:
             signal.SIGINT: partial(self._terminate, "INT"),
             signal.SIGHUP: self._reload,
             signal.SIGUSR1: self._print_status,
+            signal.SIGUSR2: self._update,
         }
         ignore_signals(but=heard)
         for signum, callback in heard.items():
@@ -80,13 +84,22 @@ class Parent:
             orders = {
                 "status": self._answer_status,
                 "reload": self._reload,
+                "update": self._update,
+                "retry": self._retry_all,
                 "stop": self._stop_as_ordered,
             }
-            stack.callback(ControlSocket(self._loop, self._settings, orders).close)
+            host_orders = {
+                "retry": partial(self._order_keeper, order=Keeper.retry),
+                "disable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=True)),
+                "enable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=False)),
+            }
+            control = ControlSocket(self._loop, self._settings, orders, host_orders)
+            stack.callback(control.close)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, self._count())
             self._rollout = Rollout(self._fail, self._started)
             self._rollout.begin(self._keepers.values())
+            self._look_for_delayed()
             self._loop.run()
         if self._failure is not None:
             raise CannotStart(self._failure)
@@ -104,7 +117,8 @@ class Parent:
 
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
-            on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts))
+            strays = self._post.strays
+            on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts, strays))
 
         Survey(self._loop, list(self._keepers.values()), done)
 
@@ -113,9 +127,39 @@ class Parent:
 
     def _print_status(self) -> None:
         """Callback: USR1; several of them within a second or so are answered as one."""
+        self._retry_all()
         if not self._printing:
             self._printing = True
             self._survey(self._write_status)
+
+    def _retry_all(self, transaction: Transaction | None = None) -> None:
+        """Let all children try at once what they would try later."""
+        for keeper in self._keepers.values():
+            keeper.retry()
+        if transaction is not None:
+            transaction.complete(outcome(DONE, f"trying {self._count()}"))
+
+    def _order_keeper(
+        self, transaction: Transaction, host: str, order: Callable[[Keeper], None]
+    ) -> None:
+        """Do it, and answer when the child has heard of it."""
+        keeper = self._keepers.get(host)
+        if keeper is None:
+            text = f"{host} is not in the table{did_you_mean(host, self._keepers)}"
+            transaction.complete(outcome(USAGE, text))
+            return
+        order(keeper)
+
+        def done(hosts: list[HostStatus]) -> None:
+            transaction.complete(outcome(DONE, f"{host} is {hosts[0].state}"))
+
+        Survey(self._loop, [keeper], done)
+
+    def _look_for_delayed(self) -> None:
+        """Callback, now and then: tell the children what is theirs."""
+        for host in self._post.look(self._keepers):
+            self._keepers[host].look()
+        self._loop.after(self._settings.delayed_interval, self._look_for_delayed)
 
     def _write_status(self, report: Report) -> None:
         self._printing = False
@@ -167,6 +211,11 @@ class Parent:
 
     def _reload(self, transaction: Transaction | None = None) -> None:
         """Once, after whatever is under way, for all that have asked by then."""
+        self._only_changed = False
+        self._update(transaction)
+
+    def _update(self, transaction: Transaction | None = None) -> None:
+        """The same, for hosts alone that have changed in the table; unless somebody wants all."""
         if self._to_reload is None:
             self._to_reload = []
         if transaction is not None:
@@ -178,13 +227,16 @@ class Parent:
         if self._to_reload is None or self._rollout is not None:
             return
         self._reloading, self._to_reload = self._to_reload, None
+        only_changed, self._only_changed = self._only_changed, True
         if self._phase is Phase.STOPPING:
             self._reloaded(FAILED, ["lonc is stopping"])
             return
         self._enter(Phase.RELOADING)
         try:
             settings, hosts = self._load()
-            if changed := self._settings.fixed_changes(settings):
+            if only_changed:
+                settings = self._settings
+            elif changed := self._settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             if self._hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
@@ -194,14 +246,15 @@ class Parent:
             self._enter(Phase.RUNNING)
             self._reloaded(error.exit_status, str(error).splitlines())
         else:
-            self._replace_all(settings, hosts)
+            self._replace(settings, hosts, only_changed)
 
-    def _replace_all(self, settings: Settings, hosts: Sequence[Host]) -> None:
+    def _replace(self, settings: Settings, hosts: Sequence[Host], only_changed: bool) -> None:
         gone = [id_ for id_ in self._keepers if id_ not in {host.id for host in hosts}]
         new = [host.id for host in hosts if host not in self._hosts]
         for id_ in gone:
             self._keepers.pop(id_).retire()
         self._keepers = {host.id: self._keepers[host.id] for host in hosts}
+        touched = new if only_changed else [host.id for host in hosts]
         self._settings, self._hosts = settings, hosts
         set_level(settings.log_level)
         self._set_title()
@@ -209,20 +262,21 @@ class Parent:
             keeper = self._keepers[host.id]
             keeper.host, keeper.settings = host, settings
         failures: list[str] = []
+        done_what = "updated" if only_changed else "reloaded"
 
         def done() -> None:
             self._rollout = None
             self._enter(Phase.RUNNING)
             if failures:
-                text = f"not all is reloaded: {len(failures)} of {self._count()}"
+                text = f"not all is {done_what}: {len(failures)} of {self._count()}"
                 self._reloaded(FAILED, [text], told_already=failures)
                 return
             changes = [f"new or changed: {_some(new)}"] if new else []
             changes += [f"gone: {_some(gone)}"] if gone else []
-            self._reloaded(DONE, ["; ".join([f"reloaded, {self._count()}", *changes])])
+            self._reloaded(DONE, ["; ".join([f"{done_what}, {self._count()}", *changes])])
 
         self._rollout = Rollout(failures.append, done)
-        self._rollout.begin(self._keepers.values())
+        self._rollout.begin([self._keepers[id_] for id_ in touched])
 
     def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:
         """Tell all who have waited, and the log what it was not `told_already`."""

@@ -101,6 +101,7 @@ class Pool(Generic[C]):
         self._unproven: Queue[C] = Queue()
         self._idle: Stack[C] = Stack()
         self._waiting: Queue[Transaction] = Queue()
+        self._delayed: Queue[Transaction] = Queue()  # only when nothing else waits
         self._retry_at = math.inf  # after a failure
         self._draining = False
         self._disabled = False
@@ -159,9 +160,23 @@ class Pool(Generic[C]):
         self._alarm.by(now + self._patience.queue_timeout)
         self._attempt_for_who_waits()
 
+    def queue_delayed(self, transaction: Transaction) -> None:
+        """Start it when nothing else is to be done; it may wait for long, but not for a dead host."""
+        if (why := self._refusal()) is not None:
+            transaction.fail(why)
+            return
+        self._delayed.enqueue(transaction, self._clock.now)
+        while (connection := self._idle.pop()) is not None:
+            if connection.still_idle():
+                self.server_to_idle(connection)
+                return
+        self._attempt_for_who_waits()
+
     def drop_transaction(self, transaction: Transaction) -> None:
         """Nobody waits for it any more: if it has not been started, it never will."""
         self._waiting.remove(transaction)
+        if self._delayed.remove(transaction):
+            transaction.fail("it is not wanted any more")
 
     def connection_ready(self, connection: C) -> None:
         """An attempt has come to Idle."""
@@ -181,7 +196,7 @@ class Pool(Generic[C]):
 
     def server_to_idle(self, connection: C) -> None:
         """The connection is ready for the next transaction, or to wait for one."""
-        transaction = self._waiting.dequeue()
+        transaction = self._waiting.dequeue() or self._delayed.dequeue()
         if transaction is not None:
             connection.start_request(transaction)
         elif self._refusing is not None:
@@ -294,8 +309,14 @@ class Pool(Generic[C]):
 
     def _attempt_for_who_waits(self) -> None:
         """Unless an attempt has just failed beside connections that serve: then a little later."""
-        may = self._retry_at == math.inf or not self._connections
-        if may and self._waiting and len(self._connections) < self._max_connections():
+        if not self._connections:
+            if self._waiting or self._delayed:
+                self._attempt()
+        elif (
+            self._waiting
+            and self._retry_at == math.inf
+            and len(self._connections) < self._max_connections()
+        ):
             self._attempt()
 
     def _attempt(self) -> None:
@@ -333,8 +354,8 @@ class Pool(Generic[C]):
             yield member
 
     def _take_waiting(self) -> list[Transaction]:
-        waiting = list(self._waiting)
-        self._waiting = Queue()
+        waiting = [*self._waiting, *self._delayed]
+        self._waiting, self._delayed = Queue(), Queue()
         return waiting
 
     def _fail(self, transactions: list[Transaction], why: str) -> None:

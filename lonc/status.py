@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 
@@ -22,12 +22,13 @@ class HostStatus:
     """One host at one moment. Counters begin with the child that counts; None is what is not known."""
 
     host: str
-    state: str  # connecting, ready, DEAD or draining; of the parent: starting, no child, not answering
+    state: str  # the pool's; the parent's: starting, no child, resting, not answering
     connections: dict[str, int] | None = None  # how many are in each state of the dialogue
     clients: int | None = None
     waiting: int | None = None  # transactions that no connection has taken yet
     done: int | None = None
     failed: int | None = None
+    delayed: int | None = None  # transactions on the disk, by the last look
     since: str | None = None  # when this child started, ISO 8601
     pid: int | None = None
 
@@ -43,12 +44,22 @@ class HostStatus:
 
     def columns(self) -> list[str]:
         connections = None if self.connections is None else sum(self.connections.values())
-        numbers = (connections, self.clients, self.waiting, self.done, self.failed)
+        numbers = (connections, self.clients, self.waiting, self.done, self.failed, self.delayed)
         texts = ["-" if each is None else str(each) for each in numbers]
         return [self.host, self.state, *texts, self.since or "-"]
 
 
-_COLUMNS = ("host", "state", "connections", "clients", "waiting", "done", "failed", "up since")
+_COLUMNS = (
+    "host",
+    "state",
+    "connections",
+    "clients",
+    "waiting",
+    "done",
+    "failed",
+    "delayed",
+    "up since",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Report:
     version: str
     since: str  # when the daemon started, ISO 8601
     hosts: Sequence[HostStatus]
+    strays: Mapping[str, int]  # delayed transactions of hosts that are not in the table
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -82,7 +94,13 @@ class Report:
         rows = [[name.upper() for name in _COLUMNS], *(host.columns() for host in self.hosts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [_row(row, widths) for row in rows] if self.hosts else ["no hosts"]
+        lines += [stray(host, count) for host, count in self.strays.items()]
         return "\n".join([said, *lines]) + "\n"
+
+
+def stray(host: str, count: int) -> str:
+    """A sentence about what waits for a host that has left the table."""
+    return f"delayed transactions for {host}, which is not in the table: {count}"
 
 
 def _row(texts: Sequence[str], widths: Sequence[int]) -> str:

@@ -35,6 +35,7 @@ class House:
             max_request=MAX_REQUEST,
             on_full=self.told.append,
             on_drained=lambda: self.told.append("drained"),
+            on_quiet=lambda: None,
         )
 
     def answer(self, request):

@@ -186,6 +186,10 @@ class Machine:
         self._processes.append(self.lonc)
         return done.stdout.decode()
 
+    def socket_files(self):
+        """Names in the socket directory, without that of delayed transactions."""
+        return sorted(set(os.listdir(self.sockets)) - {"delayed"})
+
     def serves(self):
         assert self.lonc.poll() is None, self.log()
         with contextlib.suppress(FileNotFoundError):

@@ -59,6 +59,8 @@ def test_every_setting_can_be_set(read):
         PerlSetVar loncRetryDelay 8.5
         PerlSetVar loncRetryMaxDelay 9.5
         PerlSetVar loncMaxBuffered 1048576
+        PerlSetVar loncDelayedInterval 10.5
+        PerlSetVar loncChildren ondemand
         PerlSetVar loncAllowInsecure 0
         """
     )
@@ -86,6 +88,8 @@ def test_every_setting_can_be_set(read):
         8.5,
         9.5,
         1048576,
+        10.5,
+        "ondemand",
         False,
     )
 

@@ -32,7 +32,18 @@ from machine import (
 )
 from scripted_lond import ScriptedLond
 
-COLUMNS = ["HOST", "STATE", "CONNECTIONS", "CLIENTS", "WAITING", "DONE", "FAILED", "UP", "SINCE"]
+COLUMNS = [
+    "HOST",
+    "STATE",
+    "CONNECTIONS",
+    "CLIENTS",
+    "WAITING",
+    "DONE",
+    "FAILED",
+    "DELAYED",
+    "UP",
+    "SINCE",
+]
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -122,7 +133,7 @@ class TestStart:
         log = three.pid_file.with_name("lonc.log").read_text()
         daemon = int(re.search(r"ERROR (\d+) parent: cannot start: child ", log)[1])
         assert not exists(daemon)
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
 
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
@@ -135,7 +146,7 @@ class TestStart:
         assert re.fullmatch(
             r"lonc: child \d+ of l[123] was killed: it was not ready in time\n", done.stderr.decode()
         )
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
 
     def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
         crashing = program("import lonc.launch, lonc.parent; lonc.parent.Parent.run = lambda _: 1 / 0")
@@ -163,6 +174,7 @@ class TestStart:
             f"lonc: cannot make {public.sockets} (lonSockDir): Permission denied\n"
         )
         public.sockets.mkdir(mode=0o755)
+        (public.sockets / "delayed").mkdir()
         public.pid_file.parent.mkdir(mode=0o777)
         public.pid_file.parent.chmod(0o777)
         done = public.command("start", program=AS_NOBODY)
@@ -170,7 +182,7 @@ class TestStart:
         assert done.stderr.decode() == (
             f"lonc: cannot listen at {public.sockets}/l1: Permission denied\n"
         )
-        assert os.listdir(public.sockets) == []
+        assert public.socket_files() == []
         public.start()  # and root may
 
     def test_an_address_that_is_not_ours_is_a_sentence(self, machine):
@@ -179,7 +191,7 @@ class TestStart:
         assert done.returncode == 1
         why = "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"
         assert done.stderr.decode() == f"lonc: {why}\n"
-        assert os.listdir(machine.sockets) == []
+        assert machine.socket_files() == []
 
     def test_who_ignores_the_end_of_children_can_start_it_too(self, machine):
         machine.start(preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
@@ -197,7 +209,7 @@ class TestStart:
     def test_a_daemon_goes_on_though_its_starter_was_ended_meanwhile(self, machine):
         machine.hosts(*[f"h{number}" for number in range(40)])
         starting = subprocess.Popen([*LONC, "-c", machine.configuration, "start"])
-        eventually(lambda: machine.sockets.exists() and len(os.listdir(machine.sockets)) > 5)
+        eventually(lambda: machine.sockets.exists() and len(machine.socket_files()) > 5)
         starting.kill()
         starting.wait()
         assert machine.command("status").returncode == 0
@@ -256,7 +268,7 @@ class TestOneInstance:
             listening.bind(str(stranger))
             listening.listen()
             assert three.command("stop").stdout == b"lonc is not running\n"
-        assert os.listdir(three.sockets) == ["stranger"]  # what it left is cleared away, and no more
+        assert three.socket_files() == ["stranger"]  # what it left is cleared away, and no more
         assert three.pid_file.read_text() == ""
         assert three.command("status").returncode == 3
         three.start()
@@ -331,7 +343,7 @@ class TestOneInstance:
         assert three.command("reload").returncode == 0
         assert three.command("stop").stdout == b"lonc is stopped\n"
         assert not exists(pid)
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
 
     @pytest.mark.parametrize("kind", ["empty", "another pid", "fifo"])
     def test_a_pid_file_that_was_replaced_while_it_runs(self, three, kind):
@@ -414,7 +426,7 @@ class TestOneInstance:
         done = subprocess.run([*LONC, "-c", other, "start"], capture_output=True, timeout=20)
         assert done.returncode == 1
         assert done.stderr.decode() == f"lonc: {three.pid_file} is in use by another lonc\n"
-        assert os.listdir(tmp_path / "other") == []
+        assert os.listdir(tmp_path / "other") == ["delayed"]
 
 
 class TestStop:
@@ -424,7 +436,7 @@ class TestStop:
         done = three.command("stop")
         assert (done.returncode, done.stdout, done.stderr) == (0, b"lonc is stopped\n", b"")
         assert not any(map(exists, all_))
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
         assert not three.pid_file.with_name("lonc.ctl").exists()
         done = three.command("stop")
@@ -465,7 +477,7 @@ class TestStop:
             stopping = subprocess.Popen(
                 [*LONC, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
             )
-            eventually(lambda: os.listdir(three.sockets) == [])
+            eventually(lambda: three.socket_files() == [])
             assert kept.recv(1) == b""
             assert half.recv(1) == b""
             eventually(lambda: re.search(rb"^l1 +draining ", three.command("status").stdout, re.M))
@@ -489,7 +501,7 @@ class TestStop:
             in_flight(three)
             command = [*LONC, "-c", three.configuration, "stop"]
             stops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(6)]
-            eventually(lambda: os.listdir(three.sockets) == [])
+            eventually(lambda: three.socket_files() == [])
             eventually(lambda: asked(three, b"status").startswith(b'{"phase": "stopping"'))
             for _ in range(3):
                 assert json.loads(asked(three, b"stop"))["text"] == "stopping"
@@ -513,7 +525,7 @@ class TestStop:
             stopping = subprocess.Popen(
                 [*hasty, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
             )
-            eventually(lambda: os.listdir(three.sockets) == [])
+            eventually(lambda: three.socket_files() == [])
             with pytest.raises(subprocess.TimeoutExpired):
                 stopping.wait(0.5)  # it would have been over at once
             released.set()
@@ -605,7 +617,7 @@ class TestStop:
         done = three.command("stop", program=impatient)
         assert (done.returncode, done.stdout) == (0, b"lonc did not end in time, and was killed\n")
         eventually(lambda: not any(map(exists, all_)))
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
         assert sorted(os.listdir(three.pid_file.parent)) == ["lonc.log", "lonc.pid"]
 
@@ -621,7 +633,7 @@ class TestStop:
                     three.lonc.send_signal(signum)
         three.lonc.wait()
         assert not any(map(exists, all_))
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
         assert three.log().splitlines()[-1].endswith("parent: stopped")
 
@@ -632,7 +644,7 @@ class TestStop:
             client.sendall(b"slow\n")
             in_flight(three)
             three.lonc.terminate()
-            eventually(lambda: os.listdir(three.sockets) == [])
+            eventually(lambda: three.socket_files() == [])
             three.lonc.terminate()
             three.lonc.wait()
             with contextlib.suppress(ConnectionResetError):
@@ -675,17 +687,17 @@ class TestStop:
         three.lonc.terminate()
         three.lonc.wait()
         assert not any(map(exists, all_))
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert "ended with status" not in three.log()
 
     def test_a_stop_while_it_starts_waits_and_then_ends_it(self, three):
         three.hosts(*[f"h{number}" for number in range(60)])
         command = [*LONC, "-c", three.configuration]
         starting = subprocess.Popen([*command, "start"], stdout=subprocess.PIPE)
-        eventually(lambda: three.sockets.exists() and len(os.listdir(three.sockets)) > 5)
+        eventually(lambda: three.sockets.exists() and len(three.socket_files()) > 5)
         assert three.command("stop").stdout == b"lonc is stopped\n"
         assert starting.communicate(timeout=20)[0].startswith(b"lonc is started")
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
 
     def test_a_term_while_it_starts_ends_it_and_the_start_says_so(self, three):
         three.hosts(*[f"h{number}" for number in range(60)])
@@ -703,7 +715,7 @@ class TestStop:
             b"",
             b"lonc: it was told to stop before it served\n",
         )
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
 
     @needs_root
@@ -736,8 +748,8 @@ class TestRestart:
         three.start()  # it runs already; so that it is ended with the test
         assert done.stdout.decode() == f"lonc is stopped\nlonc is started, pid {three.lonc.pid}\n"
         assert three.lonc.pid != before
-        assert os.listdir(three.sockets) == []
-        assert sorted(os.listdir(three.directory / "elsewhere")) == ["l1", "l2", "l3"]
+        assert three.socket_files() == []
+        assert sorted(os.listdir(three.directory / "elsewhere")) == ["delayed", "l1", "l2", "l3"]
 
     def test_it_starts_what_does_not_run(self, three):
         assert three.start("restart").startswith("lonc is not running\nlonc is started, pid ")
@@ -756,6 +768,7 @@ class TestRestart:
 class TestStatus:
     def test_one_line_for_each_host(self, three):
         three.start_lond("l2")
+        three.configure(loncRetryDelay=60)
         three.start()
         client = three.connect("l2")
         for _ in range(3):
@@ -768,9 +781,15 @@ class TestStatus:
         since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
         assert re.fullmatch(rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}", first)
         assert heading.split() == COLUMNS
-        assert rows[0].startswith("l1    connecting            0        0        0     0       0  2")
-        assert rows[1].startswith("l2    ready                 1        1        0     3       0  2")
-        assert rows[2].startswith("l3    DEAD                  0        0        0     0       1  2")
+        assert rows[0].startswith(
+            "l1    connecting            0        0        0     0       0        0  2"
+        )
+        assert rows[1].startswith(
+            "l2    ready                 1        1        0     3       0        0  2"
+        )
+        assert rows[2].startswith(
+            "l3    DEAD                  0        0        0     0       1        0  2"
+        )
         assert all(re.search(rf" {since}$", row) for row in rows)
 
     def test_a_child_that_hangs_and_a_host_without_a_child(self, three):
@@ -965,7 +984,7 @@ class TestLog:
             assert three.ask(b"ping") == b"l1"
         three.lonc.terminate()
         three.lonc.wait()
-        assert os.listdir(three.sockets) == []
+        assert three.socket_files() == []
 
 
 class TestSystemd:

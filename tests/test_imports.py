@@ -10,9 +10,9 @@ import lonc
 PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
-    "backoff", "channel", "cipher", "client", "configuration", "containers", "errors", "event_loop",
-    "handover", "hosts", "line_buffer", "listener", "log", "lond_connection", "lond_protocol", "pool",
-    "process", "resolver", "status", "stock", "transaction",
+    "backoff", "channel", "cipher", "client", "configuration", "containers", "delayed", "errors",
+    "event_loop", "handover", "hosts", "line_buffer", "listener", "log", "lond_connection",
+    "lond_protocol", "pool", "process", "replay", "resolver", "status", "stock", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -39,6 +39,9 @@ MAY_IMPORT = {
     "listener": {"client", "event_loop"},
     "handover": {"channel", "client", "event_loop"},
     "pool": {"backoff", "containers", "transaction"},
+    "delayed": {"configuration"},
+    "replay": {"configuration", "delayed", "event_loop", "log", "transaction"},
+    "post": {"delayed", "log", "status"},
     "status": set(),
     "child": PATH_OF_A_REQUEST,
     "child_process": {
@@ -57,9 +60,9 @@ MAY_IMPORT = {
     },
     "parent": {
         "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",
-        "log", "process", "rollout", "status", "survey", "systemd", "transaction",
+        "log", "post", "process", "rollout", "status", "survey", "systemd", "transaction",
     },
-    "instance": {"configuration", "errors"},
+    "instance": {"configuration", "delayed", "errors"},
     "launch": {
         "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
         "process", "socket_file", "status",

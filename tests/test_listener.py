@@ -226,6 +226,7 @@ def successor(house):
         max_request=MAX_REQUEST,
         on_full=house.told.append,
         on_drained=lambda: house.told.append("drained"),
+        on_quiet=lambda: None,
         succeeds=True,
     )
     return house

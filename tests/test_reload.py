@@ -98,7 +98,7 @@ class TestOutcome:
             + f"\nl4:dom:library:l4.example.org:{three.address(2)}\n"
         )
         assert reload(three) == "reloaded, 3 hosts; new or changed: l1, l4; gone: l2\n"
-        assert sorted(os.listdir(three.sockets)) == ["l1", "l3", "l4"]
+        assert three.socket_files() == ["l1", "l3", "l4"]
         assert set(three.children()) >= {"l1", "l3", "l4"}
         assert kept.recv(1) == b""
         assert three.ask(b"ping", "l4") == b"l2"
@@ -127,7 +127,7 @@ class TestOutcome:
             eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
             machine.hosts("l2")
             assert reload(machine) == "reloaded, 1 host; new or changed: l2; gone: l1\n"
-            assert os.listdir(machine.sockets) == ["l2"]
+            assert machine.socket_files() == ["l2"]
             released.set()
             assert read_to_the_end(client) == b"slow\nnext\n"
             wait_until_nobody_leaves(machine, hosts=1)
@@ -220,7 +220,7 @@ class TestOutcome:
         three.hosts("l1", "l2", "l3", "l4", "l5")
         why = f"{three.sockets}/l5 is in the way, and no socket: remove it"
         assert reload(three, status=1) == why + "\n"
-        assert sorted(os.listdir(three.sockets)) == ["l1", "l2", "l3", "l5"]
+        assert three.socket_files() == ["l1", "l2", "l3", "l5"]
         assert three.children() == before
         (three.sockets / "l5").rmdir()
         assert reload(three) == "reloaded, 5 hosts; new or changed: l4, l5\n"
@@ -453,7 +453,7 @@ class TestNobodyNotices:
                 eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)
                 reload(machine)
             machine.lonc.terminate()
-            eventually(lambda: os.listdir(machine.sockets) == [])
+            eventually(lambda: machine.socket_files() == [])
             released.set()
             for number, client in enumerate(clients):
                 assert read_to_the_end(client) == b"%d\nnext\n" % number

@@ -1,0 +1,61 @@
+"""What the parent sees of the delayed transactions: for whom there are some, and what is nobody's."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+from lonc.delayed import put_aside, waiting
+from lonc.log import logger
+from lonc.status import stray
+
+
+class Post:
+    """`strays` are counts by host of what waits for hosts that are not in the table."""
+
+    def __init__(self, directory: Path) -> None:
+        self.strays: dict[str, int] = {}
+        self._directory = directory
+        self._impossible: dict[str, tuple[int, int]] = {}  # size and time of change at the last look
+        self._trouble: str | None = None
+
+    def look(self, hosts: Collection[str]) -> list[str]:
+        """The ids of those `hosts` that something waits for. What has an impossible name, and has not
+        changed since the last look, is put aside."""
+        try:
+            names, impossible = waiting(self._directory)
+        except OSError as error:
+            self._tell(f"cannot read {self._directory}: {error.strerror}")
+            return []
+        self._put_aside(impossible)
+        counts = Counter(name.host for name in names)
+        strays = {host: count for host, count in sorted(counts.items()) if host not in hosts}
+        for host in strays.keys() - self.strays.keys():
+            logger.warning("%s", stray(host, strays[host]))
+        self.strays = strays
+        return [host for host in counts if host in hosts]
+
+    def _put_aside(self, impossible: list[str]) -> None:
+        before, self._impossible = self._impossible, {}
+        for text in impossible:
+            try:
+                found = os.lstat(self._directory / text)
+                look = found.st_size, found.st_mtime_ns
+                if before.get(text) != look:
+                    self._impossible[text] = look
+                    continue
+                put_aside(self._directory, text)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._tell(f"cannot move {text} to {self._directory}/bad: {error.strerror}")
+            else:
+                logger.error("moved %s to %s/bad: its name is impossible", text, self._directory)
+
+    def _tell(self, why: str) -> None:
+        """Not at each look again."""
+        if why != self._trouble:
+            self._trouble = why
+            logger.error("%s", why)

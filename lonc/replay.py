@@ -1,0 +1,252 @@
+"""Carries out the delayed transactions of one host, oldest first, one at a time.
+
+Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
+only when it was the same at two looks, and locked while it is in flight. Whatever lond replies, it is
+done, and its file is removed. Where there was no reply it stays, and all that come after it wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lonc.configuration import Settings
+from lonc.delayed import SENT, Name, put_aside, record, waiting
+from lonc.event_loop import EventLoop
+from lonc.log import logger
+from lonc.transaction import Transaction
+
+LOOK_AGAIN = 1.0  # seconds; who writes in place has written by then
+
+# What is wrong with us, and not with the file.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
+
+Look = tuple[int, int, int]  # inode, size, time of the last change
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """What is on its way: the locked file and its transaction."""
+
+    name: Name
+    fd: int
+    transaction: Transaction
+
+
+class Replay:
+    """`queue_delayed` takes a transaction that is to wait behind all others, `drop` takes it back.
+
+    Callbacks: `on_trouble(why)`; `on_rest()`, whenever nothing is in flight any more.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        settings: Settings,
+        host: str,
+        queue_delayed: Callable[[Transaction], None],
+        drop: Callable[[Transaction], None],
+        on_trouble: Callable[[str], None],
+        on_rest: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._directory = settings.delayed_directory
+        self._host = host
+        self._queue_delayed = queue_delayed
+        self._drop = drop
+        self._on_trouble = on_trouble
+        self._on_rest = on_rest
+        self._looks: dict[Name, Look] = {}  # at the last look
+        self._ready: deque[Name] = deque()  # the same at two looks, and nothing older in their way
+        self._done: set[Name] = set()  # carried out, and could not be removed
+        self._flight: _Flight | None = None
+        self._next_look: object | None = None
+        self._leaving = False
+
+    @property
+    def waiting(self) -> int:
+        """How many files there are, by the last look."""
+        return len(self._looks)
+
+    @property
+    def in_flight(self) -> bool:
+        return self._flight is not None
+
+    def look(self) -> None:
+        """See what there is, and carry it out; unless that goes on already."""
+        if self._flight is None and self._next_look is None and not self._leaving:
+            self._look()
+
+    def leave(self) -> None:
+        """Begin nothing any more; what lond has already been sent is heard to its end."""
+        self._leaving = True
+        if self._flight is not None:
+            self._drop(self._flight.transaction)
+
+    def _look(self) -> None:
+        self._next_look = None
+        if self._leaving:
+            return
+        before, self._looks = self._looks, {}
+        try:
+            names, _ = waiting(self._directory)
+            for name in names:
+                if name.host == self._host and (look := self._look_at(name)) is not None:
+                    self._looks[name] = look
+        except OSError as error:
+            self._on_trouble(f"cannot read {self._directory}: {error.strerror}")
+            return
+        self._done &= set(self._looks)
+        self._ready = deque()
+        for name, look in self._looks.items():
+            if before.get(name) != look:
+                self._look_in(LOOK_AGAIN)
+                break
+            self._ready.append(name)
+        self._go_on()
+
+    def _look_at(self, name: Name) -> Look | None:
+        try:
+            found = os.lstat(self._directory / name.text)
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _look_in(self, seconds: float) -> None:
+        if self._next_look is None and not self._leaving:
+            self._next_look = self._loop.after(seconds, self._look)
+
+    def _go_on(self) -> None:
+        """Take the next file, and the next, until one is on its way."""
+        while self._flight is None and self._ready and not self._leaving:
+            if not self._take(self._ready[0]):
+                return
+        if self._flight is None:
+            self._on_rest()
+
+    def _take(self, name: Name) -> bool:
+        """Send it; False if it must wait, and with it all others. What is bad is put aside."""
+        path = self._directory / name.text
+        if name in self._done:
+            self._remove(name)
+            return True
+        if not os.access(self._directory, os.W_OK | os.X_OK):
+            # What cannot be removed would be carried out again and again.
+            self._on_trouble(f"delayed transactions wait: cannot write {self._directory}")
+            return False
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._forget(name)
+            return True
+        except OSError as error:
+            return self._unreadable(name, error)
+        try:
+            request = self._read(fd, name)
+        except BlockingIOError:
+            os.close(fd)
+            self._look_in(LOOK_AGAIN)  # another child has it
+            return False
+        except OSError as error:
+            os.close(fd)
+            return self._unreadable(name, error)
+        except ValueError as error:
+            os.close(fd)
+            return self._put_aside(name, str(error))
+        if request is None:
+            os.close(fd)
+            self._looks.pop(name, None)
+            self._look_in(LOOK_AGAIN)
+            return False
+        transaction = Transaction(request, self._replied, self._failed)
+        self._flight = _Flight(name, fd, transaction)
+        self._queue_delayed(transaction)
+        return True
+
+    def _read(self, fd: int, name: Name) -> bytes | None:
+        """The request, once the file is locked; None if it is no more what it was at the last look.
+
+        Raises BlockingIOError if another has it, ValueError if it can never be carried out, OSError.
+        """
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(fd)
+        if self._look_at(name) != self._looks[name] or found.st_ino != self._looks[name][0]:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        if found.st_size > self._settings.max_request + 1:
+            raise ValueError(f"it is longer than {self._settings.max_request} bytes")
+        content = os.read(fd, found.st_size + 1)
+        if not content:
+            raise ValueError("it is empty")
+        if not content.endswith(b"\n"):
+            raise ValueError("it is cut off: it has no newline")
+        if content.count(b"\n") > 1:
+            raise ValueError("it is more than one line")
+        return content
+
+    def _replied(self, _: bytes) -> None:
+        """Callback: lond has answered, whatever it said."""
+        flight = self._land()
+        request = flight.transaction.request.removesuffix(b"\n")
+        try:
+            record(self._settings, SENT, self._host, request)
+        except OSError as error:
+            self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
+        self._remove(flight.name)
+        os.close(flight.fd)  # and unlock it
+        if self._ready:
+            self._go_on()
+        else:
+            self._look_in(LOOK_AGAIN)  # more may have come meanwhile
+            self._on_rest()
+
+    def _failed(self, _: str) -> None:
+        """Callback: no reply; it may have been carried out, or not."""
+        os.close(self._land().fd)
+        self._ready.clear()
+        self._on_rest()
+
+    def _land(self) -> _Flight:
+        flight, self._flight = self._flight, None
+        assert flight is not None
+        return flight
+
+    def _remove(self, name: Name) -> None:
+        try:
+            os.unlink(self._directory / name.text)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._done.add(name)
+            self._on_trouble(f"{name} is carried out, and cannot be removed: {error.strerror}")
+        else:
+            self._done.discard(name)
+        self._forget(name)
+
+    def _unreadable(self, name: Name, error: OSError) -> bool:
+        if error.errno in _OURS:
+            self._on_trouble(f"delayed transactions wait: {error.strerror}")
+            return False
+        return self._put_aside(name, f"cannot read it: {error.strerror}")
+
+    def _put_aside(self, name: Name, why: str) -> bool:
+        try:
+            put_aside(self._directory, name.text)
+        except OSError as error:
+            self._on_trouble(f"{name} is bad ({why}), and cannot be moved: {error.strerror}")
+        else:
+            logger.error("moved %s to %s/bad: %s", name, self._directory, why)
+        self._forget(name)
+        return True
+
+    def _forget(self, name: Name) -> None:
+        self._looks.pop(name, None)
+        if self._ready and self._ready[0] == name:
+            self._ready.popleft()
