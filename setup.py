@@ -18,6 +18,7 @@ setup(
     license="GPL-2.0-or-later",
     python_requires=">=3.10",
     packages=["lonc"],
+    package_data={"lonc": ["py.typed"]},
     scripts=["bin/lonc"],
     install_requires=["cryptography>=43", "python-daemon>=3.0", "setproctitle>=1.3"],
     extras_require={

@@ -123,6 +123,7 @@ class Child:
             self._loop,
             settings,
             host.id,
+            _REFUSED.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
             on_trouble=self._complaints.complain,

@@ -130,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     send = commands.add_parser("send", help="send a request to a host and print the reply")
+    help_ = "if there is no reply, save the request, to be carried out later"
+    send.add_argument("--critical", action="store_true", help=help_)
     send.add_argument("host", metavar="HOST")
     send.add_argument("request", metavar="REQUEST", help="or - for lines from standard input")
     send.set_defaults(command=_send)
@@ -260,16 +262,18 @@ def _send(options: argparse.Namespace) -> int:
     host = find_host(hosts, options.host, settings.hosts_file).id
     one = os.fsencode(options.request)
     status = DONE
-    for request in sys.stdin.buffer if one == b"-" else [one]:
-        try:
-            reply = lonnet.reply(request.removesuffix(b"\n"), host, settings=settings)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        sys.stdout.buffer.write(reply + b"\n")
-        sys.stdout.buffer.flush()
-        if reply == lonnet.CON_LOST:
-            status = FAILED
-            _complain(settings, host)
+    with lonnet.Lonc(settings) as lonc:
+        send = lonc.critical if options.critical else lonc.reply
+        for request in sys.stdin.buffer if one == b"-" else [one]:
+            try:
+                reply = send(request.removesuffix(b"\n"), host)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+            sys.stdout.buffer.write(reply + b"\n")
+            sys.stdout.buffer.flush()
+            if reply in (lonnet.CON_LOST, lonnet.CON_FAILED):
+                status = FAILED
+                _complain(settings, host)
     return status
 
 

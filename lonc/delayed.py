@@ -1,12 +1,14 @@
 """The directory of delayed transactions, and the permanent log of what became of them.
 
-One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`: a line, the request. Programs write them
-when a host does not answer, lonnet of LON-CAPA as well as ours; a child carries them out when it does.
+One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`, with the request in it and a newline
+(protocol, section 6). Programs write them, lonnet of LON-CAPA as well as ours, when a host cannot be
+reached; that host's child carries them out, and removes them, when it can.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -17,35 +19,46 @@ from pathlib import Path
 
 from lonc.configuration import HOST_ID, Settings
 
-BAD = "bad"  # the directory for what can never be carried out
-DIRECTORY_MODE = 0o2770
+BAD = "bad"  # below it lies what can never be carried out
+DIRECTORY_MODE = 0o2770  # files belong to its group, whoever writes them
 FILE_MODE = 0o660
-COMMAND_LENGTH = 16  # characters of the request, of which only word characters stay in the name
+COMMAND_LENGTH = 16  # bytes of the request, of which only word characters stand in the name
 
-DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of record in the permanent log
+DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records
 
 _NAME = re.compile(
-    rf"([0-9]{{1,18}})\.([0-9]{{1,18}})\.([0-9]{{1,18}})\.(\w{{0,16}})\.({HOST_ID.pattern})", re.A
+    rf"([0-9]{{1,18}})\.([0-9]{{1,18}})\.([0-9]{{1,18}})\.(\w{{0,16}})\.({HOST_ID.pattern})", re.ASCII
 )
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_one_at_a_time = threading.Lock()
-_serial = itertools.count()
+
+# What some reader might take for the end of a line, or a terminal for an order: the controls of ASCII,
+# and in UTF-8 those from U+0080 on and the separators of lines and paragraphs.
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
+
+_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # (it could be a FIFO by now)
 
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """The name of a file; names sort as the transactions came, by time, then by count."""
+    """The name of a file; names sort as the transactions came.
+
+    `text` is how it is spelled, which may be with zeros in front of the numbers: another file, then.
+    """
 
     time: int  # UNIX time
-    count: int
-    pid: int
+    count: int  # within that second
+    pid: int  # of the writer
     command: str
     host: str
-    text: str = field(compare=False)
+    text: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            text = f"{self.time}.{self.count}.{self.pid}.{self.command}.{self.host}"
+            object.__setattr__(self, "text", text)
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """None if it is no name of a delayed transaction."""
+        """None if no transaction can have that name."""
         match = _NAME.fullmatch(text)
         if match is None:
             return None
@@ -57,103 +70,91 @@ class Name:
 
 
 def waiting(directory: Path) -> tuple[list[Name], list[str]]:
-    """What waits there, in the order to be carried out, and what has an impossible name.
+    """What waits there, in the order in which it came, and all names that are impossible.
 
-    Raises OSError; a directory that is not there is empty.
+    A directory that is not there is empty. Raises OSError.
     """
-    try:
-        texts = os.listdir(directory)
-    except FileNotFoundError:
-        return [], []
-    names = []
-    impossible = []
-    for text in texts:
-        if text.startswith(".") or text == BAD:
-            continue  # a writer's own, or ours
+    names: list[Name] = []
+    impossible: list[str] = []
+    for text in _listed(directory):
         name = Name.parse(text)
-        if name is None:
-            impossible.append(text)
-        else:
+        if name is not None:
             names.append(name)
-    return sorted(names), impossible
+        elif text != BAD and not text.startswith("."):  # a writer's own
+            impossible.append(text)
+    return sorted(names), sorted(impossible)
+
+
+def newest(directory: Path, host: str) -> tuple[int, int] | None:
+    """Time and count of what came last of all that waits for `host`; None if nothing does.
+
+    Raises OSError.
+    """
+    matches = (_NAME.fullmatch(text) for text in _listed(directory) if text.endswith(f".{host}"))
+    return max(((int(match[1]), int(match[2])) for match in matches if match), default=None)
 
 
 def save(settings: Settings, request: bytes, host: str) -> None:
     """Put `request`, without its newline, behind all that waits for `host`.
 
-    When this returns it is on the disk. Raises OSError; then it is not there, as far as the disk lets us
-    take it back.
+    When this returns, it is on the disk, and will be carried out. Raises OSError; then it is not there.
     """
     directory = settings.delayed_directory
-    with _one_at_a_time:
-        make_directory(directory)
-        own = directory / f".{os.getpid()}.{next(_serial)}.{host}"
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    make_directory(directory)
+    fd, own, path = _begin(directory, request, host)
+    try:
         try:
-            _write(own, request + b"\n")
-            place = _free_place(directory, request, host)
-            os.rename(own, place)
-            own = place
-            os.fsync(fd)
-        except BaseException:
-            # If the disk does not even let us remove it, it may be carried out though we say that it
-            # failed; the other way round would be a promise broken.
-            with contextlib.suppress(OSError):
-                os.unlink(own)
-            raise
+            _write(fd, request + b"\n")
         finally:
             os.close(fd)
+        os.rename(own, path)  # replaces nothing: see _begin
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(own)
+        raise
+    try:
+        _sync(directory)
+    except OSError:
+        # On a disk that does not even let us take it back, it may be carried out although we say that
+        # it failed: so may anything that was sent and got no reply. To say that it is saved would be a
+        # promise that the next loss of power breaks.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def make_directory(directory: Path) -> None:
-    """Make it where its parent is. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir()
-        directory.chmod(DIRECTORY_MODE)  # whatever the umask
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A new file with `content`, on the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    """Make it where its parent is, unless it is there. Raises OSError."""
     try:
-        os.fchmod(fd, FILE_MODE)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.fsync(fd)
-        if os.pread(fd, len(content) + 1, 0) != content:
-            raise OSError(f"{path} does not hold what was written")
-    finally:
-        os.close(fd)
-
-
-def _free_place(directory: Path, request: bytes, host: str) -> Path:
-    """Behind whatever waits for that host, though the clock may have been set back."""
-    when, count = int(time.time()), 0
-    others = [name for name in waiting(directory)[0] if name.host == host]
-    if others and (others[-1].time, others[-1].count) >= (when, count):
-        when, count = others[-1].time, others[-1].count + 1
-    command = re.sub(r"\W", "", request[:COMMAND_LENGTH].decode("ascii", "replace"), flags=re.A)
-    return directory / f"{when}.{count}.{os.getpid()}.{command}.{host}"
+        os.mkdir(directory)
+    except OSError:
+        if os.path.isdir(directory):
+            return
+        raise
+    try:
+        os.chmod(directory, DIRECTORY_MODE)  # whatever the umask
+        _sync(directory.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+        raise
 
 
 def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
-    """Write into the permanent log what became of `request`. Raises OSError.
+    """One line in the permanent log: what became of `request`, which comes without its newline.
 
-    A request that travels encrypted may hold a password: only its command is recorded.
+    Of one that travels encrypted only the command is recorded: passwords are among the rest. Raises
+    OSError.
     """
     if request.startswith(b"encrypt:"):
         request = b":".join(request.split(b":")[:2])
-    told = _CONTROL.sub(lambda match: rb"\x%02x" % match[0][0], request)
+    said = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
     now = time.time()
-    line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), told, time.ctime(now).encode())
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(settings.perm_log, flags, FILE_MODE)
+    line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), said, time.ctime(now).encode())
+    fd = _open_log(settings.perm_log)
     try:
-        if os.fstat(fd).st_size == 0:
-            with contextlib.suppress(OSError):  # another's, who has just made it
-                os.fchmod(fd, FILE_MODE)
-        os.write(fd, line)
+        if os.write(fd, line) != len(line):  # in one piece: others write, too
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
 
@@ -168,3 +169,85 @@ def put_aside(directory: Path, text: str) -> None:
             break
         place = bad / f"{text}.{number}"
     os.rename(directory / text, place)
+
+
+def _listed(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _begin(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path]:
+    """A new file under a name of our own, and where it is to go: there nothing is, nor will be.
+
+    Our own name is the other with a dot in front, and whoever wants that place must have it first.
+    """
+    command = re.sub(rb"\W", b"", request[:COMMAND_LENGTH]).decode()
+    while True:
+        path = directory / str(_next_name(directory, command, host))
+        own = path.with_name(f".{path.name}")
+        try:
+            fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        except FileExistsError:  # left by a process of our pid, which was killed
+            continue
+        if not os.path.lexists(path):
+            return fd, own, path
+        os.close(fd)
+        os.unlink(own)
+
+
+# By directory and host. No name is given twice, even if the clock was set back and what had the name is
+# gone: two files of one name, one after the other, would be one to whoever looks now and then.
+_last_given: dict[tuple[Path, str], tuple[int, int]] = {}
+_giving = threading.RLock()  # (a signal handler may save, too)
+os.register_at_fork(
+    before=_giving.acquire, after_in_parent=_giving.release, after_in_child=_giving.release
+)
+
+
+def _next_name(directory: Path, command: str, host: str) -> Name:
+    """Behind all that waits for `host`, even if the clock was set back."""
+    with _giving:
+        given = _last_given.get((directory, host), (-1, -1))
+        last, last_count = max(newest(directory, host) or given, given)
+        now = int(time.time())
+        when, count = (now, 0) if now > last else (last, last_count + 1)
+        name = Name(when, count, os.getpid(), command, host)
+        if Name.parse(str(name)) is None:  # the last one has the highest number that there is
+            raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW), str(directory / str(name)))
+        _last_given[directory, host] = when, count
+    return name
+
+
+def _write(fd: int, content: bytes) -> None:
+    """All of it, on the disk, and what is read there is what was written. Raises OSError."""
+    os.fchmod(fd, FILE_MODE)  # whatever the umask
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.fsync(fd)
+    if os.pread(fd, len(content) + 1, 0) != content:
+        raise OSError(errno.EIO, "what is read is not what was written")
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_log(file: Path) -> int:
+    try:
+        return os.open(file, _LOG_FLAGS)
+    except FileNotFoundError:
+        pass
+    try:
+        fd = os.open(file, _LOG_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    except FileExistsError:  # somebody else was first
+        return os.open(file, _LOG_FLAGS)
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, FILE_MODE)  # whatever the umask
+    return fd

@@ -75,7 +75,8 @@ def make_directories(settings: Settings) -> None:
     try:
         delayed.make_directory(settings.delayed_directory)
     except OSError as error:
-        raise CannotStart(f"cannot make {settings.delayed_directory}: {error.strerror}") from error
+        why = f"cannot make {settings.delayed_directory} (lonSockDir): {error.strerror}"
+        raise CannotStart(why) from error
 
 
 def _lock(

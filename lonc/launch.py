@@ -57,6 +57,8 @@ def obstacles(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
         elif directory.exists() and not directory.is_dir():
             yield f"{directory} ({name}) is no directory"
+    if os.path.lexists(settings.delayed_directory) and not os.path.isdir(settings.delayed_directory):
+        yield f"cannot make {settings.delayed_directory} (lonSockDir): File exists"
     for host in hosts:
         try:
             require_place(settings.socket_directory / host.id)

@@ -2,68 +2,206 @@
 
 from lonc import lonnet
 
-lonnet.reply("ping", "msul1")      # b"msul1", or b"con_lost"
+lonnet.reply("ping", "msul1")                # b"msul1", or b"con_lost"
+lonnet.critical("put:msu:x:y:z=1", "msul1")  # lond's reply, or b"con_delayed"
+
+with lonnet.Lonc() as lonc:                  # for many requests: keeps its connections
+    lonc.reply("ping", "msul1")
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
 import time
+from types import TracebackType
 
+from lonc import delayed
 from lonc.configuration import HOST_ID, Settings, find_configuration, read_settings
 from lonc.hosts import read_hosts
 
-# Longer than lonc itself takes to give up (5 s to connect, 60 in the queue, 300 for the reply, and 5
-# more): a caller that gave up before would ask again for what may still be done.
-TIMEOUT = 370.0
+# Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
+# still be done.
+MARGIN = 5.0
 RESTART = 2.0  # seconds that a lonc may need to come back
 PAUSE = 0.01  # seconds between two tries
 RECEIVE_SIZE = 65536
 LONGEST_WAIT = 1e6  # seconds; sockets take no more
+TRIES = 2  # of what is critical, before it is saved
 
 CON_LOST = b"con_lost"
+CON_DELAYED = b"con_delayed"
+CON_FAILED = b"con_failed"
 NO_SUCH_HOST = b"no_such_host"
+TOO_LONG = b"error: request too long"
+
+
+class Lonc:
+    """The lonc of this machine, over connections that are kept: one a host, from request to request.
+
+    `settings` say where it is, and how long it may take; unless given they are read from the usual
+    place. Raises Misconfigured without a configuration.
+
+    For one thread at a time. After a fork the other process opens connections of its own.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = _usual_settings() if settings is None else settings
+        self._kept: dict[str, socket.socket] = {}  # by host; on none of them is anything awaited
+        self._pid = os.getpid()  # whose they are
+
+    def __enter__(self) -> Lonc:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; the next request opens a new one."""
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+    def reply(self, request: str | bytes, host: str, timeout: float | None = None) -> bytes:
+        """lond's reply to `request`; `con_lost` if there is none, `no_such_host` without such a host.
+
+        Neither request nor reply has a newline; text goes out as UTF-8. `timeout` is in seconds, for all
+        of it; unless given it is longer than lonc itself takes to give up.
+
+        What lonc cannot have taken is tried again: a full backlog until the timeout, a missing or deaf
+        socket for RESTART seconds (a restart), a connection that broke before the whole line was sent.
+        A request that was sent is never sent again.
+
+        Raises ValueError for a request with a newline in it.
+        """
+        line = _line(request)
+        if not _may_be_host(host):
+            return NO_SUCH_HOST
+        if timeout is None:
+            settings = self._settings
+            lonc_takes = settings.connect_timeout + settings.queue_timeout + settings.request_timeout
+            timeout = lonc_takes + MARGIN
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                answer = self._try(line, host, deadline)
+                if answer is not None:
+                    return answer
+                time.sleep(PAUSE)
+        except FileNotFoundError:
+            return NO_SUCH_HOST
+        except OSError:
+            return CON_LOST
+
+    def critical(self, request: str | bytes, host: str, timeout: float | None = None) -> bytes:
+        """lond's reply to a request that must not get lost.
+
+        Where there is none, twice, the request is saved to be carried out later: `con_delayed` says that
+        it is on the disk, `con_failed` that it could not be saved, and is lost unless lond has carried
+        it out after all. Where older requests to `host` wait already, it is saved behind them at once.
+        What is saved is carried out at least once; a connection that breaks at the wrong moment makes it
+        twice. What became of it stands in the permanent log, if that can be written.
+
+        `timeout` is for each try; the rest is as with `reply`.
+        """
+        line = _line(request)
+        if not _may_be_host(host):
+            return NO_SUCH_HOST
+        if not self._others_wait(host):
+            for _ in range(TRIES):
+                answer = self.reply(line, host, timeout)
+                if answer != CON_LOST:
+                    return answer
+        if not _in_table(self._settings, host):
+            return NO_SUCH_HOST
+        if len(line) > self._settings.max_request:
+            return TOO_LONG  # lonc would not take it later, either
+        try:
+            delayed.save(self._settings, line, host)
+            kind, answer = delayed.DELAYED, CON_DELAYED
+        except OSError:
+            kind, answer = delayed.FAILED, CON_FAILED
+        with contextlib.suppress(OSError):
+            delayed.record(self._settings, kind, host, line)
+        return answer
+
+    def _others_wait(self, host: str) -> bool:
+        try:
+            return delayed.newest(self._settings.delayed_directory, host) is not None
+        except OSError:
+            return False  # then nothing can be saved, either: all the more it is worth a try
+
+    def _try(self, line: bytes, host: str, deadline: float) -> bytes | None:
+        """Ask once. The connection is kept only if it is at rest after that, whatever else happens.
+
+        None if the line was not taken and may be sent again. Raises OSError.
+        """
+        connection = self._take(host) or _connect(self._settings, host, deadline)
+        with contextlib.ExitStack() as unless_kept:
+            unless_kept.enter_context(connection)
+            answer, at_rest = _ask(connection, line + b"\n", deadline)
+            if at_rest:
+                unless_kept.pop_all()
+                self._kept[host] = connection
+        return answer
+
+    def _take(self, host: str) -> socket.socket | None:
+        """The connection to `host` that was kept, if it is still of use."""
+        if self._pid != os.getpid():
+            self.close()  # for us; whose they are still has them
+            self._pid = os.getpid()
+        connection = self._kept.pop(host, None)
+        if connection is not None:
+            try:
+                connection.setblocking(False)
+                connection.recv(1)
+            except BlockingIOError:
+                return connection
+            except OSError:
+                pass
+            connection.close()  # as lonc did; or it says what nobody has asked for
+        return None
 
 
 def reply(
     request: str | bytes,
     host: str,
     *,
-    timeout: float = TIMEOUT,
+    timeout: float | None = None,
     settings: Settings | None = None,
 ) -> bytes:
-    """lond's reply to `request`; `con_lost` if there is none, `no_such_host` if the table lacks `host`.
+    """One `Lonc.reply`, over a connection of its own. Raises ValueError, and Misconfigured."""
+    with Lonc(settings) as lonc:
+        return lonc.reply(request, host, timeout)
 
-    Neither request nor reply has a newline; text goes out as UTF-8. `timeout` is in seconds, for all of
-    it. `settings` say where the sockets are; unless given they are read from the usual place.
 
-    What lonc cannot have taken is tried again: a full backlog until the timeout, a missing or deaf
-    socket for RESTART seconds (a restart), a connection that broke before the whole line was sent. A
-    request that was sent is never sent again.
+def critical(
+    request: str | bytes,
+    host: str,
+    *,
+    timeout: float | None = None,
+    settings: Settings | None = None,
+) -> bytes:
+    """One `Lonc.critical`, over a connection of its own. Raises ValueError, and Misconfigured."""
+    with Lonc(settings) as lonc:
+        return lonc.critical(request, host, timeout)
 
-    Raises ValueError for a request with a newline in it, Misconfigured without a configuration.
-    """
+
+def _line(request: str | bytes) -> bytes:
     line = request.encode() if isinstance(request, str) else request
     if b"\n" in line:
         raise ValueError("a request is one line: it has no newline in it")
-    if settings is None:
-        settings = _usual_settings()
-    if not HOST_ID.fullmatch(host):
-        return NO_SUCH_HOST
-    deadline = time.monotonic() + timeout
-    try:
-        while True:
-            with _connect(settings, host, deadline) as connection:
-                answer = _ask(connection, line + b"\n", deadline)
-            if answer is not None:
-                return answer
-            time.sleep(PAUSE)
-    except FileNotFoundError:
-        return NO_SUCH_HOST
-    except OSError:
-        return CON_LOST
+    return line
+
+
+def _may_be_host(host: str) -> bool:
+    return HOST_ID.fullmatch(host) is not None and host != "delayed"  # which is beside the sockets
 
 
 def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
@@ -95,8 +233,9 @@ def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
         time.sleep(PAUSE)
 
 
-def _ask(connection: socket.socket, line: bytes, deadline: float) -> bytes | None:
-    """The reply without its newline; None if the line was not taken and may be sent again."""
+def _ask(connection: socket.socket, line: bytes, deadline: float) -> tuple[bytes | None, bool]:
+    """The reply without its newline, None if the line was not taken and may be sent again; and whether
+    the next request may be sent here. Raises OSError."""
     taken = True
     try:
         connection.settimeout(_left(deadline))
@@ -105,7 +244,7 @@ def _ask(connection: socket.socket, line: bytes, deadline: float) -> bytes | Non
         taken = False  # but lonc may have said why
     received = bytearray()
     try:
-        while not received.endswith(b"\n"):
+        while b"\n" not in received[-RECEIVE_SIZE:]:
             connection.settimeout(_left(deadline))
             data = connection.recv(RECEIVE_SIZE)
             if not data:
@@ -114,8 +253,9 @@ def _ask(connection: socket.socket, line: bytes, deadline: float) -> bytes | Non
     except ConnectionResetError:
         if taken:
             raise
-        return None
-    return bytes(received[:-1])
+        return None, False
+    answer, _, behind = received.partition(b"\n")
+    return bytes(answer), taken and not behind
 
 
 def _left(deadline: float) -> float:

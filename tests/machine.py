@@ -186,10 +186,6 @@ class Machine:
         self._processes.append(self.lonc)
         return done.stdout.decode()
 
-    def socket_files(self):
-        """Names in the socket directory, without that of delayed transactions."""
-        return sorted(set(os.listdir(self.sockets)) - {"delayed"})
-
     def serves(self):
         assert self.lonc.poll() is None, self.log()
         with contextlib.suppress(FileNotFoundError):
@@ -197,6 +193,10 @@ class Machine:
 
     def log(self):
         return self.log_file.read_text()
+
+    def socket_files(self):
+        """Names in the socket directory, without that of delayed transactions."""
+        return sorted(set(os.listdir(self.sockets)) - {"delayed"})
 
     def children(self):
         """Host id -> pid, by title."""
@@ -286,15 +286,25 @@ def _free_port(address):
 def as_nobody(function):
     """The text that `function` returns when it runs in a child process that may read next to nothing:
     as root, everything can be read."""
+
+    def run():
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        return function()
+
+    return in_child(run)
+
+
+def in_child(function):
+    """The text that `function` returns when it runs in a child process, and may spoil what it likes."""
+    write = os.write
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            os.write(writable, function().encode())
+            write(writable, function().encode())
         finally:
             os._exit(0)
     os.close(writable)

@@ -8,7 +8,7 @@ from machine import LONC, as_nobody
 from scripted_lond import ScriptedLond
 
 import lonc
-from lonc import cli
+from lonc import cli, delayed
 from lonc.configuration import read_settings
 
 
@@ -36,6 +36,7 @@ def test_check_warns_of_what_run_will_trip_over(machine):
     ("obstacle", "sentence"),
     [
         ("sockets", "{sockets} (lonSockDir) is no directory"),
+        ("sockets/delayed", "cannot make {sockets}/delayed (lonSockDir): File exists"),
         ("sockets/l1/", "{sockets}/l1 is in the way, and no socket: remove it"),
         ("daemons/logs/lonc.log/", "cannot write {logs}/lonc.log"),
         ("", "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"),
@@ -124,6 +125,30 @@ def test_send_goes_on_after_con_lost_and_says_so_at_the_end(machine):
         done = machine.command("send", "l1", "-", input=b"one\nbreak\ntwo\n")
         assert (done.returncode, done.stdout) == (1, b"one\ncon_lost\ntwo\n")
         machine.stop()
+
+
+def test_send_of_what_is_critical(machine):
+    machine.start_lond("l1")
+    machine.run()
+    done = machine.command("send", "--critical", "l1", "echo:hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\n", b"")
+
+
+def test_send_of_what_is_critical_and_must_wait(machine):
+    settings, _ = read_settings(machine.configuration)
+    machine.sockets.mkdir()
+    delayed.save(settings, b"zero", "l1")  # so that nothing is tried first
+    done = machine.command("send", "l1", "--critical", "-", input=b"one\ntwo\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"con_delayed\n" * 2, b"")
+    names, _ = delayed.waiting(settings.delayed_directory)
+    requests = [(settings.delayed_directory / str(name)).read_bytes() for name in names]
+    assert requests == [b"zero\n", b"one\n", b"two\n"]
+
+
+def test_send_of_what_is_critical_and_cannot_be_saved(machine):
+    done = machine.command("send", "--critical", "l1", "put:x")
+    assert (done.returncode, done.stdout) == (1, b"con_failed\n")
+    assert b"is lonc running?" in done.stderr
 
 
 @pytest.mark.parametrize("command", [["send", "l1", "ping"], ["ping"]])

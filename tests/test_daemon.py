@@ -32,6 +32,8 @@ from machine import (
 )
 from scripted_lond import ScriptedLond
 
+from lonc import delayed
+
 COLUMNS = [
     "HOST",
     "STATE",
@@ -174,9 +176,14 @@ class TestStart:
             f"lonc: cannot make {public.sockets} (lonSockDir): Permission denied\n"
         )
         public.sockets.mkdir(mode=0o755)
-        (public.sockets / "delayed").mkdir()
         public.pid_file.parent.mkdir(mode=0o777)
         public.pid_file.parent.chmod(0o777)
+        done = public.command("start", program=AS_NOBODY)
+        assert done.returncode == 1
+        assert done.stderr.decode() == (
+            f"lonc: cannot make {public.sockets}/delayed (lonSockDir): Permission denied\n"
+        )
+        delayed.make_directory(public.sockets / "delayed")
         done = public.command("start", program=AS_NOBODY)
         assert done.returncode == 1
         assert done.stderr.decode() == (

@@ -68,7 +68,7 @@ MAY_IMPORT = {
         "process", "socket_file", "status",
     },
     "shutdown": {"configuration", "control", "errors", "hosts", "instance"},
-    "lonnet": {"configuration", "errors", "hosts"},
+    "lonnet": {"configuration", "delayed", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",
     },

@@ -1,16 +1,20 @@
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from machine import eventually
+from machine import eventually, in_child, read_line
 from scripted_lond import ScriptedLond
 
-from lonc import lonnet
+import lonc
+from lonc import delayed, lonnet
 from lonc.configuration import read_settings
 from lonc.errors import Misconfigured
 
@@ -226,3 +230,335 @@ def test_a_reply_that_does_not_come_in_time_is_none(machine, in_background):
         assert time.monotonic() - begun < 2
         eventually(lambda: machine.status()["clients"] == 1)
         machine.stop()
+
+
+def test_who_says_nothing_of_timeouts_gives_up_later_than_lonc(settings, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        lonnet.Lonc, "_try", lambda self, line, host, deadline: given.append(deadline) or b""
+    )
+    begun = time.monotonic()
+    lonnet.reply("ping", "l1", settings=settings)
+    lonnet.critical("ping", "l1", settings=settings)
+    quick = replace(settings, connect_timeout=1.0, queue_timeout=2.0, request_timeout=3.0)
+    lonnet.reply("ping", "l1", settings=quick)
+    assert [round(deadline - begun) for deadline in given] == [370, 370, 11]
+
+
+def test_the_installed_package_says_that_it_has_types():
+    assert (Path(lonc.__file__).parent / "py.typed").is_file()
+
+
+@pytest.fixture
+def kept(settings):
+    with lonnet.Lonc(settings) as kept:
+        yield kept
+
+
+@pytest.fixture
+def serve(listening):
+    """The next client of l1, and what it has asked, which is answered."""
+    clients = []
+
+    def serve(answer, client=None):
+        if client is None:
+            client, _ = listening.accept()
+            client.settimeout(10)
+            clients.append(client)
+        request = read_line(client)
+        client.sendall(answer)
+        return client, request
+
+    yield serve
+    for client in clients:
+        client.close()
+
+
+class TestAKeptConnection:
+    def test_every_host_has_one_and_all_requests_go_over_it(self, machine):
+        machine.hosts("l1", "l2")
+        machine.start_lond("l1")
+        machine.start_lond("l2")
+        machine.run()
+        settings, _ = read_settings(machine.configuration)
+        with lonnet.Lonc(settings) as kept:
+            for _ in range(3):
+                for host in ("l1", "l2"):
+                    assert kept.reply("ping", host) == host.encode()
+                    status = kept.reply("lonc:status", host)
+                    assert b'"clients": 1' in status
+                    assert kept.critical("echo:x", host) == b"x"
+        eventually(lambda: machine.status()["clients"] == 1)  # who asks
+
+    def test_one_that_lonc_has_closed_is_noticed_before_anything_is_sent(
+        self, kept, serve, in_background
+    ):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+        client.close()
+        result = in_background(lambda: kept.reply("two", "l1"))
+        assert serve(b"2\n")[1] == b"two"
+        assert result() == b"2"
+
+    def test_one_that_breaks_while_the_request_is_being_sent_is_made_anew(
+        self, kept, serve, in_background
+    ):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+        client.shutdown(socket.SHUT_RD)  # as a lonc that drains: from here it looks sound
+        result = in_background(lambda: kept.reply("two", "l1"))
+        client.close()
+        assert serve(b"2\n")[1] == b"two"
+        assert result() == b"2"
+
+    def test_one_that_closed_after_the_request_was_sent_gets_no_second(
+        self, kept, serve, in_background, listening
+    ):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+        result = in_background(lambda: kept.reply("two", "l1"))
+        assert read_line(client) == b"two"
+        client.close()
+        assert result() == b"con_lost"
+        listening.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+    @pytest.mark.parametrize("when", ["with the reply", "after it"])
+    def test_what_nobody_asked_for_is_no_reply(self, kept, serve, in_background, when):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\nstray\n" if when == "with the reply" else b"1\n")
+        assert result() == b"1"
+        if when == "after it":
+            client.sendall(b"stray\n")
+        result = in_background(lambda: kept.reply("two", "l1"))
+        assert serve(b"2\n")[1] == b"two"
+        assert result() == b"2"
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""  # it is closed
+
+    def test_a_reply_that_comes_too_late_is_not_the_next_ones(self, kept, serve, in_background):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+        result = in_background(lambda: kept.reply("slow", "l1", timeout=0.05))
+        assert read_line(client) == b"slow"
+        assert result() == b"con_lost"
+        with contextlib.suppress(BrokenPipeError):
+            client.sendall(b"late\n")
+        result = in_background(lambda: kept.reply("two", "l1"))
+        assert serve(b"2\n")[1] == b"two"
+        assert result() == b"2"
+
+    def test_who_is_interrupted_keeps_no_connection(self, kept, serve, in_background, monkeypatch):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as context:
+            context.setattr(lonnet, "_left", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                kept.reply("two", "l1")
+        assert client.recv(1) == b""
+
+    def test_one_that_was_told_while_it_was_sending_is_not_kept(self, machine):
+        machine.configure(loncMaxRequest=1000)
+        machine.start_lond("l1")
+        machine.run()
+        settings, _ = read_settings(machine.configuration)
+        with lonnet.Lonc(settings) as kept:
+            for _ in range(3):
+                assert kept.reply("ping", "l1") == b"l1"
+                assert kept.reply(b"x" * 10_000_000, "l1") == b"error: request too long"
+
+    def test_a_process_that_was_forked_opens_its_own(self, kept, serve, in_background):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+
+        def forked():
+            answer = kept.reply("forked", "l1")
+            kept.close()
+            return answer.decode()
+
+        result = in_background(lambda: in_child(forked))
+        other, request = serve(b"f\n")
+        assert (request, result()) == (b"forked", "f")
+        assert other.recv(1) == b""
+        result = in_background(lambda: kept.reply("two", "l1"))
+        assert serve(b"2\n", client)[1] == b"two"  # over the old one
+        assert result() == b"2"
+
+    def test_a_replaced_child_is_not_noticed(self, machine):
+        machine.start_lond("l1")
+        machine.run()
+        settings, _ = read_settings(machine.configuration)
+        with lonnet.Lonc(settings) as kept:
+            for _ in range(3):
+                assert kept.reply("ping", "l1") == b"l1"
+                child = machine.children()["l1"]
+                assert kept.reply("close_connection_exit", "l1") == b"ok"
+                eventually(lambda before=child: machine.children().get("l1", before) != before)
+
+    def test_after_a_restart_there_is_a_new_one(self, machine):
+        machine.start_lond("l1")
+        machine.run()
+        settings, _ = read_settings(machine.configuration)
+        with lonnet.Lonc(settings) as kept:
+            assert kept.reply("ping", "l1") == b"l1"
+            machine.stop()
+            machine.run()
+            assert kept.reply("ping", "l1") == b"l1"
+
+    def test_a_host_that_has_left_is_no_such_host(self, machine, kept, serve, in_background, listening):
+        result = in_background(lambda: kept.reply("one", "l1"))
+        client, _ = serve(b"1\n")
+        assert result() == b"1"
+        client.close()
+        (machine.sockets / "l1").unlink()
+        machine.hosts("l2")
+        assert kept.reply("two", "l1") == b"no_such_host"
+
+    def test_after_close_the_next_request_opens_one(self, kept, serve, in_background):
+        for number in (b"1", b"2"):
+            result = in_background(lambda: kept.reply("x", "l1"))
+            client, _ = serve(number + b"\n")
+            assert result() == number
+            kept.close()
+            assert client.recv(1) == b""
+
+    def test_without_a_descriptor_there_is_no_connection(self, kept):
+        def without():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+            return kept.reply("x", "l1").decode()
+
+        assert in_child(without) == "con_lost"
+
+
+@pytest.fixture
+def perm_log(settings):
+    """The records so far, without their times."""
+    settings.log_directory.mkdir()
+
+    def read():
+        if not settings.perm_log.exists():
+            return []
+        return [
+            line.split(b":", 1)[1].rsplit(b":", 3)[0]
+            for line in settings.perm_log.read_bytes().splitlines()
+        ]
+
+    return read
+
+
+def waiting(settings):
+    names, _ = delayed.waiting(settings.delayed_directory)
+    return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
+
+
+class TestCritical:
+    def test_what_lond_answers_is_the_answer_and_nothing_is_saved(self, machine):
+        machine.start_lond("l1")
+        machine.run()
+        settings, _ = read_settings(machine.configuration)
+        assert lonnet.critical("echo:con_delayed?", "l1", settings=settings) == b"con_delayed?"
+        assert lonnet.critical("nonsense", "l1", settings=settings) == b"unknown_cmd"
+        assert waiting(settings) == []
+        assert not settings.perm_log.exists()
+
+    def test_it_is_tried_twice_and_the_second_answer_counts(self, kept, serve, in_background, perm_log):
+        result = in_background(lambda: kept.critical("put:x", "l1"))
+        client, request = serve(b"con_lost\n")
+        assert request == b"put:x"
+        assert serve(b"ok\n", client)[1] == b"put:x"
+        assert result() == b"ok"
+        assert perm_log() == []
+
+    def test_what_is_lost_twice_is_saved_and_recorded(
+        self, settings, kept, serve, in_background, perm_log, listening
+    ):
+        result = in_background(lambda: kept.critical("put:ü", "l1"))
+        client, _ = serve(b"con_lost\n")
+        serve(b"con_lost\n", client)
+        assert result() == b"con_delayed"
+        assert waiting(settings) == ["put:ü\n".encode()]
+        assert perm_log() == ["D:l1:put:ü".encode()]
+
+    def test_where_others_wait_it_is_saved_behind_them_and_not_sent(
+        self, settings, kept, listening, perm_log
+    ):
+        delayed.save(settings, b"first", "l1")
+        assert kept.critical("second", "l1") == b"con_delayed"
+        assert kept.critical("encrypt:third:secret", "l1") == b"con_delayed"
+        assert waiting(settings) == [b"first\n", b"second\n", b"encrypt:third:secret\n"]
+        assert perm_log() == [b"D:l1:second", b"D:l1:encrypt:third"]
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+    def test_what_waits_for_others_is_in_nobodys_way(self, settings, kept, serve, in_background):
+        delayed.save(settings, b"first", "l2")
+        result = in_background(lambda: kept.critical("second", "l1"))
+        serve(b"ok\n")
+        assert result() == b"ok"
+
+    def test_the_timeout_is_for_each_try(self, settings, kept, listening, in_background):
+        begun = time.monotonic()
+        assert kept.critical("x", "l1", timeout=0.2) == b"con_delayed"
+        assert 0.4 <= time.monotonic() - begun < 2
+        for _ in range(2):  # each over a connection of its own
+            client, _ = listening.accept()
+            assert client.recv(10) == b"x\n"
+            client.close()
+
+    def test_what_cannot_be_saved_has_failed_and_is_recorded(self, settings, kept, perm_log):
+        settings.delayed_directory.touch()
+        assert kept.critical("x", "l1", timeout=0.01) == b"con_failed"
+        assert perm_log() == [b"F:l1:x"]
+
+    def test_a_directory_that_cannot_be_read_keeps_nobody_from_asking(
+        self, settings, kept, serve, in_background
+    ):
+        settings.delayed_directory.touch()
+        result = in_background(lambda: kept.critical("x", "l1"))
+        serve(b"ok\n")
+        assert result() == b"ok"
+
+    @pytest.mark.parametrize("host", ["nobody", "", "../l1", "delayed", "l" * 200])
+    def test_for_a_host_that_is_not_in_the_table_nothing_is_saved(self, settings, kept, perm_log, host):
+        delayed.make_directory(settings.delayed_directory)
+        assert kept.critical("x", host, timeout=0.01) == b"no_such_host"
+        assert os.listdir(settings.delayed_directory) == []
+        assert perm_log() == []
+
+    def test_for_a_host_that_has_left_the_table_nothing_more_is_saved(self, settings, kept):
+        delayed.save(settings, b"first", "gone")
+        assert kept.critical("second", "gone", timeout=0.01) == b"no_such_host"
+        assert waiting(settings) == [b"first\n"]
+
+    def test_where_the_table_has_faults_the_host_may_be_in_it(self, machine, settings, kept):
+        machine.table.write_text("broken\n")
+        assert kept.critical("x", "l1", timeout=0.01) == b"con_delayed"
+
+    def test_what_lonc_would_never_take_is_not_saved(self, settings):
+        settings = replace(settings, max_request=10)
+        answer = lonnet.critical("x" * 11, "l1", timeout=0.01, settings=settings)
+        assert answer == b"error: request too long"
+        assert lonnet.critical("x" * 10, "l1", timeout=0.01, settings=settings) == b"con_delayed"
+
+    def test_a_request_is_one_line(self, kept):
+        with pytest.raises(ValueError, match="newline"):
+            kept.critical("one\ntwo", "l1")
+
+    def test_without_a_lonc_it_waits_for_a_restart_and_then_saves(self, machine):
+        machine.run()
+        machine.stop()
+        settings, _ = read_settings(machine.configuration)
+        assert lonnet.critical("x", "l1", settings=settings) == b"con_delayed"
+        assert waiting(settings) == [b"x\n"]

@@ -630,6 +630,7 @@ class TestParentAndChild:
         machine.run()
         for directory in (machine.sockets, machine.pid_file.parent):
             assert oct(directory.stat().st_mode) == "0o40750"
+        assert oct((machine.sockets / "delayed").stat().st_mode) == "0o42770"
         machine.stop()
         machine.configure(lonSockDir=machine.directory / "no" / "where")
         assert machine.run(wait=False).wait(20) == 1

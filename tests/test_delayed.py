@@ -1,0 +1,568 @@
+import contextlib
+import errno
+import itertools
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machine import as_nobody, in_child
+
+from lonc import delayed, lonnet
+from lonc.configuration import Settings
+from lonc.delayed import Name, newest, record, save, waiting
+
+NOW = 1_700_000_000
+
+
+def machine_in(place):
+    """The settings of a machine where l1 cannot be reached."""
+    (place / "sockets").mkdir()
+    (place / "logs").mkdir()
+    (place / "hosts.tab").write_text("l1:dom:library:l1:127.0.0.1\n")
+    return Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return machine_in(tmp_path)
+
+
+@pytest.fixture
+def directory(settings):
+    delayed.make_directory(settings.delayed_directory)
+    return settings.delayed_directory
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The wall clock, at NOW until it is set."""
+
+    class Clock:
+        now = NOW + 0.5
+
+    monkeypatch.setattr(time, "time", lambda: Clock.now)
+    monkeypatch.setattr(delayed, "_last_given", {})
+    return Clock
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def saved(settings):
+    """The requests that wait, in order."""
+    names, impossible = waiting(settings.delayed_directory)
+    assert impossible == []
+    return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
+
+
+class TestNames:
+    def test_a_name_and_its_parts(self):
+        name = Name.parse("1700000000.3.4711.putmsu.l1")
+        assert name == Name(1700000000, 3, 4711, "putmsu", "l1")
+        assert str(name) == "1700000000.3.4711.putmsu.l1"
+
+    def test_a_request_without_word_characters_has_no_command(self):
+        assert Name.parse("1.2.3..l1") == Name(1, 2, 3, "", "l1")
+
+    def test_names_sort_by_their_numbers(self):
+        texts = ["9.0.9.b.l1", "10.2.9.a.l1", "10.10.1.a.l1", "10.10.2.a.l1", "0100.0.1.a.l1"]
+        names = [Name.parse(text) for text in reversed(texts)]
+        assert [str(name) for name in sorted(names)] == texts
+
+    def test_zeros_in_front_make_another_file(self):
+        one, other = Name.parse("007.0.1.x.l1"), Name.parse("7.0.1.x.l1")
+        assert (one.time, str(one)) == (7, "007.0.1.x.l1")
+        assert len({one, other}) == 2
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "1.2.3.x",
+            "1.2.3.x.",
+            "1.2.3.x.l1.",
+            "1.2.3.x.l1\n",
+            "1.2.3.x.-l1",
+            "1.2.3.x:y.l1",
+            "1.2.3.ü.l1",
+            "1.2.3." + "x" * 17 + ".l1",
+            "1" * 19 + ".2.3.x.l1",
+            "1..3.x.l1",
+            "-1.2.3.x.l1",
+            "\u0661.2.3.x.l1",
+            "1.2.3.x.y.l1",
+            "1.2.3.x.l1\udcff",
+        ],
+    )
+    def test_what_is_no_name(self, text):
+        assert Name.parse(text) is None
+
+    @given(st.from_regex(delayed._NAME, fullmatch=True))
+    def test_every_name_that_can_be_read_is_spelled_as_it_was(self, text):
+        assert str(Name.parse(text)) == text
+
+
+class TestWaiting:
+    def test_what_waits_is_told_in_order_and_what_is_impossible_beside_it(self, directory):
+        for text in ["10.0.1.x.l2", "9.0.1.x.l1", "nonsense", "1.2.3.x", ".8.0.1.x.l1", b"\xff"]:
+            (directory / os.fsdecode(text)).touch()
+        (directory / "bad").mkdir()
+        names, impossible = waiting(directory)
+        assert [str(name) for name in names] == ["9.0.1.x.l1", "10.0.1.x.l2"]
+        assert impossible == ["1.2.3.x", "nonsense", "\udcff"]
+
+    def test_a_directory_that_is_not_there_is_empty(self, settings):
+        assert waiting(settings.delayed_directory) == ([], [])
+        assert newest(settings.delayed_directory, "l1") is None
+
+    def test_a_directory_that_cannot_be_read_is_an_error(self, settings):
+        settings.delayed_directory.touch()
+        with pytest.raises(NotADirectoryError):
+            waiting(settings.delayed_directory)
+        with pytest.raises(NotADirectoryError):
+            newest(settings.delayed_directory, "l1")
+
+    def test_the_newest_of_a_host_is_no_other_hosts_and_by_number(self, directory):
+        for text in [
+            "10.9.1.x.l1",
+            "10.10.1.x.l1",
+            "9.99.1.x.l1",
+            "11.0.1.x.ll1",
+            ".12.0.1.x.l1",
+            "x.l1",
+        ]:
+            (directory / text).touch()
+        assert newest(directory, "l1") == (10, 10)
+        assert newest(directory, "l2") is None
+
+
+class TestSaving:
+    def test_a_file_holds_the_request_and_a_newline_and_says_what_it_is(self, settings, clock):
+        save(settings, b"put:msu:student1:grades:homework=9", "l1")
+        name = f"{NOW}.0.{os.getpid()}.putmsustudent1.l1"
+        assert contents(settings.delayed_directory) == {name: b"put:msu:student1:grades:homework=9\n"}
+
+    @pytest.mark.parametrize(
+        "request_", [b"", b"::", b"\xff\xfe\0x" * 9, b"x" * 3_000_000, "ü:ß".encode()]
+    )
+    def test_whatever_the_request_its_file_has_a_possible_name(self, settings, request_):
+        save(settings, request_, "a-b_C")
+        assert saved(settings) == [request_ + b"\n"]
+
+    @pytest.mark.parametrize("umask", [0o000, 0o777])
+    def test_modes_are_the_same_whatever_the_umask(self, settings, umask):
+        def run():
+            os.umask(umask)
+            save(settings, b"x", "l1")
+            record(settings, "D", "l1", b"x")
+            return "done"
+
+        assert in_child(run) == "done"
+        (file,) = settings.delayed_directory.iterdir()
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file, settings.perm_log)]
+        assert modes == [0o2770, 0o660, 0o660]
+
+    def test_a_directory_that_is_there_keeps_its_mode(self, settings, directory):
+        directory.chmod(0o700)
+        save(settings, b"x", "l1")
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+    def test_without_the_directory_above_nothing_is_made(self, settings):
+        settings.socket_directory.rmdir()
+        with pytest.raises(FileNotFoundError):
+            save(settings, b"x", "l1")
+        assert not settings.socket_directory.exists()
+
+    def test_what_is_no_directory_is_in_the_way(self, settings):
+        settings.delayed_directory.touch()
+        with pytest.raises(FileExistsError):
+            save(settings, b"x", "l1")
+
+    def test_a_new_one_comes_behind_all_that_wait_for_its_host(self, settings, directory, clock):
+        for text in [f"{NOW}.7.1.x.l1", f"{NOW}.9.1.x.l2", f"{NOW - 1}.99.1.x.l1"]:
+            (directory / text).touch()
+        save(settings, b"x", "l1")
+        assert newest(directory, "l1") == (NOW, 8)
+        clock.now += 1
+        save(settings, b"x", "l1")
+        assert newest(directory, "l1") == (NOW + 1, 0)
+
+    def test_a_clock_that_is_set_back_changes_no_order(self, settings, directory, clock):
+        (directory / f"{NOW + 1000}.3.1.x.l1").write_bytes(b"first\n")
+        save(settings, b"second", "l1")
+        clock.now -= 1000
+        save(settings, b"third", "l1")
+        assert saved(settings) == [b"first\n", b"second\n", b"third\n"]
+
+    def test_no_name_is_given_twice_though_what_had_it_is_gone(self, settings, directory, clock):
+        given = set()
+        for now in (NOW, NOW + 1, NOW, NOW):
+            clock.now = now
+            save(settings, b"x", "l1")
+            (path,) = directory.iterdir()
+            path.unlink()
+            given.add(path.name)
+        assert len(given) == 4
+
+    def test_threads_save_under_different_names(self, settings, directory, clock):
+        begin = threading.Barrier(8)
+
+        def write(number):
+            begin.wait()
+            for count in range(25):
+                save(settings, b"put:%d.%d" % (number, count), "l1")
+
+        threads = [threading.Thread(target=write, args=[number]) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lines = saved(settings)
+        assert sorted(lines) == sorted(
+            b"put:%d.%d\n" % (number, count) for number in range(8) for count in range(25)
+        )
+        for number in range(8):  # and each in its own order
+            own = [line for line in lines if line.startswith(b"put:%d." % number)]
+            assert own == [b"put:%d.%d\n" % (number, count) for count in range(25)]
+
+    def test_processes_save_under_different_names(self, settings, directory, clock):
+        for _ in range(3):
+            save(settings, b"x", "l1")
+            assert in_child(lambda: save(settings, b"x", "l1") or "saved") == "saved"
+        assert len(saved(settings)) == 6
+
+    def test_who_forks_while_a_thread_saves_can_save_in_the_child(self, settings, directory, clock):
+        done = threading.Event()
+
+        def write():
+            while not done.is_set():
+                newest(directory, "l1")
+                delayed._next_name(directory, "x", "l1")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(20):
+                assert in_child(lambda: save(settings, b"x", "l1") or "saved") == "saved"
+        finally:
+            done.set()
+            thread.join()
+
+    def test_a_name_in_existence_is_never_replaced(self, settings, directory, clock, monkeypatch):
+        theirs = f"{NOW}.0.{os.getpid()}.x.l1"
+        (directory / theirs).write_bytes(b"theirs\n")
+        (directory / f".{NOW}.1.{os.getpid()}.x.l1").write_bytes(b"left by one that was killed")
+        monkeypatch.setattr(delayed, "newest", lambda *_: None)  # they came after the look
+        save(settings, b"x", "l1")
+        assert contents(directory) == {
+            theirs: b"theirs\n",
+            f".{NOW}.1.{os.getpid()}.x.l1": b"left by one that was killed",
+            f"{NOW}.2.{os.getpid()}.x.l1": b"x\n",
+        }
+
+    def test_where_no_name_is_behind_all_others_nothing_is_saved(self, settings, directory):
+        last = "9" * 18
+        (directory / f"{last}.{last}.1.x.l1").touch()
+        with pytest.raises(OSError, match="too large"):
+            save(settings, b"x", "l1")
+        assert os.listdir(directory) == [f"{last}.{last}.1.x.l1"]
+        (directory / f"{last}.{last}.1.x.l1").unlink()
+        save(settings, b"x", "l1")
+        assert saved(settings) == [b"x\n"]
+
+    def test_the_disk_has_file_and_directory_before_it_is_told(self, settings, monkeypatch):
+        done = []
+        fsync, rename, mkdir = os.fsync, os.rename, os.mkdir
+
+        def note(what, then):
+            def call(on, *more):
+                path = os.readlink(f"/proc/self/fd/{on}") if what == "fsync" else on
+                done.append((what, os.path.basename(path)))
+                return then(on, *more)
+
+            return call
+
+        for name, then in (("fsync", fsync), ("rename", rename), ("mkdir", mkdir)):
+            monkeypatch.setattr(os, name, note(name, then))
+        save(settings, b"x", "l1")
+        (name,) = os.listdir(settings.delayed_directory)
+        assert done == [
+            ("mkdir", "delayed"),
+            ("fsync", "sockets"),
+            ("fsync", f".{name}"),
+            ("rename", f".{name}"),
+            ("fsync", "delayed"),
+        ]
+
+    def test_a_disk_that_takes_little_at_a_time_gets_all_of_it(self, settings, monkeypatch):
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+        save(settings, b"0123456789", "l1")
+        assert saved(settings) == [b"0123456789\n"]
+
+    def test_what_is_read_back_differently_is_not_saved(self, settings, directory, monkeypatch):
+        monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"\0" * size)
+        with pytest.raises(OSError, match="not what was written"):
+            save(settings, b"x", "l1")
+        assert os.listdir(directory) == []
+
+    def test_who_is_interrupted_leaves_nothing(self, settings, directory, monkeypatch):
+        def interrupt(_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            save(settings, b"x", "l1")
+        assert os.listdir(directory) == []
+
+
+def spoil(name, nth, error):
+    """From now on the `nth` call of os.NAME fails, a write when half is done. Returns a list that is
+    empty until then."""
+    original = getattr(os, name)
+    calls = itertools.count(1)
+    failed = []
+
+    def call(*arguments, **options):
+        if next(calls) != nth:
+            return original(*arguments, **options)
+        failed.append(name)
+        if name == "write":
+            original(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        raise OSError(error, os.strerror(error))
+
+    setattr(os, name, call)
+    return failed
+
+
+ON_A_SMALL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+from lonc import lonnet
+from lonc.configuration import Settings
+
+place = Path(sys.argv[1])
+settings = Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
+filler = settings.socket_directory / "filler"
+
+def critical(request):
+    answer = lonnet.critical(request, "l1", timeout=0.01, settings=settings)
+    print(answer.decode(), len(os.listdir(settings.delayed_directory)))
+
+critical("fits")
+with filler.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(b"x" * 4096)
+    except OSError:
+        pass
+critical("does not fit")
+filler.unlink()
+critical("x" * 1_000_000)
+critical("fits again")
+subprocess.run(["mount", "-o", "remount,ro", settings.socket_directory], check=True)
+critical("read-only")
+"""
+
+STEPS = [
+    "open",
+    "fchmod",
+    "write",
+    "fsync",
+    "pread",
+    "close",
+    "rename",
+    "unlink",
+    "mkdir",
+    "chmod",
+    "listdir",
+]
+
+
+class TestADiskThatFails:
+    """At each call of each step there is: the whole file and con_delayed, or nothing and con_failed."""
+
+    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+    @pytest.mark.parametrize("step", STEPS)
+    @pytest.mark.parametrize("made", [True, False], ids=["", "without the directory"])
+    def test_what_is_told_is_true(self, settings, step, error, made):
+        told = set()
+        for nth in itertools.count(1):
+            if made:
+                delayed.make_directory(settings.delayed_directory)
+
+            def run(nth=nth):
+                failed = spoil(step, nth, error)
+                answer = lonnet.critical("put:a:b", "l1", timeout=0.01, settings=settings)
+                return f"{answer.decode()} {len(failed)}"
+
+            answer, failed = in_child(run).split()
+            told.add(answer)
+            there = contents(settings.delayed_directory) if settings.delayed_directory.exists() else {}
+            if answer == "con_delayed":
+                assert list(there.values()) == [b"put:a:b\n"]
+                assert Name.parse(*there)
+            else:
+                assert answer == "con_failed"
+                assert there == {}
+            for text in there:
+                (settings.delayed_directory / text).unlink()
+            with contextlib.suppress(FileNotFoundError):
+                settings.delayed_directory.rmdir()
+            if failed == "0":
+                break
+        assert "con_delayed" in told  # at the end, when nothing failed
+        if step not in ("unlink", "mkdir", "chmod"):
+            assert "con_failed" in told
+
+    def test_what_cannot_be_removed_is_not_told_to_be_saved(self, settings, directory):
+        """The file may stay, and be carried out; that it is delayed would be a promise."""
+
+        def run():
+            spoil("fsync", 2, errno.EIO)
+            spoil("unlink", 1, errno.EIO)
+            return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
+
+        assert in_child(run) == "con_failed"
+        assert saved(settings) == [b"x\n"]
+
+    def test_a_name_of_our_own_that_cannot_be_removed_is_in_nobodys_way(self, settings, directory):
+        def run():
+            spoil("write", 1, errno.ENOSPC)
+            spoil("unlink", 1, errno.EROFS)
+            return lonnet.critical("put:x", "l1", timeout=0.01, settings=settings).decode()
+
+        assert in_child(run) == "con_failed"
+        assert len(os.listdir(directory)) == 1
+        assert waiting(directory) == ([], [])
+
+    def test_a_disk_that_is_really_full_or_read_only(self, settings):
+        """In a namespace of mounts, over the socket directory."""
+        if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
+            pytest.skip("no rights to make a namespace of mounts")
+        script = 'mount -t tmpfs -o size=64k none "$1"/sockets && exec "$0" -c "$2" "$1"'
+        place = settings.socket_directory.parent
+        command = ["unshare", "--mount", "sh", "-ec", script, sys.executable, place, ON_A_SMALL_DISK]
+        done = subprocess.run(command, capture_output=True, text=True)
+        told = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
+        assert done.stdout.splitlines() == told, done.stderr
+        kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
+        assert kinds == ["D", "F", "F", "D", "F"]
+
+    def test_a_directory_where_one_may_not_write(self):
+        with tempfile.TemporaryDirectory() as place:
+            os.chmod(place, 0o755)
+            settings = machine_in(Path(place))
+            directory = settings.delayed_directory
+            directory.mkdir(0o755)
+
+            def critical():
+                return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
+
+            if os.getuid() == 0:  # whoever else runs the tests may write in what is their own
+                assert as_nobody(critical) == "con_failed"
+            assert os.listdir(directory) == []
+            directory.chmod(0o2777)
+            assert as_nobody(critical) == "con_delayed"
+            (file,) = directory.iterdir()
+            assert stat.S_IMODE(file.stat().st_mode) == 0o660
+            assert saved(settings) == [b"x\n"]
+
+
+class TestRecord:
+    def test_a_line_is_time_kind_host_request_and_local_time(self, settings, clock):
+        record(settings, "D", "l1", b"put:a:b:c=1")
+        clock.now += 1
+        record(settings, "S", "l1", b"put:a:b:c=1")
+        assert settings.perm_log.read_text().splitlines() == [
+            f"{NOW}:D:l1:put:a:b:c=1:{time.ctime(NOW)}",
+            f"{NOW + 1}:S:l1:put:a:b:c=1:{time.ctime(NOW + 1)}",
+        ]
+
+    @pytest.mark.parametrize(
+        ("request_", "said"),
+        [
+            (b"", b""),
+            (b"a\nF:l1:b", rb"a\x0aF:l1:b"),
+            (b"\r\0\x1b[2J\x7f", rb"\x0d\x00\x1b[2J\x7f"),
+            ("\x85\u2028\u2029".encode(), rb"\xc2\x85\xe2\x80\xa8\xe2\x80\xa9"),
+            (b"M\xfcnchen \x85", b"M\xfcnchen \x85"),
+            ("München".encode(), "München".encode()),
+            (b"encrypt:auth:msu:student1:secret", b"encrypt:auth"),
+            (b"encrypt:auth", b"encrypt:auth"),
+            (b"encrypt:", b"encrypt:"),
+            (b"encrypt:a\nb:secret", rb"encrypt:a\x0ab"),
+        ],
+    )
+    def test_a_record_is_one_line_and_tells_no_secret(self, settings, request_, said):
+        record(settings, "F", "l1", request_)
+        line = settings.perm_log.read_bytes()
+        assert re.fullmatch(rb"[0-9]+:F:l1:%b:[A-Z][A-Za-z0-9: ]+\n" % re.escape(said), line)
+
+    @given(st.binary())
+    def test_no_request_makes_a_second_line(self, request_):
+        said = delayed._CONTROL.sub(b"", request_).decode(errors="replace")
+        assert len((said + "x").splitlines()) == 1
+
+    def test_a_log_that_is_there_keeps_its_mode_and_its_lines(self, settings):
+        settings.perm_log.write_bytes(b"before\n")
+        settings.perm_log.chmod(0o600)
+        record(settings, "D", "l1", b"x")
+        assert settings.perm_log.read_bytes().startswith(b"before\n")
+        assert stat.S_IMODE(settings.perm_log.stat().st_mode) == 0o600
+
+    def test_who_makes_the_log_at_the_same_time_makes_the_same(self, settings, monkeypatch):
+        original = os.open
+
+        def late(path, flags, *mode):
+            if flags & os.O_CREAT:
+                settings.perm_log.write_bytes(b"before\n")
+            return original(path, flags, *mode)
+
+        monkeypatch.setattr(os, "open", late)
+        record(settings, "D", "l1", b"x")
+        assert settings.perm_log.read_bytes().count(b"\n") == 2
+
+    @pytest.mark.parametrize("trouble", ["missing", "directory", "fifo", "full"])
+    def test_a_log_that_cannot_be_written_is_an_error_and_changes_no_answer(self, settings, trouble):
+        if trouble == "missing":
+            settings.perm_log.parent.rmdir()
+        elif trouble == "directory":
+            settings.perm_log.mkdir()
+        elif trouble == "fifo":
+            os.mkfifo(settings.perm_log)
+        else:
+            settings.perm_log.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=r"\[Errno"):
+            record(settings, "D", "l1", b"x")
+        assert lonnet.critical("x", "l1", timeout=0.01, settings=settings) == b"con_delayed"
+
+    def test_half_a_record_is_an_error(self, settings, monkeypatch):
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+        with pytest.raises(OSError, match="No space left"):
+            record(settings, "D", "l1", b"x")
+
+
+class TestPuttingAside:
+    def test_what_is_bad_is_moved_and_replaces_nothing(self, directory):
+        for content in (b"one", b"two", b"three"):
+            (directory / "nonsense").write_bytes(content)
+            delayed.put_aside(directory, "nonsense")
+        assert os.listdir(directory) == ["bad"]
+        moved = {"nonsense": b"one", "nonsense.1": b"two", "nonsense.2": b"three"}
+        assert contents(directory / "bad") == moved
+
+    def test_what_is_gone_already_is_an_error(self, directory):
+        with pytest.raises(FileNotFoundError):
+            delayed.put_aside(directory, "nonsense")
