@@ -39,7 +39,8 @@ class _Flight:
 
 
 class Replay:
-    """`refused(request)` says what must never be sent. `queue_delayed` takes a transaction that is to wait behind all others, `drop` takes it back.
+    """`refused(request)` says what must never be sent; `queue_delayed` takes a transaction that is to
+    wait behind all others, `drop` takes it back.
 
     Callbacks: `on_trouble(why)`; `on_rest()`, whenever nothing is in flight any more.
     """

@@ -1,0 +1,263 @@
+"""A Replay over a real directory; the pool, and lond behind it, are played by the test."""
+
+import fcntl
+import os
+import time
+
+import pytest
+
+from lonc.configuration import Settings
+from lonc.event_loop import EventLoop
+from lonc.replay import Replay
+
+
+class Bench:
+    """`sent` are the requests in their order; the last of them is in flight."""
+
+    def __init__(self, directory):
+        self.settings = Settings(socket_directory=directory, daemons=directory, max_request=1000)
+        self.directory = self.settings.delayed_directory
+        self.directory.mkdir()
+        self.settings.log_directory.mkdir()
+        self.loop = EventLoop()
+        self.sent = []
+        self.told = []
+        self.rests = 0
+        self.transaction = None
+        self.dead = False
+        self.replay = self.make()
+
+    def make(self):
+        return Replay(
+            self.loop,
+            self.settings,
+            "l1",
+            lambda request: request.startswith(b"exit"),
+            self.take,
+            lambda transaction: None,
+            self.told.append,
+            self.rest,
+        )
+
+    def rest(self):
+        self.rests += 1
+
+    def take(self, transaction):
+        if self.dead:
+            transaction.fail("the host is DEAD")
+            return
+        assert self.transaction is None, "two in flight"
+        self.transaction = transaction
+        self.sent.append(transaction.request)
+
+    def file(self, name, content=b"put:a\n"):
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def look(self):
+        """Two looks."""
+        self.replay.look()
+        self.turn_until(lambda: self.replay._next_look is None)
+
+    def turn_until(self, done):
+        deadline = time.monotonic() + 10
+        while not done():
+            assert time.monotonic() < deadline
+            self.loop.turn(0.1)
+
+    def answer(self, reply=b"ok\n"):
+        transaction, self.transaction = self.transaction, None
+        transaction.complete(reply)
+
+    def fail(self):
+        transaction, self.transaction = self.transaction, None
+        transaction.fail("lost")
+
+    def left(self):
+        return sorted(os.listdir(self.directory))
+
+    def records(self):
+        return [line.split(":", 1)[1] for line in self.settings.perm_log.read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.replay.leave()
+    if bench.transaction is not None:
+        bench.fail()
+    bench.loop.close()
+
+
+def test_files_are_carried_out_oldest_first_as_numbers_and_one_at_a_time(bench):
+    for name in ("10.0.1.put.l1", "9.10.1.put.l1", "9.9.1.put.l1", "9.9.1.put.l2", "8.0.1.put.l11"):
+        bench.file(name, name.encode() + b"\n")
+    bench.look()
+    for number in range(1, 4):
+        assert len(bench.sent) == number
+        bench.answer()
+    assert bench.sent == [b"9.9.1.put.l1\n", b"9.10.1.put.l1\n", b"10.0.1.put.l1\n"]
+    assert bench.left() == ["8.0.1.put.l11", "9.9.1.put.l2"]
+    assert [record.split(":")[:3] for record in bench.records()] == [
+        ["S", "l1", "9.9.1.put.l1"],
+        ["S", "l1", "9.10.1.put.l1"],
+        ["S", "l1", "10.0.1.put.l1"],
+    ]
+
+
+def test_a_file_that_is_being_written_is_waited_for_and_so_are_those_behind_it(bench):
+    being_written = bench.file("1.0.1.put.l1", b"put:fir")
+    bench.file("2.0.1.put.l1", b"put:second\n")
+    bench.replay.look()
+    with being_written.open("ab") as file:
+        file.write(b"st\n")
+    bench.turn_until(lambda: bench.sent)
+    assert bench.sent == [b"put:first\n"]
+
+
+def test_without_a_reply_it_stays_and_those_behind_it_wait(bench):
+    bench.file("1.0.1.put.l1", b"first\n")
+    bench.file("2.0.1.put.l1", b"second\n")
+    bench.look()
+    bench.fail()
+    assert bench.sent == [b"first\n"]
+    assert len(bench.left()) == 2
+    bench.replay.look()
+    assert bench.sent == [b"first\n", b"first\n"]
+    bench.answer(b"error: no such user\n")  # any reply will do
+    assert bench.sent[2] == b"second\n"
+
+
+def test_a_dead_host_costs_one_try(bench):
+    bench.file("1.0.1.put.l1")
+    bench.file("2.0.1.put.l1")
+    bench.dead = True
+    bench.look()
+    assert len(bench.left()) == 2
+    assert not bench.replay.in_flight
+    assert bench.replay.waiting == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"put:a", "it is cut off: it has no newline"),
+        (b"put:a\nput:b\n", "it is more than one line"),
+        (b"x" * 1001 + b"\n", "it is longer than 1000 bytes"),
+        (b"exit\n", "it would end a connection that others use"),
+        ("directory", "it is no file"),
+        ("link", "cannot read it: Too many levels of symbolic links"),
+        ("fifo", "it is no file"),
+    ],
+)
+def test_what_can_never_be_carried_out_is_put_aside_and_holds_up_nothing(bench, content, why, caplog):
+    path = bench.directory / "1.0.1.put.l1"
+    if content == "directory":
+        path.mkdir()
+    elif content == "link":
+        path.symlink_to("2.0.1.put.l1")
+    elif content == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    bench.file("2.0.1.put.l1", b"good\n")
+    bench.look()
+    assert bench.sent == [b"good\n"]
+    assert os.listdir(bench.directory / "bad") == ["1.0.1.put.l1"]
+    assert f"bad: {why}" in caplog.text
+
+
+def test_another_child_that_has_it_in_flight_is_waited_for(bench):
+    path = bench.file("1.0.1.put.l1", b"first\n")
+    bench.file("2.0.1.put.l1", b"second\n")
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        bench.replay.look()
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1.5:
+            bench.loop.turn(0.1)
+        assert bench.sent == []
+        path.unlink()
+    bench.turn_until(lambda: bench.sent)
+    assert bench.sent == [b"second\n"]
+
+
+def test_who_leaves_begins_nothing_more_and_hears_what_is_in_flight(bench):
+    bench.file("1.0.1.put.l1")
+    bench.file("2.0.1.put.l1")
+    bench.look()
+    bench.replay.leave()
+    assert bench.replay.in_flight
+    rests = bench.rests
+    bench.answer()
+    assert bench.rests > rests
+    assert bench.left() == ["2.0.1.put.l1"]
+    bench.replay.look()
+    assert len(bench.sent) == 1
+
+
+def test_what_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
+    bench.file("1.0.1.put.l1", b"first\n")
+    bench.file("2.0.1.put.l1", b"second\n")
+    bench.look()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "unlink", _fails)
+        bench.answer()
+        bench.answer()
+    assert bench.sent == [b"first\n", b"second\n"]
+    assert "cannot be removed: it fails" in bench.told[0]
+    bench.turn_until(lambda: bench.left() == [])
+    assert len(bench.sent) == 2
+
+
+def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch):
+    bench.file("1.0.1.put.l1", b"first\n")
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "access", lambda *_: False)
+        bench.look()
+        assert bench.sent == []
+        assert bench.told == [f"delayed transactions wait: cannot write {bench.directory}"]
+    bench.replay.look()
+    assert bench.sent == [b"first\n"]
+
+
+def test_a_permanent_log_that_cannot_be_written_holds_up_nothing(bench):
+    bench.settings.log_directory.rmdir()
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    bench.answer()
+    assert bench.left() == []
+    assert "cannot write" in bench.told[0]
+
+
+def test_without_a_descriptor_files_wait_and_are_not_bad(bench, monkeypatch):
+    bench.file("1.0.1.put.l1")
+    bench.replay.look()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "open", _no_descriptor)
+        bench.turn_until(lambda: bench.told)
+    assert bench.left() == ["1.0.1.put.l1"]
+    bench.replay.look()
+    assert bench.sent
+
+
+def test_what_comes_meanwhile_is_carried_out_too(bench):
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    bench.file("2.0.1.put.l1", b"late\n")
+    bench.answer()
+    bench.turn_until(lambda: len(bench.sent) == 2)
+    bench.answer()
+    bench.turn_until(lambda: bench.replay._next_look is None)
+    assert bench.left() == []
+
+
+def _fails(*_, **__):
+    raise OSError(5, "it fails")
+
+
+def _no_descriptor(*_, **__):
+    raise OSError(24, "Too many open files")
