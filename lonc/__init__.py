@@ -15,7 +15,8 @@ A tour, in reading order:
   `survey`, stays within the `limits` of the machine, and takes orders on the `control` socket;
 - the daemon: `launch` becomes it, `instance` makes it the only one and finds it, `shutdown` ends it,
   `systemd` is told;
-- what waits for a host to come back: `delayed`;
+- what waits on the disk for a host to come back: `delayed`, which its child carries out by a `replay`;
+  the parent sees only the `post`;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on; `cli` and
   `demo`;

@@ -19,6 +19,7 @@ The end of this talk is the parent's end, and then the child's.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
@@ -131,6 +132,7 @@ class Child:
         )
         if disabled:
             self._pool.disable()
+        self._leave_at = math.inf
         self._quiet = self._loop.alarm(self._perhaps_leave)
         self._clients_drained = False
         self._handover: Handover | None = None
@@ -246,15 +248,15 @@ class Child:
     def _nobody_here(self) -> None:
         """Callback: the last client has left, or none has come yet."""
         if self._settings.children == ON_DEMAND:
-            self._quiet.by(self._loop.now + self._settings.idle_timeout)
+            self._leave_at = self._loop.now + self._settings.idle_timeout
+            self._quiet.by(self._leave_at)
 
     def _perhaps_leave(self) -> None:
         """Callback: there was nobody for a while. Whoever comes will wake the next child."""
         if self._listener.clients or self._listener.expected != 0 or self._handover is not None:
             return  # we are told again when they have gone
-        left_at = self._listener.quiet_since + self._settings.idle_timeout
-        if self._loop.now < left_at:
-            self._quiet.by(left_at)
+        if self._loop.now < self._leave_at:
+            self._quiet.by(self._leave_at)
         elif self._replay.waiting:
             self._quiet.by(self._loop.now + self._settings.delayed_interval)
         else:

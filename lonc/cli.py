@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from lonc.errors import (
     UsageError,
 )
 from lonc.hosts import Host, find_host, read_hosts
+from lonc.post import count_strays
 from lonc.shutdown import stop
 from lonc.status import Report, stray
 
@@ -252,8 +252,7 @@ def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
     with contextlib.suppress(OSError):
         names, _ = delayed.waiting(settings.delayed_directory)
-        strays = Counter(name.host for name in names if name.host not in {host.id for host in hosts})
-        for id_, count in sorted(strays.items()):
+        for id_, count in count_strays(names, {host.id for host in hosts}).items():
             yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")
 
 

@@ -136,7 +136,7 @@ class Settings:
     retry_max_delay: float   = setting("loncRetryMaxDelay", 60.0, seconds(0.1, 86400))
     max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
     delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
-    children: str            = setting("loncChildren", "eager", one_of(EAGER, ON_DEMAND))
+    children: str            = setting("loncChildren", EAGER, one_of(EAGER, ON_DEMAND))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
 # fmt: on
 

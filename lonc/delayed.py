@@ -1,7 +1,7 @@
 """The directory of delayed transactions, and the permanent log of what became of them.
 
-One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`, with the request in it and a newline
-(protocol, section 6). Programs write them, lonnet of LON-CAPA as well as ours, when a host cannot be
+One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`, with the request in it and a newline, as
+LON-CAPA has it. Programs write them, lonnet of LON-CAPA as well as ours, when a host cannot be
 reached; that host's child carries them out, and removes them, when it can.
 """
 

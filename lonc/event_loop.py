@@ -117,8 +117,7 @@ class Alarm:
         self._when = math.inf
 
     def _ring(self) -> None:
-        self._deadline = None
-        self._when = math.inf
+        self.cancel()
         self._callback()
 
 

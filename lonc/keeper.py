@@ -113,7 +113,7 @@ class Keeper:
     def look(self) -> None:
         """There are delayed transactions."""
         if self._knock is not None and not self.disabled:
-            self._wake()
+            self._fork()
         else:
             self._tell(b"look")
 
@@ -143,7 +143,7 @@ class Keeper:
         """Be without a child until somebody comes."""
         self._cancel_retry()
         if self._knock is None:
-            self._knock = self._loop.watch(self._socket.listening, self._wake)
+            self._knock = self._loop.watch(self._socket.listening, self._fork)
 
     def _end_rest(self) -> bool:
         """Whether there was one."""
@@ -152,10 +152,6 @@ class Keeper:
         self._knock.forget()
         self._knock = None
         return True
-
-    def _wake(self) -> None:
-        """Callback: somebody wants to connect."""
-        self._fork()
 
     def _serve_again(self) -> None:
         """Callback: a child that has died has been mourned for long enough."""

@@ -56,7 +56,6 @@ class Listener:
         self._on_full = on_full
         self._on_drained = on_drained
         self._on_quiet = on_quiet
-        self.quiet_since = loop.now
         self._draining = False
         self._starved = False  # accepting has failed
         self._next_child: NextChild | None = None
@@ -152,7 +151,6 @@ class Listener:
         self._tell_next_child()  # it may have gone without being passed on
         self._resume()
         if not self.clients:
-            self.quiet_since = self._loop.now
             self._on_quiet()
         self._perhaps_drained()
 

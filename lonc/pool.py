@@ -140,7 +140,9 @@ class Pool(Generic[C]):
 
     def reset_retries(self) -> None:
         """Forget past failures and try to connect now."""
-        self._forget_failures()
+        self.retries_remaining = self._patience.connect_retries
+        self._retry_at = math.inf
+        self._backoff.reset()
         if self._connections or self._refusing is not None:
             self._on_change(None)
         else:
@@ -296,11 +298,6 @@ class Pool(Generic[C]):
         if self.retries_remaining < self._patience.connect_retries:
             self.retries_remaining = self._patience.connect_retries
             self._on_change(None)
-
-    def _forget_failures(self) -> None:
-        self.retries_remaining = self._patience.connect_retries
-        self._retry_at = math.inf
-        self._backoff.reset()
 
     def _retry_after_a_while(self) -> None:
         if self._refusing is None and not self._draining and self._retry_at == math.inf:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from lonc.delayed import put_aside, waiting
+from lonc.delayed import Name, put_aside, waiting
 from lonc.log import logger
 from lonc.status import stray
+
+
+def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int]:
+    """How many of `names` are for which host that is none of `hosts`."""
+    counts = Counter(name.host for name in names if name.host not in hosts)
+    return dict(sorted(counts.items()))
 
 
 class Post:
@@ -30,12 +36,12 @@ class Post:
             self._tell(f"cannot read {self._directory}: {error.strerror}")
             return []
         self._put_aside(impossible)
-        counts = Counter(name.host for name in names)
-        strays = {host: count for host, count in sorted(counts.items()) if host not in hosts}
+        strays = count_strays(names, hosts)
         for host in strays.keys() - self.strays.keys():
             logger.warning("%s", stray(host, strays[host]))
         self.strays = strays
-        return [host for host in counts if host in hosts]
+        waited_for = {name.host for name in names}
+        return [host for host in hosts if host in waited_for]
 
     def _put_aside(self, impossible: list[str]) -> None:
         before, self._impossible = self._impossible, {}

@@ -150,21 +150,17 @@ class Replay:
             return True
         except OSError as error:
             return self._unreadable(name, error)
+        request = None
         try:
             request = self._read(fd, name)
-        except BlockingIOError:
-            os.close(fd)
-            self._look_in(LOOK_AGAIN)  # another child has it
-            return False
         except OSError as error:
-            os.close(fd)
             return self._unreadable(name, error)
         except ValueError as error:
-            os.close(fd)
             return self._put_aside(name, str(error))
+        finally:
+            if request is None:
+                os.close(fd)
         if request is None:
-            os.close(fd)
-            self._looks.pop(name, None)
             self._look_in(LOOK_AGAIN)
             return False
         transaction = Transaction(request, self._replied, self._failed)
@@ -173,11 +169,15 @@ class Replay:
         return True
 
     def _read(self, fd: int, name: Name) -> bytes | None:
-        """The request, once the file is locked; None if it is no more what it was at the last look.
+        """The request, once the file is locked; None if another child has it, or if it is no more what
+        it was at the last look.
 
-        Raises BlockingIOError if another has it, ValueError if it can never be carried out, OSError.
+        Raises ValueError if it can never be carried out, OSError.
         """
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
         found = os.fstat(fd)
         if self._look_at(name) != self._looks[name] or found.st_ino != self._looks[name][0]:
             return None
@@ -206,11 +206,9 @@ class Replay:
             self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
         self._remove(flight.name)
         os.close(flight.fd)  # and unlock it
-        if self._ready:
-            self._go_on()
-        else:
+        if not self._ready:
             self._look_in(LOOK_AGAIN)  # more may have come meanwhile
-            self._on_rest()
+        self._go_on()
 
     def _failed(self, _: str) -> None:
         """Callback: no reply; it may have been carried out, or not."""

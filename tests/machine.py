@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from lonc.configuration import read_settings
+
 BIN_LONC = Path(sys.executable).with_name("lonc")
 LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]
 
@@ -133,6 +135,10 @@ class Machine:
         }
         lines = [f"PerlSetVar {name} {value}\n" for name, value in values.items()]
         self.configuration.write_text("".join(lines))
+
+    def settings(self):
+        """What the configuration says, as a program of this machine reads it."""
+        return read_settings(self.configuration)[0]
 
     def address(self, number):
         return f"{self.network}.{number}"

@@ -51,6 +51,24 @@ class Peer:
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
+def echoing(peer):
+    """A script: greet, and answer every request with itself."""
+    peer.greet()
+    peer.echo()
+
+
+def remembering(seen):
+    """A script: greet, and answer every request with ok, and put it into `seen`."""
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            seen.append(line)
+            peer.say(b"ok")
+
+    return script
+
+
 class ScriptedLond:
     """`script(peer)` runs for every connection; use as a context manager."""
 

@@ -9,7 +9,6 @@ from scripted_lond import ScriptedLond
 
 import lonc
 from lonc import cli, delayed
-from lonc.configuration import read_settings
 
 
 def test_check_of_sound_files(machine):
@@ -135,7 +134,7 @@ def test_send_of_what_is_critical(machine):
 
 
 def test_send_of_what_is_critical_and_must_wait(machine):
-    settings, _ = read_settings(machine.configuration)
+    settings = machine.settings()
     machine.sockets.mkdir()
     delayed.save(settings, b"zero", "l1")  # so that nothing is tried first
     done = machine.command("send", "l1", "--critical", "-", input=b"one\ntwo\n")
@@ -162,7 +161,7 @@ def test_without_a_lonc_it_is_con_lost_and_why(machine, command):
 
 def test_a_socket_that_one_may_not_use_is_con_lost_and_why(machine):
     machine.run()
-    settings, _ = read_settings(machine.configuration)
+    settings = machine.settings()
 
     def complaint():
         with contextlib.redirect_stderr(io.StringIO()) as said:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from machine import asked, children_of, eventually, exists, program, read_line
-from scripted_lond import ScriptedLond
+from scripted_lond import ScriptedLond, remembering
 
 from lonc.lonnet import Lonc
 
@@ -230,14 +230,7 @@ class TestDelayed:
         assert outcomes == [b"con_delayed\n"] * 5
         eventually(lambda: re.search(r"^l3 +DEAD .* 5  \d{4}-", said(three, "status"), re.M))
         seen = []
-
-        def script(peer):
-            peer.greet()
-            while (line := peer.hear()) is not None:
-                seen.append(line)
-                peer.say(b"ok")
-
-        with ScriptedLond(three.address(3), three.port, script):
+        with ScriptedLond(three.address(3), three.port, remembering(seen)):
             eventually(lambda: os.listdir(three.sockets / "delayed") == [])
             assert seen == [b"echo:%d" % number for number in range(5)]
             records = three.pid_file.with_name("lonnet.perm.log").read_text().splitlines()
@@ -301,19 +294,11 @@ class TestDelayed:
         """Nor is anything carried out more than once a kill."""
         machine.configure(loncDelayedInterval=0.2, loncRetryDelay=0.1, loncRetryMaxDelay=0.2)
         seen = []
-
-        def script(peer):
-            peer.greet()
-            while (line := peer.hear()) is not None:
-                seen.append(line)
-                peer.say(b"ok")
-
         machine.start()
         promised = []
         kills = 3  # each further one would be followed by a longer delay
-        with ScriptedLond(machine.address(1), machine.port, script):
-            settings = machine_settings(machine)
-            with Lonc(settings) as lonc:
+        with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
+            with Lonc(machine.settings()) as lonc:
                 for number in range(200):
                     if number % 70 == 10:
                         os.kill(eventually(lambda: machine.children().get("l1")), signal.SIGKILL)
@@ -325,12 +310,6 @@ class TestDelayed:
             assert not set(promised) - set(seen)
             assert len(seen) <= len(promised) + 2 * kills
             machine.stop()
-
-
-def machine_settings(machine):
-    from lonc.configuration import read_settings
-
-    return read_settings(machine.configuration)[0]
 
 
 def test_connects_while_children_are_killed_are_not_refused(three):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from machine import eventually, read_line
-from scripted_lond import ScriptedLond
+from scripted_lond import ScriptedLond, echoing
 
 TIMEOUTS = {
     "loncConnectTimeout": 0.5,
@@ -250,12 +250,7 @@ def test_all_addresses_of_a_name_are_tried(machine):
         (int(socket.AF_INET), int(socket.SOCK_STREAM), 6, "", (address, machine.port))
         for address in (machine.address(2), machine.address(3), machine.address(1))
     ]
-
-    def script(peer):
-        peer.greet()
-        peer.echo()
-
-    with ScriptedLond(machine.address(1), machine.port, script):
+    with ScriptedLond(machine.address(1), machine.port, echoing):
         machine.run_with(f"import socket; socket.getaddrinfo = lambda *_: {found!r}")
         assert machine.ask(b"hello") == b"hello"
         assert "WARNING" not in machine.log()

@@ -64,7 +64,7 @@ def in_background():
 def test_a_request_and_its_reply(machine):
     machine.start_lond("l1")
     machine.run()
-    settings, _ = read_settings(machine.configuration)
+    settings = machine.settings()
     assert lonnet.reply("ping", "l1", settings=settings) == b"l1"
     assert lonnet.reply(b"echo:\xff", "l1", settings=settings) == b"\xff"
     assert lonnet.reply("echo:", "l1", settings=settings) == b""
@@ -113,7 +113,7 @@ def test_a_table_that_has_faults_or_is_gone_is_no_proof_that_there_is_no_such_ho
 def test_a_timeout_may_be_as_long_as_one_likes(machine):
     machine.start_lond("l1")
     machine.run()
-    settings, _ = read_settings(machine.configuration)
+    settings = machine.settings()
     assert lonnet.reply("ping", "l1", settings=settings, timeout=float("inf")) == b"l1"
 
 
@@ -211,7 +211,7 @@ def test_a_request_that_is_too_long_is_told_even_while_it_is_being_sent(machine)
     machine.configure(loncMaxRequest=1000)
     machine.start_lond("l1")
     machine.run()
-    settings, _ = read_settings(machine.configuration)
+    settings = machine.settings()
     begun = time.monotonic()
     for size in (1001, 10_000_000):
         reply = lonnet.reply(b"x" * size, "l1", settings=settings, timeout=10)
@@ -224,7 +224,7 @@ def test_a_reply_that_does_not_come_in_time_is_none(machine, in_background):
         machine.address(1), machine.port, lambda peer: (peer.greet(), peer.hear(), peer.hear())
     ):
         machine.run()
-        settings, _ = read_settings(machine.configuration)
+        settings = machine.settings()
         begun = time.monotonic()
         assert lonnet.reply("ping", "l1", timeout=0.5, settings=settings) == b"con_lost"
         assert time.monotonic() - begun < 2
@@ -280,8 +280,7 @@ class TestAKeptConnection:
         machine.start_lond("l1")
         machine.start_lond("l2")
         machine.run()
-        settings, _ = read_settings(machine.configuration)
-        with lonnet.Lonc(settings) as kept:
+        with lonnet.Lonc(machine.settings()) as kept:
             for _ in range(3):
                 for host in ("l1", "l2"):
                     assert kept.reply("ping", host) == host.encode()
@@ -371,8 +370,7 @@ class TestAKeptConnection:
         machine.configure(loncMaxRequest=1000)
         machine.start_lond("l1")
         machine.run()
-        settings, _ = read_settings(machine.configuration)
-        with lonnet.Lonc(settings) as kept:
+        with lonnet.Lonc(machine.settings()) as kept:
             for _ in range(3):
                 assert kept.reply("ping", "l1") == b"l1"
                 assert kept.reply(b"x" * 10_000_000, "l1") == b"error: request too long"
@@ -398,8 +396,7 @@ class TestAKeptConnection:
     def test_a_replaced_child_is_not_noticed(self, machine):
         machine.start_lond("l1")
         machine.run()
-        settings, _ = read_settings(machine.configuration)
-        with lonnet.Lonc(settings) as kept:
+        with lonnet.Lonc(machine.settings()) as kept:
             for _ in range(3):
                 assert kept.reply("ping", "l1") == b"l1"
                 child = machine.children()["l1"]
@@ -409,8 +406,7 @@ class TestAKeptConnection:
     def test_after_a_restart_there_is_a_new_one(self, machine):
         machine.start_lond("l1")
         machine.run()
-        settings, _ = read_settings(machine.configuration)
-        with lonnet.Lonc(settings) as kept:
+        with lonnet.Lonc(machine.settings()) as kept:
             assert kept.reply("ping", "l1") == b"l1"
             machine.stop()
             machine.run()
@@ -466,7 +462,7 @@ class TestCritical:
     def test_what_lond_answers_is_the_answer_and_nothing_is_saved(self, machine):
         machine.start_lond("l1")
         machine.run()
-        settings, _ = read_settings(machine.configuration)
+        settings = machine.settings()
         assert lonnet.critical("echo:con_delayed?", "l1", settings=settings) == b"con_delayed?"
         assert lonnet.critical("nonsense", "l1", settings=settings) == b"unknown_cmd"
         assert waiting(settings) == []
@@ -559,6 +555,6 @@ class TestCritical:
     def test_without_a_lonc_it_waits_for_a_restart_and_then_saves(self, machine):
         machine.run()
         machine.stop()
-        settings, _ = read_settings(machine.configuration)
+        settings = machine.settings()
         assert lonnet.critical("x", "l1", settings=settings) == b"con_delayed"
         assert waiting(settings) == [b"x\n"]

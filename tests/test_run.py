@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from load import Load
 from machine import LONC, children_of, eventually, exists, read_line, read_to_the_end, title
-from scripted_lond import ScriptedLond
+from scripted_lond import ScriptedLond, echoing
 
 import lonc
 
@@ -322,12 +322,7 @@ class TestPool:
 
     def test_a_host_without_an_address_is_found_by_its_name(self, machine):
         machine.table.write_text("l1:dom:library:localhost\nl2:dom:library:l2.invalid\n")
-
-        def script(peer):
-            peer.greet()
-            peer.echo()
-
-        with ScriptedLond("127.0.0.1", 0, script) as lond:
+        with ScriptedLond("127.0.0.1", 0, echoing) as lond:
             machine.configure(londPort=lond.port)
             machine.run()
             assert machine.ask(b"hello") == b"hello"
