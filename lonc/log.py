@@ -43,6 +43,7 @@ class _Log(logging.Handler):
     def __init__(self, file: Path | None) -> None:
         super().__init__()
         self._file = file
+        self._cut_off = False  # the last line, by a full disk
 
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
@@ -52,7 +53,8 @@ class _Log(logging.Handler):
             with contextlib.suppress(OSError):
                 _follow(self._file)
         with contextlib.suppress(OSError):
-            os.write(STANDARD_ERROR, line.encode())
+            data = (b"\n" if self._cut_off else b"") + line.encode()
+            self._cut_off = os.write(STANDARD_ERROR, data) < len(data)
 
 
 def _follow(file: Path) -> None:

@@ -266,9 +266,9 @@ def _left(deadline: float) -> float:
 
 
 def _in_table(settings: Settings, host: str) -> bool:
-    """Whether it is; a table with faults may well have it."""
+    """Whether it is, or may be: in a table with faults, or in an empty one, which is just being written."""
     hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory)
-    return bool(faults) or any(each.id == host for each in hosts)
+    return bool(faults) or not hosts or any(each.id == host for each in hosts)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Carries out the delayed transactions of one host, oldest first, one at a time.
 
 Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
-only when it was the same at two looks, and locked while it is in flight. Whatever lond replies, it is
+only when it was the same at two looks, and locked while it is in flight. One that cannot be read twice
+is put aside. Whatever lond replies, it is
 done, and its file is removed. Where there was no reply it stays, and all that come after it wait.
 """
 
@@ -68,6 +69,7 @@ class Replay:
         self._looks: dict[Name, Look] = {}  # at the last look
         self._ready: deque[Name] = deque()  # the same at two looks, and nothing older in their way
         self._done: set[Name] = set()  # carried out, and could not be removed
+        self._doubtful: set[Name] = set()  # could not be read, once
         self._flight: _Flight | None = None
         self._next_look: object | None = None
         self._leaving = False
@@ -106,6 +108,7 @@ class Replay:
             self._on_trouble(f"cannot read {self._directory}: {error.strerror}")
             return
         self._done &= set(self._looks)
+        self._doubtful &= set(self._looks)
         self._ready = deque()
         for name, look in self._looks.items():
             if before.get(name) != look:
@@ -236,6 +239,10 @@ class Replay:
     def _unreadable(self, name: Name, error: OSError) -> bool:
         if error.errno in _OURS:
             self._on_trouble(f"delayed transactions wait: {error.strerror}")
+            return False
+        if name not in self._doubtful:
+            self._doubtful.add(name)
+            self._look_in(LOOK_AGAIN)
             return False
         return self._put_aside(name, f"cannot read it: {error.strerror}")
 

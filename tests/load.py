@@ -13,7 +13,8 @@ class Load:
     `paths` are given to the clients in turn. Of the clients from number `anew` on, each request has a
     connection of its own. With `until` they all go on for as long as it returns False.
 
-    Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once.
+    Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once,
+    unless `tolerated(reply, text)`. Of all requests that share, `leaving`, is not waited for.
     """
 
     def __init__(
@@ -26,19 +27,26 @@ class Load:
         seed=1,
         echo=b"echo:",
         until=lambda: True,
+        leaving=0.0,
+        tolerated=lambda reply, text: False,
     ):
         self.random = random.Random(seed)
         self.longest = longest
         self.anew = clients if anew is None else anew
         self.until = until
         self.echo = echo
+        self.leaving = leaving
+        self.tolerated = tolerated
         self.done = 0
+        self.left_alone = 0
+        self.longest_wait = 0.0  # seconds, of those with a reply and of those without
         self.refused = []
         self.lost = []
         self.selector = selectors.DefaultSelector()
         self.left = dict.fromkeys(range(clients), requests)
         self.paths = {number: paths[number % len(paths)] for number in range(clients)}
         self.expected = {}
+        self.asked_at = {}
         self.received = {}
         self.serial = 0
 
@@ -73,6 +81,10 @@ class Load:
         self.received[number] = bytearray()
         with contextlib.suppress(BrokenPipeError):  # then there is no reply either
             client.sendall(self.echo + text + b"\n")
+        self.asked_at[number] = time.monotonic()
+        if self.leaving and self.random.random() < self.leaving:
+            self.left_alone += 1
+            self._leave(client, number)
 
     def _reply(self, client, number):
         try:
@@ -82,15 +94,21 @@ class Load:
         self.received[number] += data
         if data and not data.endswith(b"\n"):
             return
+        self.longest_wait = max(self.longest_wait, time.monotonic() - self.asked_at[number])
         reply = bytes(self.received[number]).removesuffix(b"\n")
         if reply == self.expected[number] and data:
             self.done += 1
+        elif self.tolerated(reply, self.expected[number]):
+            self.lost.append(self.paths[number].name)
         else:
             assert reply in (b"", b"con_lost"), f"{self.expected[number]!r} was answered with {reply!r}"
             self.lost.append(self.paths[number].name)
         if self.left[number] and data and number < self.anew:
             self._ask(client, number)
-            return
+        else:
+            self._leave(client, number)
+
+    def _leave(self, client, number):
         self.selector.unregister(client)
         client.close()
         if self.left[number]:

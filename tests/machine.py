@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -58,6 +59,12 @@ def exists(pid):
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return False
     return state != "Z"
+
+
+def peak_memory(pid):
+    """Bytes, the most that it has ever had in memory."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", text)[1])
 
 
 def holders(file):

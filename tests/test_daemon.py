@@ -139,6 +139,7 @@ class TestStart:
         assert three.pid_file.read_text() == ""
 
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
+        three.configure(loncDrainTimeout=1)
         hanging = program(
             "import lonc.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.3;"
             "lonc.child.Child.run = lambda child: time.sleep(100)"

@@ -1,34 +1,19 @@
-import contextlib
-import errno
-import itertools
 import os
 import re
 import stat
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from delayed_files import contents, machine_in, saved
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import as_nobody, in_child
+from machine import in_child
 
 from lonc import delayed, lonnet
-from lonc.configuration import Settings
 from lonc.delayed import Name, newest, record, save, waiting
 
 NOW = 1_700_000_000
-
-
-def machine_in(place):
-    """The settings of a machine where l1 cannot be reached."""
-    (place / "sockets").mkdir()
-    (place / "logs").mkdir()
-    (place / "hosts.tab").write_text("l1:dom:library:l1:127.0.0.1\n")
-    return Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
 
 
 @pytest.fixture
@@ -52,17 +37,6 @@ def clock(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: Clock.now)
     monkeypatch.setattr(delayed, "_last_given", {})
     return Clock
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def saved(settings):
-    """The requests that wait, in order."""
-    names, impossible = waiting(settings.delayed_directory)
-    assert impossible == []
-    return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
 
 
 class TestNames:
@@ -324,159 +298,6 @@ class TestSaving:
         with pytest.raises(KeyboardInterrupt):
             save(settings, b"x", "l1")
         assert os.listdir(directory) == []
-
-
-def spoil(name, nth, error):
-    """From now on the `nth` call of os.NAME fails, a write when half is done. Returns a list that is
-    empty until then."""
-    original = getattr(os, name)
-    calls = itertools.count(1)
-    failed = []
-
-    def call(*arguments, **options):
-        if next(calls) != nth:
-            return original(*arguments, **options)
-        failed.append(name)
-        if name == "write":
-            original(arguments[0], arguments[1][: len(arguments[1]) // 2])
-        raise OSError(error, os.strerror(error))
-
-    setattr(os, name, call)
-    return failed
-
-
-ON_A_SMALL_DISK = """
-import os, subprocess, sys
-from pathlib import Path
-from lonc import lonnet
-from lonc.configuration import Settings
-
-place = Path(sys.argv[1])
-settings = Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
-filler = settings.socket_directory / "filler"
-
-def critical(request):
-    answer = lonnet.critical(request, "l1", timeout=0.01, settings=settings)
-    print(answer.decode(), len(os.listdir(settings.delayed_directory)))
-
-critical("fits")
-with filler.open("wb", buffering=0) as file:
-    try:
-        while True:
-            file.write(b"x" * 4096)
-    except OSError:
-        pass
-critical("does not fit")
-filler.unlink()
-critical("x" * 1_000_000)
-critical("fits again")
-subprocess.run(["mount", "-o", "remount,ro", settings.socket_directory], check=True)
-critical("read-only")
-"""
-
-STEPS = [
-    "open",
-    "fchmod",
-    "write",
-    "fsync",
-    "pread",
-    "close",
-    "rename",
-    "unlink",
-    "mkdir",
-    "chmod",
-    "listdir",
-]
-
-
-class TestADiskThatFails:
-    """At each call of each step there is: the whole file and con_delayed, or nothing and con_failed."""
-
-    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
-    @pytest.mark.parametrize("step", STEPS)
-    @pytest.mark.parametrize("made", [True, False], ids=["", "without the directory"])
-    def test_what_is_told_is_true(self, settings, step, error, made):
-        told = set()
-        for nth in itertools.count(1):
-            if made:
-                delayed.make_directory(settings.delayed_directory)
-
-            def run(nth=nth):
-                failed = spoil(step, nth, error)
-                answer = lonnet.critical("put:a:b", "l1", timeout=0.01, settings=settings)
-                return f"{answer.decode()} {len(failed)}"
-
-            answer, failed = in_child(run).split()
-            told.add(answer)
-            there = contents(settings.delayed_directory) if settings.delayed_directory.exists() else {}
-            if answer == "con_delayed":
-                assert list(there.values()) == [b"put:a:b\n"]
-                assert Name.parse(*there)
-            else:
-                assert answer == "con_failed"
-                assert there == {}
-            for text in there:
-                (settings.delayed_directory / text).unlink()
-            with contextlib.suppress(FileNotFoundError):
-                settings.delayed_directory.rmdir()
-            if failed == "0":
-                break
-        assert "con_delayed" in told  # at the end, when nothing failed
-        if step not in ("unlink", "mkdir", "chmod"):
-            assert "con_failed" in told
-
-    def test_what_cannot_be_removed_is_not_told_to_be_saved(self, settings, directory):
-        """The file may stay, and be carried out; that it is delayed would be a promise."""
-
-        def run():
-            spoil("fsync", 2, errno.EIO)
-            spoil("unlink", 1, errno.EIO)
-            return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
-
-        assert in_child(run) == "con_failed"
-        assert saved(settings) == [b"x\n"]
-
-    def test_a_name_of_our_own_that_cannot_be_removed_is_in_nobodys_way(self, settings, directory):
-        def run():
-            spoil("write", 1, errno.ENOSPC)
-            spoil("unlink", 1, errno.EROFS)
-            return lonnet.critical("put:x", "l1", timeout=0.01, settings=settings).decode()
-
-        assert in_child(run) == "con_failed"
-        assert len(os.listdir(directory)) == 1
-        assert waiting(directory) == ([], [])
-
-    def test_a_disk_that_is_really_full_or_read_only(self, settings):
-        """In a namespace of mounts, over the socket directory."""
-        if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
-            pytest.skip("no rights to make a namespace of mounts")
-        script = 'mount -t tmpfs -o size=64k none "$1"/sockets && exec "$0" -c "$2" "$1"'
-        place = settings.socket_directory.parent
-        command = ["unshare", "--mount", "sh", "-ec", script, sys.executable, place, ON_A_SMALL_DISK]
-        done = subprocess.run(command, capture_output=True, text=True)
-        told = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
-        assert done.stdout.splitlines() == told, done.stderr
-        kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
-        assert kinds == ["D", "F", "F", "D", "F"]
-
-    def test_a_directory_where_one_may_not_write(self):
-        with tempfile.TemporaryDirectory() as place:
-            os.chmod(place, 0o755)
-            settings = machine_in(Path(place))
-            directory = settings.delayed_directory
-            directory.mkdir(0o755)
-
-            def critical():
-                return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
-
-            if os.getuid() == 0:  # whoever else runs the tests may write in what is their own
-                assert as_nobody(critical) == "con_failed"
-            assert os.listdir(directory) == []
-            directory.chmod(0o2777)
-            assert as_nobody(critical) == "con_delayed"
-            (file,) = directory.iterdir()
-            assert stat.S_IMODE(file.stat().st_mode) == 0o660
-            assert saved(settings) == [b"x\n"]
 
 
 class TestRecord:

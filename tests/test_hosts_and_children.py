@@ -3,15 +3,12 @@
 import os
 import re
 import signal
-import socket
 import threading
 import time
 
 import pytest
 from machine import asked, children_of, eventually, exists, program, read_line
 from scripted_lond import ScriptedLond, remembering
-
-from lonc.lonnet import Lonc
 
 
 @pytest.fixture
@@ -289,46 +286,3 @@ class TestDelayed:
         (three.sockets / "delayed" / "nonsense").write_bytes(b"x\n")
         eventually(lambda: (three.sockets / "delayed" / "bad" / "nonsense").exists())
         assert three.log().count("its name is impossible") == 1
-
-    def test_kills_at_any_moment_lose_nothing_that_was_promised(self, machine):
-        """Nor is anything carried out more than once a kill."""
-        machine.configure(loncDelayedInterval=0.2, loncRetryDelay=0.1, loncRetryMaxDelay=0.2)
-        seen = []
-        machine.start()
-        promised = []
-        kills = 3  # each further one would be followed by a longer delay
-        with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
-            with Lonc(machine.settings()) as lonc:
-                for number in range(200):
-                    if number % 70 == 10:
-                        os.kill(eventually(lambda: machine.children().get("l1")), signal.SIGKILL)
-                    request = b"put:%d" % number
-                    if lonc.critical(request, "l1", timeout=5) in (b"con_delayed", b"ok"):
-                        promised.append(request)
-            assert len(promised) == 200
-            eventually(lambda: os.listdir(machine.sockets / "delayed") == [], 30)
-            assert not set(promised) - set(seen)
-            assert len(seen) <= len(promised) + 2 * kills
-            machine.stop()
-
-
-def test_connects_while_children_are_killed_are_not_refused(three):
-    three.start()
-    refused = 0
-    begun = time.monotonic()
-    killed = 0
-    while time.monotonic() - begun < 3:
-        if time.monotonic() - begun > killed * 0.2:
-            killed += 1
-            for child in three.children().values():
-                os.kill(child, signal.SIGKILL)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
-            try:
-                client.connect(str(three.sockets / "l1"))
-            except BlockingIOError:  # the backlog is full, with all who came and went
-                time.sleep(0.01)
-            except (ConnectionRefusedError, FileNotFoundError):
-                refused += 1
-    assert refused == 0
-    assert killed > 5

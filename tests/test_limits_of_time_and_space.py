@@ -1,7 +1,6 @@
 """A whole lonc under londs that do not answer, and programs that send without end."""
 
 import contextlib
-import re
 import resource
 import socket
 import threading
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import eventually, read_line
+from machine import eventually, peak_memory, read_line
 from scripted_lond import ScriptedLond, echoing
 
 TIMEOUTS = {
@@ -166,42 +165,6 @@ def test_really_no_descriptor_left_and_one_that_is_closed_serves_the_next_at_onc
     resource.prlimit(child, resource.RLIMIT_NOFILE, before)
 
 
-def memory(pid):
-    text = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", text)[1])
-
-
-def test_programs_that_send_without_end_and_without_a_newline(machine):
-    most = 64 << 20
-    machine.configure(loncMaxBuffered=most)
-    machine.start_lond("l1")
-    machine.run()
-    child = machine.children()["l1"]
-    greedy = [machine.connect(timeout=0) for _ in range(100)]
-    honest = machine.connect()
-    data = b"x" * 65536
-    sent = served = 0
-    begun = time.monotonic()
-    while sent < 4 * most:
-        assert time.monotonic() - begun < 60
-        for number, client in enumerate(greedy):
-            try:
-                sent += client.send(data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                client.close()
-                greedy[number] = machine.connect(timeout=0)
-        honest.sendall(b"ping\n")
-        assert read_line(honest) == b"l1"
-        served += 1
-    assert served > 20
-    assert memory(child) < most + (64 << 20)
-    told = f"more than {most} bytes are held: who holds most is let go"
-    assert told in machine.log()
-    assert len(machine.log().splitlines()) < 20
-
-
 def test_replies_that_nobody_takes_are_held_up_to_the_same_limit(machine):
     most = 32 << 20
     machine.configure(loncMaxBuffered=most, loncDrainTimeout=0)
@@ -220,7 +183,7 @@ def test_replies_that_nobody_takes_are_held_up_to_the_same_limit(machine):
         eventually(lambda: machine.status()["done"] >= 60, 30)
         assert machine.ask(b"small") == b"small"
         assert machine.status()["clients"] < 30
-        assert memory(child) < most + (64 << 20)
+        assert peak_memory(child) < most + (64 << 20)
         machine.stop()
 
 

@@ -110,6 +110,12 @@ def test_a_table_that_has_faults_or_is_gone_is_no_proof_that_there_is_no_such_ho
     assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
 
 
+def test_an_empty_table_is_just_being_written(machine, settings):
+    machine.table.write_text("")
+    assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
+    assert lonnet.critical("put:x", "l1", settings=settings, timeout=0.1) == b"con_delayed"
+
+
 def test_a_timeout_may_be_as_long_as_one_likes(machine):
     machine.start_lond("l1")
     machine.run()

@@ -271,6 +271,7 @@ class TestOutcome:
         for each in asking:
             assert read_line(each).startswith(b'{"phase": "running"')
             each.close()
+        os.kill(three.children()["l1"], signal.SIGCONT)
 
 
 class TestNobodyNotices:
@@ -613,12 +614,17 @@ class TestNewChildren:
 
     def test_a_child_that_asks_to_be_replaced_and_dies(self, machine):
         """What it has said is heard when it has been reaped, and its pid may be another's by then."""
+        enough = machine.directory / "enough"
         dying = (
-            "import lonc.child, lonc.child_process, lonc.keeper;"
+            "import lonc.child, lonc.child_process, lonc.keeper; good = lonc.child.Pool.open;"
             "lonc.child.READY = b'ready\\nnonsense\\n'; lonc.child_process.READY = b'ready\\n';"
-            "lonc.child.Pool.open = lambda pool: os._exit(3)"
+            "lonc.keeper.ChildProcess.kill = lambda *_: None;"
+            f"enough = {str(enough)!r};"
+            "lonc.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) else good(pool)"
         )
         machine.start(program=program(dying))
+        enough.touch()
+        os.kill(machine.children()["l1"], signal.SIGKILL)
         eventually(lambda: machine.log().count("child ") > 2)
         assert machine.lonc.poll() is None
         assert "CRITICAL" not in machine.log()

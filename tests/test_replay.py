@@ -170,6 +170,17 @@ def test_what_can_never_be_carried_out_is_put_aside_and_holds_up_nothing(bench, 
     assert f"bad: {why}" in caplog.text
 
 
+def test_what_could_not_be_read_is_tried_once_more(bench, monkeypatch):
+    bench.file("1.0.1.put.l1", b"first\n")
+    bench.file("2.0.1.put.l1", b"second\n")
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "read", _fails)
+        bench.replay.look()
+        bench.turn_until(lambda: bench.replay._doubtful)
+    bench.turn_until(lambda: bench.sent)
+    assert bench.sent == [b"first\n"]
+
+
 def test_another_child_that_has_it_in_flight_is_waited_for(bench):
     path = bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")

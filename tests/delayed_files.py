@@ -1,0 +1,23 @@
+"""A machine without a daemon, for those who save delayed transactions, and what they have saved."""
+
+from lonc.configuration import Settings
+from lonc.delayed import waiting
+
+
+def machine_in(place):
+    """The settings of a machine where l1 cannot be reached."""
+    (place / "sockets").mkdir()
+    (place / "logs").mkdir()
+    (place / "hosts.tab").write_text("l1:dom:library:l1:127.0.0.1\n")
+    return Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def saved(settings):
+    """The requests that wait, in order."""
+    names, impossible = waiting(settings.delayed_directory)
+    assert impossible == []
+    return [(settings.delayed_directory / str(name)).read_bytes() for name in names]

@@ -1,0 +1,185 @@
+"""A disk that is full, read-only or failing: what is told to be saved is saved, and what is saved does
+not get lost."""
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import scenarios
+from delayed_files import contents, machine_in, saved
+from machine import as_nobody, eventually, in_child
+from sabotage import give, spoil
+from scripted_lond import ScriptedLond
+
+from lonc import delayed, lonnet
+from lonc.delayed import Name, waiting
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return machine_in(tmp_path)
+
+
+ON_A_SMALL_DISK = """
+import os, subprocess, sys
+from pathlib import Path
+from lonc import lonnet
+from lonc.configuration import Settings
+
+place = Path(sys.argv[1])
+settings = Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
+filler = settings.socket_directory / "filler"
+
+def critical(request):
+    answer = lonnet.critical(request, "l1", timeout=0.01, settings=settings)
+    print(answer.decode(), len(os.listdir(settings.delayed_directory)))
+
+critical("fits")
+with filler.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(b"x" * 4096)
+    except OSError:
+        pass
+critical("does not fit")
+filler.unlink()
+critical("x" * 1_000_000)
+critical("fits again")
+subprocess.run(["mount", "-o", "remount,ro", settings.socket_directory], check=True)
+critical("read-only")
+"""
+
+STEPS = [
+    "open",
+    "fchmod",
+    "write",
+    "fsync",
+    "pread",
+    "close",
+    "rename",
+    "unlink",
+    "mkdir",
+    "chmod",
+    "listdir",
+]
+
+
+class TestSaving:
+    """At each call of each step there is: the whole file and con_delayed, or nothing and con_failed."""
+
+    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+    @pytest.mark.parametrize("step", STEPS)
+    @pytest.mark.parametrize("made", [True, False], ids=["", "without the directory"])
+    def test_what_is_told_is_true(self, settings, step, error, made):
+        told = set()
+        for nth in itertools.count(1):
+            if made:
+                delayed.make_directory(settings.delayed_directory)
+
+            def run(nth=nth):
+                failed = spoil(step, nth, error)
+                answer = lonnet.critical("put:a:b", "l1", timeout=0.01, settings=settings)
+                return f"{answer.decode()} {len(failed)}"
+
+            answer, failed = in_child(run).split()
+            told.add(answer)
+            there = contents(settings.delayed_directory) if settings.delayed_directory.exists() else {}
+            if answer == "con_delayed":
+                assert list(there.values()) == [b"put:a:b\n"]
+                assert Name.parse(*there)
+            else:
+                assert answer == "con_failed"
+                assert there == {}
+            for text in there:
+                (settings.delayed_directory / text).unlink()
+            with contextlib.suppress(FileNotFoundError):
+                settings.delayed_directory.rmdir()
+            if failed == "0":
+                break
+        assert "con_delayed" in told  # at the end, when nothing failed
+        if step not in ("unlink", "mkdir", "chmod"):
+            assert "con_failed" in told
+
+    def test_what_cannot_be_removed_is_not_told_to_be_saved(self, settings):
+        """The file may stay, and be carried out; that it is delayed would be a promise."""
+
+        delayed.make_directory(settings.delayed_directory)
+
+        def run():
+            spoil("fsync", 2, errno.EIO)
+            spoil("unlink", 1, errno.EIO)
+            return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
+
+        assert in_child(run) == "con_failed"
+        assert saved(settings) == [b"x\n"]
+
+    def test_a_name_of_our_own_that_cannot_be_removed_is_in_nobodys_way(self, settings):
+        delayed.make_directory(settings.delayed_directory)
+
+        def run():
+            spoil("write", 1, errno.ENOSPC)
+            spoil("unlink", 1, errno.EROFS)
+            return lonnet.critical("put:x", "l1", timeout=0.01, settings=settings).decode()
+
+        assert in_child(run) == "con_failed"
+        assert len(os.listdir(settings.delayed_directory)) == 1
+        assert waiting(settings.delayed_directory) == ([], [])
+
+    def test_a_disk_that_is_really_full_or_read_only(self, settings):
+        """In a namespace of mounts, over the socket directory."""
+        if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
+            pytest.skip("no rights to make a namespace of mounts")
+        script = 'mount -t tmpfs -o size=64k none "$1"/sockets && exec "$0" -c "$2" "$1"'
+        place = settings.socket_directory.parent
+        command = ["unshare", "--mount", "sh", "-ec", script, sys.executable, place, ON_A_SMALL_DISK]
+        done = subprocess.run(command, capture_output=True, text=True)
+        told = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
+        assert done.stdout.splitlines() == told, done.stderr
+        kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
+        assert kinds == ["D", "F", "F", "D", "F"]
+
+    def test_a_directory_where_one_may_not_write(self):
+        with tempfile.TemporaryDirectory() as place:
+            os.chmod(place, 0o755)
+            settings = machine_in(Path(place))
+            directory = settings.delayed_directory
+            directory.mkdir(0o755)
+
+            def critical():
+                return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
+
+            if os.getuid() == 0:  # whoever else runs the tests may write in what is their own
+                assert as_nobody(critical) == "con_failed"
+            assert os.listdir(directory) == []
+            directory.chmod(0o2777)
+            assert as_nobody(critical) == "con_delayed"
+            (file,) = directory.iterdir()
+            assert stat.S_IMODE(file.stat().st_mode) == 0o660
+            assert saved(settings) == [b"x\n"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+def test_carrying_out(machine, error):
+    """At each call of each step it is carried out once, and the child goes on."""
+    machine.configure(loncDelayedInterval=0.1)
+    order = machine.directory / "order"
+    ledger = scenarios.Ledger()
+    directory = machine.sockets / "delayed"
+    steps = ["open", "fstat", "lstat", "read", "write", "unlink", "listdir"]
+    with ScriptedLond(machine.address(1), machine.port, ledger.script):
+        machine.run(program=scenarios.sabotaged("lonc.replay.Replay", "_take", order))
+        child = machine.children()
+        for number, (step, nth) in enumerate(itertools.product(steps, (1, 2, 3))):
+            give(order, "spoil", step, nth, error)
+            (directory / f"{number}.0.1.put.l1").write_bytes(b"put:%d\n" % number)
+            eventually(lambda: scenarios.left_in(directory) == [])
+        assert machine.children() == child
+        machine.stop()
+    assert ledger.seen == [b"put:%d" % each for each in range(number + 1)]

@@ -1,0 +1,85 @@
+"""Whoever is killed, and whenever: nothing that was promised is lost, nobody is left, others go on."""
+
+import itertools
+import os
+import shutil
+from collections import Counter
+
+import scenarios
+from machine import eventually
+from sabotage import give, kill
+from scripted_lond import ScriptedLond
+
+from lonc import delayed
+
+
+def test_kills_at_random_moments(machine):
+    print(scenarios.kills(machine, count=60, seed=2))
+
+
+def test_a_client_at_any_step_of_saving(machine):
+    """There is the whole file or none, and if it was told that there is one, there is one."""
+    settings = machine.settings()
+    machine.sockets.mkdir()
+    unpromised = 0
+    for step in itertools.count(1):
+        request = b"put:%d" % step
+        readable, writable = os.pipe()
+        client = os.fork()
+        if client == 0:
+            try:
+                kill(step)
+                delayed.save(settings, request, "l1")
+                os.write(writable, b"con_delayed")
+            finally:
+                os._exit(0)
+        os.close(writable)
+        _, status = os.waitpid(client, 0)
+        with open(readable, "rb") as answer:
+            told = answer.read()
+        names, impossible = delayed.waiting(settings.delayed_directory)
+        assert impossible == []
+        for name in names:
+            assert (settings.delayed_directory / name.text).read_bytes() == request + b"\n"
+        shutil.rmtree(settings.delayed_directory, ignore_errors=True)
+        assert names or not told
+        unpromised += bool(names) and not told
+        if status == 0:
+            break
+    assert told
+    assert unpromised
+    assert step > 30
+
+
+def test_a_child_at_any_step_of_carrying_out(machine):
+    """It is carried out by the next one: once, or twice."""
+    machine.configure(loncDelayedInterval=0.1)
+    order = machine.directory / "steps"
+    ledger = scenarios.Ledger()
+    directory = machine.sockets / "delayed"
+    with ScriptedLond(machine.address(1), machine.port, ledger.script):
+        machine.run(program=scenarios.sabotaged("lonc.replay.Replay", "_take", order))
+        for step in itertools.count(1, 5):
+            child = eventually(lambda: machine.children().get("l1"))
+            give(order, "kill", step)
+            (directory / f"{step}.0.1.put.l1").write_bytes(b"put:%d\n" % step)
+            eventually(lambda: scenarios.left_in(directory) == [])
+            if machine.children().get("l1") == child:
+                break
+        machine.stop()
+    times = Counter(ledger.seen)
+    assert set(times) == {b"put:%d" % each for each in range(1, step + 1, 5)}
+    assert set(times.values()) == {1, 2}
+    assert step > 50
+
+
+def test_the_parent_at_any_step(machine):
+    print(scenarios.orphans(machine, runs=15, seed=3))
+
+
+def test_connects_while_the_children_are_killed(machine):
+    print(scenarios.connects(machine, seconds=3))
+
+
+def test_a_child_that_dies_at_once(machine):
+    print(scenarios.crash_loop(machine, seconds=15, most=6))

@@ -1,0 +1,19 @@
+"""What is done to a lonc that serves, and what it serves meanwhile."""
+
+import scenarios
+
+
+def test_update(machine):
+    print(scenarios.updates(machine, count=30))
+
+
+def test_reload(machine):
+    print(scenarios.hups(machine, count=20))
+
+
+def test_very_many_delayed_transactions(machine):
+    print(scenarios.files(machine, count=1000))
+
+
+def test_programs_that_send_without_end_and_without_a_newline(machine):
+    print(scenarios.endless(machine, clients=100))
