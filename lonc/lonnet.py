@@ -266,7 +266,7 @@ def _left(deadline: float) -> float:
 
 
 def _in_table(settings: Settings, host: str) -> bool:
-    """Whether it is, or may be: in a table with faults, or in an empty one, which is just being written."""
+    """Whether it is, or may be: a table with faults may have it, and an empty one is being written."""
     hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory)
     return bool(faults) or not hosts or any(each.id == host for each in hosts)
 

@@ -17,12 +17,13 @@ from lonc.control import ControlSocket, outcome
 from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
-from lonc.keeper import Family, Keeper
+from lonc.keeper import Keeper
 from lonc.limits import within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
 from lonc.process import ignore_signals
 from lonc.rollout import Rollout
+from lonc.roster import Roster
 from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.transaction import Transaction
@@ -43,14 +44,11 @@ class Parent:
     def __init__(
         self, settings: Settings, hosts: Sequence[Host], load: Load, on_ready: Callable[[], None]
     ) -> None:
-        self._settings = settings
-        self._hosts = hosts
         self._load = load
         self._on_ready = on_ready
         self._since = datetime.now().astimezone().isoformat(timespec="seconds")
         self._loop = EventLoop()
-        self._family: Family = {}
-        self._keepers: dict[str, Keeper] = {}  # by host id, in the order of the table
+        self._roster = Roster(self._loop, settings, hosts)
         self._rollout: Rollout | None = None  # while starting or reloading
         self._reloading: list[Transaction] = []  # who waits for the reload that is under way
         self._to_reload: list[Transaction] | None = None  # and for the next one, if there is to be one
@@ -78,9 +76,10 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         with contextlib.ExitStack() as stack:
             stack.callback(self._loop.close)
-            self._settings = within_limits(self._settings, len(self._hosts))
-            self._bind(self._hosts, self._settings)
-            stack.callback(self._retire_all)
+            roster = self._roster
+            roster.settings = within_limits(roster.settings, len(roster.hosts))
+            roster.bind(roster.hosts, roster.settings)
+            stack.callback(roster.retire)
             orders = {
                 "status": self._answer_status,
                 "reload": self._reload,
@@ -93,12 +92,12 @@ class Parent:
                 "disable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=True)),
                 "enable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=False)),
             }
-            control = ControlSocket(self._loop, self._settings, orders, host_orders)
+            control = ControlSocket(self._loop, roster.settings, orders, host_orders)
             stack.callback(control.close)
             self._set_title()
-            logger.info("lonc %s starts, %s", __version__, self._count())
+            logger.info("lonc %s starts, %s", __version__, roster)
             self._rollout = Rollout(self._fail, self._started)
-            self._rollout.begin(self._keepers.values())
+            self._rollout.begin(roster)
             self._look_for_delayed()
             self._loop.run()
         if self._failure is not None:
@@ -120,7 +119,7 @@ class Parent:
             strays = self._post.strays
             on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts, strays))
 
-        Survey(self._loop, list(self._keepers.values()), done)
+        Survey(self._loop, list(self._roster), done)
 
     def _answer_status(self, transaction: Transaction) -> None:
         self._survey(lambda report: transaction.complete(report.to_line()))
@@ -134,18 +133,18 @@ class Parent:
 
     def _retry_all(self, transaction: Transaction | None = None) -> None:
         """Let all children try at once what they would try later."""
-        for keeper in self._keepers.values():
+        for keeper in self._roster:
             keeper.retry()
         if transaction is not None:
-            transaction.complete(outcome(DONE, f"trying {self._count()}"))
+            transaction.complete(outcome(DONE, f"trying {self._roster}"))
 
     def _order_keeper(
         self, transaction: Transaction, host: str, order: Callable[[Keeper], None]
     ) -> None:
         """Do it, and answer when the child has heard of it."""
-        keeper = self._keepers.get(host)
+        keeper = self._roster.keepers.get(host)
         if keeper is None:
-            text = f"{host} is not in the table{did_you_mean(host, self._keepers)}"
+            text = f"{host} is not in the table{did_you_mean(host, self._roster.keepers)}"
             transaction.complete(outcome(USAGE, text))
             return
         order(keeper)
@@ -157,39 +156,22 @@ class Parent:
 
     def _look_for_delayed(self) -> None:
         """Callback, now and then: tell the children what is theirs."""
-        for host in self._post.look(self._keepers):
-            self._keepers[host].look()
-        self._loop.after(self._settings.delayed_interval, self._look_for_delayed)
+        keepers = self._roster.keepers
+        for host in self._post.look(keepers):
+            keepers[host].look()
+        self._loop.after(self._roster.settings.delayed_interval, self._look_for_delayed)
 
     def _write_status(self, report: Report) -> None:
         self._printing = False
         for host in report.hosts:
             logger.info("status of %s: %s", host.host, host.to_text())
-        file = self._settings.status_file
+        file = self._roster.settings.status_file
         being_made = file.with_name("." + file.name)
         try:
             being_made.write_text(report.to_text())
             being_made.rename(file)
         except OSError as error:
             logger.error("cannot write %s: %s", file, error.strerror)
-
-    def _bind(self, hosts: Sequence[Host], settings: Settings) -> None:
-        """Make a keeper for each host that has none; if one cannot be made, for none.
-
-        Raises CannotStart.
-        """
-        made: dict[str, Keeper] = {}
-        try:
-            for host in hosts:
-                if host.id in self._keepers:
-                    self._keepers[host.id].renew_socket()
-                else:
-                    made[host.id] = Keeper(self._loop, self._family, host, settings)
-        except CannotStart:
-            for keeper in made.values():
-                keeper.retire()
-            raise
-        self._keepers |= made
 
     def _started(self) -> None:
         """Callback: every child is ready."""
@@ -235,13 +217,13 @@ class Parent:
         try:
             settings, hosts = self._load()
             if only_changed:
-                settings = self._settings
-            elif changed := self._settings.fixed_changes(settings):
+                settings = self._roster.settings
+            elif changed := self._roster.settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
-            if self._hosts and not hosts:  # a table that is just being written, most likely
+            if self._roster.hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))
-            self._bind(hosts, settings)
+            self._roster.bind(hosts, settings)
         except LoncError as error:
             self._enter(Phase.RUNNING)
             self._reloaded(error.exit_status, str(error).splitlines())
@@ -249,18 +231,9 @@ class Parent:
             self._replace(settings, hosts, only_changed)
 
     def _replace(self, settings: Settings, hosts: Sequence[Host], only_changed: bool) -> None:
-        gone = [id_ for id_ in self._keepers if id_ not in {host.id for host in hosts}]
-        new = [host.id for host in hosts if host not in self._hosts]
-        for id_ in gone:
-            self._keepers.pop(id_).retire()
-        self._keepers = {host.id: self._keepers[host.id] for host in hosts}
-        touched = new if only_changed else [host.id for host in hosts]
-        self._settings, self._hosts = settings, hosts
+        change = self._roster.become(hosts, settings)
         set_level(settings.log_level)
         self._set_title()
-        for host in hosts:
-            keeper = self._keepers[host.id]
-            keeper.host, keeper.settings = host, settings
         failures: list[str] = []
         done_what = "updated" if only_changed else "reloaded"
 
@@ -268,15 +241,16 @@ class Parent:
             self._rollout = None
             self._enter(Phase.RUNNING)
             if failures:
-                text = f"not all is {done_what}: {len(failures)} of {self._count()}"
+                text = f"not all is {done_what}: {len(failures)} of {self._roster}"
                 self._reloaded(FAILED, [text], told_already=failures)
                 return
-            changes = [f"new or changed: {_some(new)}"] if new else []
-            changes += [f"gone: {_some(gone)}"] if gone else []
-            self._reloaded(DONE, ["; ".join([f"{done_what}, {self._count()}", *changes])])
+            changes = [f"new or changed: {_some(change.new)}"] if change.new else []
+            changes += [f"gone: {_some(change.gone)}"] if change.gone else []
+            self._reloaded(DONE, ["; ".join([f"{done_what}, {self._roster}", *changes])])
 
         self._rollout = Rollout(failures.append, done)
-        self._rollout.begin([self._keepers[id_] for id_ in touched])
+        touched = change.new if only_changed else [host.id for host in hosts]
+        self._rollout.begin([self._roster.keepers[id_] for id_ in touched])
 
     def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:
         """Tell all who have waited, and the log what it was not `told_already`."""
@@ -291,23 +265,15 @@ class Parent:
         self._go_on()
 
     def _reap(self) -> None:
-        """Callback: a child has ended, perhaps several. As process 1 we are handed strangers, too."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if (child := self._family.pop(pid, None)) is not None:
-                child.ended(status)
-        if self._phase is Phase.STOPPING and not self._family:
+        """Callback: a child has ended, perhaps several."""
+        self._roster.reap()
+        if self._phase is Phase.STOPPING and self._roster.childless:
             self._loop.stop()
 
     def _terminate(self, signal_name: str) -> None:
         """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
         if self._terminated:
-            self._kill("it was to end at once")
+            self._roster.kill("it was to end at once")
         self._terminated = True
         self._stop(signal_name)
 
@@ -320,15 +286,11 @@ class Parent:
         if self._rollout is not None:
             self._rollout.cancel()
             self._rollout = None
-        self._retire_all()
-        for child in self._family.values():  # also those that leave after a reload
-            child.terminate()
-        drain_timeouts = [child.drain_timeout for child in self._family.values()]
-        self._drained_by = self._loop.now + max(drain_timeouts, default=0.0)
+        self._drained_by = self._loop.now + self._roster.retire()
         if self._reloading:
             self._reloaded(FAILED, ["lonc is stopping"])
         self._go_on()
-        if not self._family:
+        if self._roster.childless:
             self._loop.stop()
 
     def _stop_as_ordered(self, transaction: Transaction) -> None:
@@ -337,19 +299,8 @@ class Parent:
         left = max(0.0, self._drained_by - self._loop.now)
         transaction.complete(outcome(DONE, "stopping", drained_within=left))
 
-    def _retire_all(self) -> None:
-        for keeper in self._keepers.values():
-            keeper.retire()
-
-    def _kill(self, why: str) -> None:
-        for child in self._family.values():
-            child.kill(why)
-
-    def _count(self) -> str:
-        return f"{len(self._hosts)} host{'' if len(self._hosts) == 1 else 's'}"
-
     def _set_title(self) -> None:
-        setproctitle(f"lonc: parent, {self._count()}")
+        setproctitle(f"lonc: parent, {self._roster}")
 
 
 def _some(hosts: Sequence[str]) -> str:

@@ -190,6 +190,7 @@ class Pool(Generic[C]):
         self._alarm.by(now + PROVEN_AFTER)
         self._on_change("connected" if first else None)
         self.server_to_idle(connection)
+        self._attempt_for_who_waits()
 
     def complete_transaction(self, transaction: Transaction, reply: bytes) -> None:
         """A reply has come, and its connection has gone on to other work or ended."""
@@ -234,7 +235,7 @@ class Pool(Generic[C]):
             if not self._established:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
             self._retry_after_a_while()
-            if not self._connections or self._dead:
+            if not self._connections:
                 lost += self._take_waiting()
         self._on_change(why)
         self._fail(lost, why)
@@ -305,16 +306,20 @@ class Pool(Generic[C]):
             self._alarm.by(self._retry_at)
 
     def _attempt_for_who_waits(self) -> None:
-        """Unless an attempt has just failed beside connections that serve: then a little later."""
-        if not self._connections:
-            if self._waiting or self._delayed:
-                self._attempt()
-        elif (
-            self._waiting
+        """One at a time until the host is known to live, then as many as wait; beside connections that
+        serve not right after a failure, but a little later."""
+        if not self._connections and (self._waiting or self._delayed):
+            self._attempt()
+        while (
+            len(self._waiting) > len(self._attempting)
+            and self._established
             and self._retry_at == math.inf
-            and len(self._connections) < self._max_connections()
+            and self._has_room()
         ):
             self._attempt()
+
+    def _has_room(self) -> bool:
+        return len(self._connections) < self._max_connections()
 
     def _attempt(self) -> None:
         connection = self._make_lond_connection()
@@ -333,10 +338,8 @@ class Pool(Generic[C]):
             self._let_go(connection, "it was idle for too long")
         if self._retry_at <= self._clock.now:
             self._retry_at = math.inf
-            if not self._connections:
+            if not self._connections or (self._waiting and self._has_room()):
                 self._attempt()
-            else:
-                self._attempt_for_who_waits()
         self._alarm.by(self._retry_at)
         self._fail(late, f"no connection was free for {patience.queue_timeout:g} s")
 

@@ -52,6 +52,7 @@ MAY_IMPORT = {
         "socket_file", "status",
     },
     "rollout": {"keeper"},
+    "roster": {"configuration", "errors", "event_loop", "hosts", "keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
     "limits": {"configuration", "control", "errors", "log", "process", "rollout"},
     "control": {
@@ -60,7 +61,7 @@ MAY_IMPORT = {
     },
     "parent": {
         "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",
-        "log", "post", "process", "rollout", "status", "survey", "systemd", "transaction",
+        "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "transaction",
     },
     "instance": {"configuration", "delayed", "errors"},
     "launch": {

@@ -238,14 +238,25 @@ def test_a_lost_connection_is_replaced_while_something_waits_even_beside_a_busy_
     assert ready.outcomes[3] == "reply"
 
 
-def test_a_failed_attempt_fails_what_waits_only_if_no_other_is_there_or_on_its_way(host):
+def test_until_the_host_is_known_to_live_there_is_one_attempt_and_if_it_fails_so_does_what_waits(host):
     host.ask(1)
     host.ask(2)
+    assert len(host.made) == 1
     host.made[0].close("refused")
-    assert host.outcomes == {}
-    host.made[1].close("refused too")
-    assert host.outcomes == dict.fromkeys((1, 2), "an attempt failed: refused too")
+    assert host.outcomes == dict.fromkeys((1, 2), "an attempt failed: refused")
     assert host.pool.waiting == 0
+
+
+def test_once_it_lives_there_are_as_many_attempts_as_transactions_wait(host):
+    for name in range(3):
+        host.ask(name)
+    host.made[0].become_ready()
+    assert len(host.made) == 3
+    host.ask(3)
+    assert len(host.made) == 4
+    host.made[0].answer()
+    host.made[1].become_ready()
+    assert len(host.made) == 4
 
 
 def test_a_failed_attempt_beside_a_busy_connection_fails_nothing(ready):
@@ -281,18 +292,6 @@ def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
     assert host.outcomes[1] == "an attempt failed: refused at once"
     assert host.outcomes[4] == "the host is DEAD"
     assert host.pool.failed == 5
-
-
-def test_what_waits_fails_as_soon_as_the_host_is_dead_though_an_attempt_is_under_way(host):
-    for name in range(3):
-        host.ask(name)
-    host.made[0].close("refused")
-    assert host.outcomes == {}
-    host.made[1].close("refused")
-    assert len(host.outcomes) == 3
-    assert host.pool.state is HostState.DEAD
-    host.made[2].become_ready()
-    assert host.pool.state is HostState.READY
 
 
 def test_a_dead_host_is_tried_again_after_growing_delays_one_attempt_at_a_time(host):

@@ -1,0 +1,105 @@
+"""All hosts of the table, each with its keeper, in the table's order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lonc.configuration import Settings
+from lonc.errors import CannotStart
+from lonc.event_loop import EventLoop
+from lonc.hosts import Host
+from lonc.keeper import Family, Keeper
+
+
+@dataclass(frozen=True)
+class Change:
+    """Ids of the hosts that came or are no more what they were, and of those that are gone."""
+
+    new: list[str]
+    gone: list[str]
+
+
+class Roster:
+    """`settings` and `hosts` are those of now; a host has a keeper from `bind` on."""
+
+    def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
+        self.settings = settings
+        self.hosts = hosts
+        self.keepers: dict[str, Keeper] = {}  # by host id
+        self._loop = loop
+        self._family: Family = {}
+
+    def __str__(self) -> str:
+        return f"{len(self.hosts)} host{'' if len(self.hosts) == 1 else 's'}"
+
+    def __iter__(self) -> Iterator[Keeper]:
+        return iter(self.keepers.values())
+
+    def bind(self, hosts: Sequence[Host], settings: Settings) -> None:
+        """Make a keeper for each host that has none; if one cannot be made, for none.
+
+        Raises CannotStart.
+        """
+        made: dict[str, Keeper] = {}
+        try:
+            for host in hosts:
+                if host.id in self.keepers:
+                    self.keepers[host.id].renew_socket()
+                else:
+                    made[host.id] = Keeper(self._loop, self._family, host, settings)
+        except CannotStart:
+            for keeper in made.values():
+                keeper.retire()
+            raise
+        self.keepers |= made
+
+    def become(self, hosts: Sequence[Host], settings: Settings) -> Change:
+        """From now on these are the hosts, all of them bound; who is none of them is retired.
+
+        Children that run go on with what they were forked with.
+        """
+        ids = {host.id for host in hosts}
+        change = Change(
+            new=[host.id for host in hosts if host not in self.hosts],
+            gone=[id_ for id_ in self.keepers if id_ not in ids],
+        )
+        for id_ in change.gone:
+            self.keepers.pop(id_).retire()
+        self.keepers = {host.id: self.keepers[host.id] for host in hosts}
+        self.settings, self.hosts = settings, hosts
+        for host in hosts:
+            keeper = self.keepers[host.id]
+            keeper.host, keeper.settings = host, settings
+        return change
+
+    def reap(self) -> None:
+        """Hear of all children that have ended. As process 1 we are handed strangers, too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if (child := self._family.pop(pid, None)) is not None:
+                child.ended(status)
+
+    @property
+    def childless(self) -> bool:
+        """Whether all children have been reaped, those of hosts that are gone, too."""
+        return not self._family
+
+    def retire(self) -> float:
+        """Serve no host any more; returns how many seconds the children may take to drain."""
+        for keeper in self:
+            keeper.retire()
+        for child in self._family.values():  # also those that leave after a reload
+            child.terminate()
+        return max((child.drain_timeout for child in self._family.values()), default=0.0)
+
+    def kill(self, why: str) -> None:
+        """End all children at once; `why` ends the sentence that tells of it."""
+        for child in self._family.values():
+            child.kill(why)
