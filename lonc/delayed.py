@@ -85,6 +85,11 @@ def waiting(directory: Path) -> tuple[list[Name], list[str]]:
     return sorted(names), sorted(impossible)
 
 
+def unfinished(directory: Path) -> list[str]:
+    """What `save` is writing there, and what is left by a writer that was killed. Raises OSError."""
+    return [text for text in _listed(directory) if text.startswith(".") and Name.parse(text[1:])]
+
+
 def newest(directory: Path, host: str) -> tuple[int, int] | None:
     """Time and count of what came last of all that waits for `host`; None if nothing does.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from lonc.delayed import Name, put_aside, waiting
+from lonc.delayed import Name, put_aside, unfinished, waiting
 from lonc.log import logger
 from lonc.status import stray
+
+ABANDONED_AFTER = 86400.0  # seconds; a file that was begun to be written, and has not got its name
 
 
 def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int]:
@@ -29,9 +32,10 @@ class Post:
 
     def look(self, hosts: Collection[str]) -> list[str]:
         """The ids of those `hosts` that something waits for. What has an impossible name, and has not
-        changed since the last look, is put aside."""
+        changed since the last look, is put aside; what was never finished is removed in the end."""
         try:
             names, impossible = waiting(self._directory)
+            self._remove(unfinished(self._directory))
         except OSError as error:
             self._tell(f"cannot read {self._directory}: {error.strerror}")
             return []
@@ -59,6 +63,19 @@ class Post:
                 self._tell(f"cannot move {text} to {self._directory}/bad: {error.strerror}")
             else:
                 logger.error("moved %s to %s/bad: its name is impossible", text, self._directory)
+
+    def _remove(self, unfinished: list[str]) -> None:
+        """Nobody was told that these are saved, and after so long nobody writes them any more."""
+        for text in unfinished:
+            path = self._directory / text
+            try:
+                if time.time() - os.lstat(path).st_mtime > ABANDONED_AFTER:
+                    os.unlink(path)
+                    logger.warning("removed %s: its writer has died", path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._tell(f"cannot remove {path}: {error.strerror}")
 
     def _tell(self, why: str) -> None:
         """Not at each look again."""

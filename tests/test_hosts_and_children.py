@@ -280,9 +280,24 @@ class TestDelayed:
         assert eventually(lambda: said(three, "status").endswith(told))
         assert three.log().count("delayed transactions for gone") == 1
 
+    def test_what_a_writer_that_was_killed_has_left_is_removed_after_a_day(self, three):
+        three.configure(loncDelayedInterval=0.2)
+        three.start()
+        old, new, foreign = (
+            three.sockets / "delayed" / name for name in (".1.0.1.x.l1", ".2.0.1.x.l1", ".nfs0001")
+        )
+        for path in (old, new, foreign):
+            path.write_bytes(b"half")
+        for path in (old, foreign):
+            os.utime(path, (time.time() - 90_000,) * 2)
+        eventually(lambda: not old.exists())
+        assert new.exists()
+        assert foreign.exists()
+        eventually(lambda: "its writer has died" in three.log())
+
     def test_an_impossible_name_is_put_aside(self, three):
         three.configure(loncDelayedInterval=0.2)
         three.start()
         (three.sockets / "delayed" / "nonsense").write_bytes(b"x\n")
         eventually(lambda: (three.sockets / "delayed" / "bad" / "nonsense").exists())
-        assert three.log().count("its name is impossible") == 1
+        eventually(lambda: three.log().count("its name is impossible") == 1)
