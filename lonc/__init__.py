@@ -6,7 +6,7 @@ A tour, in reading order:
   `lond_connection`, which gives it a socket, and `resolver`, which finds where to connect;
 - who asks: `listener` and `client`;
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection; `stock`
-  counts what is held for whom;
+  counts what is held for whom, `tally` what became of it, and a `chronicle` keeps what happened;
 - what calls them all: `event_loop`;
 - one host: `child` joins these parts, and passes its clients to the next child by `handover`; its parent
   sees it as a `child_process`, and has a `keeper` that always puts one in the last one's place
@@ -18,8 +18,9 @@ A tour, in reading order:
 - what waits on the disk for a host to come back: `delayed`, which its child carries out by a `replay`;
   the parent sees only the `post`;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
-- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on; `cli` and
-  `demo`;
+- whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;
+- the commands: `cli`, with `operation`, `monitoring` and `sending`, which read the files by `sources`;
+- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, and `demo`;
 - what can go wrong: `errors`.
 """
 

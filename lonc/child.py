@@ -3,6 +3,8 @@
     the child says          the parent says
     ----------------------------------------------------------------------
     ready                                       its loop runs
+                            ping                now and then
+    pong                                        it does not hang
                             status
     status {…}                                  one line of JSON
     replace                                     a client has asked for that
@@ -18,7 +20,6 @@ The end of this talk is the parent's end, and then the child's.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
@@ -26,35 +27,35 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
 from random import Random
 
 from setproctitle import setproctitle
 
+from lonc import __version__
 from lonc.backoff import Backoff
 from lonc.channel import Channel
+from lonc.chronicle import Chronicle, wall_clock
 from lonc.client import Client
 from lonc.configuration import ON_DEMAND, Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
 from lonc.listener import Listener
-from lonc.log import Complaints, logger
+from lonc.log import logger
 from lonc.lond_connection import LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Patience, Pool
-from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
+from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
 from lonc.replay import Replay
 from lonc.resolver import Found, Resolver, known
 from lonc.status import HostStatus
 from lonc.stock import Stock
+from lonc.tally import Tally
 
 READY = b"ready\n"
+PONG = b"pong\n"
 REPLACE = b"replace\n"
 LEAVING = b"leaving\n"
-
-# The parent has told already why its children drain.
-_LEVELS = {HostState.DEAD: logging.WARNING, HostState.DRAINING: logging.DEBUG}
 
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
@@ -88,32 +89,34 @@ class Child:
     ) -> None:
         self._host = host
         self._settings = settings
-        self._since = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._since = wall_clock()
+        self._reported: tuple[object, bytes] = None, b""  # and of what it tells
         self._descriptors = descriptor_limit() - SPARE_DESCRIPTORS  # for clients and connections
         self._loop = EventLoop()
         self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
+        self._tally = Tally(self._loop.now)
         self._pool = Pool(
             self._loop,
             self._max_connections,
             Patience(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
+            self._tally,
             self.make_lond_connection,
             self._pool_changed,
         )
-        self._state = self._pool.state
         self._find = self._make_find()
         self._timeouts = Timeouts(
             settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
         )
-        self._complaints = Complaints(self._loop)
-        self._stock = Stock(settings.max_buffered, self._holders, self._complaints.complain)
+        self._chronicle = Chronicle(self._loop, self._pool.state)
+        self._stock = Stock(settings.max_buffered, self._holders, self._chronicle.trouble)
         self._listener = Listener(
             self._loop,
             listening,
             self,
             max_clients=settings.max_clients,
             max_request=settings.max_request,
-            on_full=self._complaints.complain,
+            on_full=self._chronicle.trouble,
             on_drained=self._drained,
             on_quiet=self._nobody_here,
             succeeds=predecessor is not None,
@@ -127,7 +130,7 @@ class Child:
             _REFUSED.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
-            on_trouble=self._complaints.complain,
+            on_trouble=self._chronicle.trouble,
             on_rest=self._perhaps_gone,
         )
         if disabled:
@@ -176,7 +179,7 @@ class Child:
         if _REFUSED.match(request):
             return b"refused\n"
         if request == b"lonc:status\n":
-            return self.status().to_line()
+            return self.status_line()
         if request.startswith(b"lonc:"):
             return b"error: unknown lonc command\n"
         if request == b"reset_retries\n":
@@ -187,18 +190,39 @@ class Child:
             return b"ok\n"
         return None
 
-    def status(self) -> HostStatus:
+    def status_line(self) -> bytes:
+        """The status report; that of the last time as long as nothing has changed."""
+        pool = self._pool
+        version = (
+            self._tally.version(self._loop.now),
+            self._chronicle.version,
+            len(self._listener.clients),
+            self._replay.waiting,
+            pool.census,
+        )
+        if version != self._reported[0] or pool.waiting or pool.attempting:
+            self._reported = version, self._status().to_line()
+        return self._reported[1]
+
+    def _status(self) -> HostStatus:
+        changes = self._chronicle.changes
         return HostStatus(
             host=self._host.id,
             state=self._pool.state.value,
+            state_since=changes[-1][0],
             connections=dict(Counter(connection.state.value for connection in self._pool)),
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
-            done=self._pool.done,
-            failed=self._pool.failed,
+            oldest_wait=round(self._pool.oldest_wait, 3),
             delayed=self._replay.waiting,
+            oldest_delayed=self._replay.oldest,
+            last_error=self._chronicle.last_error,
+            changes=tuple(changes),
             since=self._since,
             pid=os.getpid(),
+            memory=resident_memory(),
+            version=__version__,
+            **self._tally.report(self._loop.now),
         )
 
     def drain(self) -> None:
@@ -263,9 +287,9 @@ class Child:
             self.drain()
 
     def _time_is_up(self) -> None:
-        failed = self._pool.failed
+        failed = self._tally.failed
         self._pool.shut("lonc is shutting down")
-        logger.warning("the time to drain is up: con_lost for %d requests", self._pool.failed - failed)
+        logger.warning("the time to drain is up: con_lost for %d requests", self._tally.failed - failed)
         self._loop.stop()
 
     def _orphaned(self) -> None:
@@ -275,8 +299,10 @@ class Child:
 
     def _order(self, line: bytes) -> None:
         match line:
+            case b"ping\n":
+                self._channel.send(PONG)
             case b"status\n":
-                self._channel.send(b"status " + self.status().to_line())
+                self._channel.send(b"status " + self.status_line())
             case b"retry\n":
                 self._pool.reset_retries()
             case b"disable\n":
@@ -301,20 +327,11 @@ class Child:
         return [*self._listener.clients, *self._pool]
 
     def _pool_changed(self, why: str | None) -> None:
-        """Every change of state is one line; so is what goes wrong otherwise, once a minute."""
         self._set_title()
         self._listener.descriptor_closed()  # it may be so
         state = self._pool.state
-        if state is not self._state:
-            self._state = state
-            told = state.value if why is None else f"{state.value}: {why}"
-            logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
-            if why is not None:
-                self._complaints.told(why)
-            if state is HostState.READY:
-                self._replay.look()  # it may be back after a while
-        elif why is not None and state is not HostState.DRAINING:
-            self._complaints.complain(why)
+        if self._chronicle.heard(state, why) and state is HostState.READY:
+            self._replay.look()  # it may be back after a while
 
     def _set_title(self) -> None:
         """The original's words; operators and their scripts look for them."""

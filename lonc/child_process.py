@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lonc.channel import Channel
-from lonc.child import LEAVING, READY, Child
+from lonc.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
 from lonc.event_loop import Deadline, EventLoop
 from lonc.hosts import Host
@@ -93,7 +93,9 @@ class ChildProcess:
 
         One that has not answered yet is not asked again.
         """
-        self._ask()
+        if not self._owes_status:
+            self._owes_status = True
+            self._channel.send(b"status\n")
         now = self._loop.now
         self._asking = [each for each in self._asking if now - each[0] < ANSWER_WITHIN]
         self._asking.append((now, on_status))
@@ -125,18 +127,13 @@ class ChildProcess:
         self._answer(HostStatus(self.host.id, NO_CHILD))
         self._on_ended(self)
 
-    def _ask(self) -> None:
-        if not self._owes_status:
-            self._owes_status = True
-            self._channel.send(b"status\n")
-
     def _ask_again(self) -> None:
         """Callback, now and then. (We count questions and not seconds: we may have been held up.)"""
         if self._unanswered >= SILENT_AT_MOST:
             self.kill(f"it has not answered for {SILENT_AT_MOST * ASK_EVERY:.0f} s")
             return
         self._unanswered += 1
-        self._ask()
+        self.tell(b"ping")
         self._next_question = self._loop.after(ASK_EVERY, self._ask_again)
 
     def _heard(self, line: bytes) -> None:
@@ -146,6 +143,8 @@ class ChildProcess:
             self._answer(HostStatus(**json.loads(rest)))
         elif word == b"crash":
             self._last_words = json.loads(rest)
+        elif line == PONG:
+            pass  # to be heard is all that matters
         elif self._killed_for is None and not self._reaped:  # else nothing can come of it
             if line == self._awaited:
                 self._in_time()

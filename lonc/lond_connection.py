@@ -61,6 +61,7 @@ class LondConnection:
         "_transaction",
         "_watch",
         "replied",
+        "timed_out",
     )
 
     def __init__(
@@ -88,6 +89,7 @@ class LondConnection:
         self._on_held = on_held
         self._on_closed = on_closed
         self.replied = False  # at least once
+        self.timed_out = False
         self._transaction: Transaction | None = None
         self._addresses: deque[Address] = deque()  # still to be tried
         self._failures: list[str] = []  # what was wrong with those that were
@@ -288,6 +290,7 @@ class LondConnection:
         self.close(f"no end of the dialogue within {self._timeouts.dialogue:g} s: {self.state.value}")
 
     def _reply_late(self) -> None:
+        self.timed_out = True
         self.close(f"no reply within {self._timeouts.request:g} s: {self.state.value}")
 
 

@@ -26,6 +26,7 @@ from lonc.rollout import Rollout
 from lonc.roster import Roster
 from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
+from lonc.table import to_text
 from lonc.transaction import Transaction
 
 MOST_NAMES = 10  # of hosts in a sentence
@@ -168,7 +169,7 @@ class Parent:
         file = self._roster.settings.status_file
         being_made = file.with_name("." + file.name)
         try:
-            being_made.write_text(report.to_text())
+            being_made.write_text(to_text(report))
             being_made.rename(file)
         except OSError as error:
             logger.error("cannot write %s: %s", file, error.strerror)

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lonc.backoff import Backoff
 from lonc.containers import Queue, Stack
+from lonc.tally import Reason, Tally
 from lonc.transaction import Transaction
 
 PROVEN_AFTER = 1.0  # seconds from the end of its dialogue; a connection that lasts so long is a success
@@ -34,6 +35,7 @@ class Connection(Protocol):
     """What the pool asks of a LondConnection; each call may come straight back in with its end."""
 
     replied: bool  # it has brought a reply
+    timed_out: bool  # it has ended because a reply did not come in time
 
     def connect(self) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
@@ -55,6 +57,10 @@ class Clock(Protocol):
     def alarm(self, callback: Callable[[], None]) -> Alarm: ...
 
 
+Refusal = tuple[str, Reason]
+
+_DEAD = ("the host is DEAD", Reason.DEAD)
+
 C = TypeVar("C", bound=Connection)
 T = TypeVar("T")
 
@@ -75,6 +81,7 @@ class Pool(Generic[C]):
     without a single reply, was a failed attempt too. `on_change(why)` is called after connections,
     retries or state have changed; `why` is None where that needs no telling. There may be
     `max_connections()` at a time. `backoff` gives the delays between attempts that nobody waits for.
+    What becomes of transactions is counted in `tally`.
     """
 
     def __init__(
@@ -83,17 +90,17 @@ class Pool(Generic[C]):
         max_connections: Callable[[], int],
         patience: Patience,
         backoff: Backoff,
+        tally: Tally,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
     ) -> None:
         self.retries_remaining = patience.connect_retries
-        self.done = 0
-        self.failed = 0
         self._clock = clock
         self._alarm = clock.alarm(self._tick)
         self._max_connections = max_connections
         self._patience = patience
         self._backoff = backoff
+        self._tally = tally
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
         self._connections: set[C] = set()
@@ -105,7 +112,7 @@ class Pool(Generic[C]):
         self._retry_at = math.inf  # after a failure
         self._draining = False
         self._disabled = False
-        self._refusing: str | None = None  # why no transaction is taken
+        self._refusing: Refusal | None = None  # why no transaction is taken
 
     @property
     def state(self) -> HostState:
@@ -125,6 +132,22 @@ class Pool(Generic[C]):
     def waiting(self) -> int:
         """How many transactions wait for a connection."""
         return len(self._waiting)
+
+    @property
+    def attempting(self) -> int:
+        """How many connections are on their way to Idle."""
+        return len(self._attempting)
+
+    @property
+    def census(self) -> tuple[HostState, int, int]:
+        """Differs whenever a connection has come, gone, or changed to or from Idle."""
+        return self.state, len(self._connections), len(self._idle)
+
+    @property
+    def oldest_wait(self) -> float:
+        """For how many seconds one of them does already."""
+        longest = self._waiting.longest()
+        return 0.0 if longest is None else self._clock.now - longest[1]
 
     def __iter__(self) -> Iterator[C]:
         return iter(self._connections)
@@ -150,22 +173,22 @@ class Pool(Generic[C]):
 
     def queue_transaction(self, transaction: Transaction) -> None:
         """Start it on the connection used last, or let it wait and perhaps open another for it."""
+        transaction.since = now = self._clock.now
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 connection.start_request(transaction)
                 return
-        if (why := self._refusal()) is not None:
-            self._fail([transaction], why)
+        if (refusal := self._refusal()) is not None:
+            self._fail([transaction], *refusal)
             return
-        now = self._clock.now
         self._waiting.enqueue(transaction, now)
         self._alarm.by(now + self._patience.queue_timeout)
         self._attempt_for_who_waits()
 
     def queue_delayed(self, transaction: Transaction) -> None:
         """Start it when nothing else is to be done; it may wait for long, but not for a dead host."""
-        if (why := self._refusal()) is not None:
-            transaction.fail(why)
+        if (refusal := self._refusal()) is not None:
+            transaction.fail(refusal[0])
             return
         self._delayed.enqueue(transaction, self._clock.now)
         while (connection := self._idle.pop()) is not None:
@@ -194,16 +217,18 @@ class Pool(Generic[C]):
 
     def complete_transaction(self, transaction: Transaction, reply: bytes) -> None:
         """A reply has come, and its connection has gone on to other work or ended."""
-        self.done += 1
+        self._tally.replied(self._clock.now, transaction.since, len(transaction.request), len(reply))
         transaction.complete(reply)
 
     def server_to_idle(self, connection: C) -> None:
         """The connection is ready for the next transaction, or to wait for one."""
-        transaction = self._waiting.dequeue() or self._delayed.dequeue()
+        transaction = self._waiting.dequeue()
+        if transaction is None and (transaction := self._delayed.dequeue()) is not None:
+            transaction.since = self._clock.now  # nobody has waited for it
         if transaction is not None:
             connection.start_request(transaction)
         elif self._refusing is not None:
-            self._let_go(connection, self._refusing)
+            self._let_go(connection, self._refusing[0])
         else:
             now = self._clock.now
             self._idle.push(connection, now)
@@ -217,8 +242,9 @@ class Pool(Generic[C]):
         waits.
         """
         lost = [] if transaction is None else [transaction]
+        how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
         if connection not in self._connections:  # we have closed it ourselves
-            self._fail(lost, why)
+            self._fail(lost, why, how)
             return
         self._connections.remove(connection)
         self._idle.remove(connection)
@@ -231,14 +257,16 @@ class Pool(Generic[C]):
             else:
                 failed = True
         why = f"an attempt failed: {why}" if attempted else f"lost a connection: {why}"
+        unserved: list[Transaction] = []
         if failed:
             if not self._established:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
             self._retry_after_a_while()
             if not self._connections:
-                lost += self._take_waiting()
+                unserved = self._take_waiting()
         self._on_change(why)
-        self._fail(lost, why)
+        self._fail(lost, why, how)
+        self._fail(unserved, why, Reason.UNREACHABLE)
         self._attempt_for_who_waits()
 
     def drain(self) -> None:
@@ -250,7 +278,7 @@ class Pool(Generic[C]):
     def disable(self) -> None:
         """Take nothing, and connect no more; what is in flight goes on."""
         self._disabled = True
-        self._refuse("the host is disabled")
+        self._refuse("the host is disabled", Reason.DISABLED)
 
     def enable(self) -> None:
         """Go on as at the start."""
@@ -265,7 +293,7 @@ class Pool(Generic[C]):
 
     def shut(self, why: str) -> None:
         """Fail what runs, what waits, and whatever is still asked."""
-        self._refuse(why)
+        self._refuse(why, Reason.STOPPED)
         for connection in list(self._connections):
             connection.close(why)
 
@@ -277,16 +305,16 @@ class Pool(Generic[C]):
     def _dead(self) -> bool:
         return self.retries_remaining == 0 and not self._established
 
-    def _refusal(self) -> str | None:
+    def _refusal(self) -> Refusal | None:
         """Why nobody may wait here, if so."""
-        return "the host is DEAD" if self._refusing is None and self._dead else self._refusing
+        return _DEAD if self._refusing is None and self._dead else self._refusing
 
-    def _refuse(self, why: str) -> None:
-        self._refusing = why
+    def _refuse(self, why: str, reason: Reason) -> None:
+        self._refusing = why, reason
         self._retry_at = math.inf
         self._on_change(None)
         self.close_idle()
-        self._fail(self._take_waiting(), why)
+        self._fail(self._take_waiting(), why, reason)
 
     def _let_go(self, connection: C, why: str) -> None:
         self._connections.remove(connection)
@@ -341,7 +369,8 @@ class Pool(Generic[C]):
             if not self._connections or (self._waiting and self._has_room()):
                 self._attempt()
         self._alarm.by(self._retry_at)
-        self._fail(late, f"no connection was free for {patience.queue_timeout:g} s")
+        why = f"no connection was free for {patience.queue_timeout:g} s"
+        self._fail(late, why, Reason.QUEUE_TIMEOUT)
 
     def _due(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
         """Takes out, one after the other, who is there for so long; sees that we look at the next."""
@@ -358,7 +387,8 @@ class Pool(Generic[C]):
         self._waiting, self._delayed = Queue(), Queue()
         return waiting
 
-    def _fail(self, transactions: list[Transaction], why: str) -> None:
-        self.failed += len(transactions)
+    def _fail(self, transactions: list[Transaction], why: str, reason: Reason) -> None:
+        if transactions:
+            self._tally.failed_for(self._clock.now, reason, len(transactions))
         for transaction in transactions:
             transaction.fail(why)

@@ -71,6 +71,12 @@ def descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
+def resident_memory() -> int:
+    """Bytes of this process that are in memory, those it shares with others, too."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; returns it."""
     hard = descriptor_limit()

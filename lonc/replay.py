@@ -80,6 +80,11 @@ class Replay:
         return len(self._looks)
 
     @property
+    def oldest(self) -> int | None:
+        """When the oldest of them was saved, by its name: UNIX time."""
+        return next((name.time for name in self._looks), None)
+
+    @property
     def in_flight(self) -> bool:
         return self._flight is not None
 

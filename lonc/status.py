@@ -19,47 +19,57 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host at one moment. Counters begin with the child that counts; None is what is not known."""
+    """One host at one moment. Counters begin with the child that counts; None is what is not known.
+
+    Times of day are ISO 8601, durations in seconds.
+    """
 
     host: str
     state: str  # the pool's; the parent's: starting, no child, resting, not answering
+    state_since: str | None = None
     connections: dict[str, int] | None = None  # how many are in each state of the dialogue
     clients: int | None = None
     waiting: int | None = None  # transactions that no connection has taken yet
-    done: int | None = None
-    failed: int | None = None
+    oldest_wait: float | None = None  # of one of these
+    done: int | None = None  # transactions with a reply
+    failed: int | None = None  # and without
+    reasons: dict[str, int] | None = None  # why these failed
+    sent: int | None = None  # bytes of requests that got a reply
+    received: int | None = None  # and of those replies
+    last_minute: dict[str, float] | None = None  # p50, p90, p99, max: how long replies took
+    last_hour: dict[str, float] | None = None
+    seconds: float | None = None  # that all replies took, together
+    durations: list[int] | None = None  # how many took at most each of the tally's TOLD_BOUNDS
+    done_by_minute: list[int] | None = None  # in each of the last sixty, the present one last
+    failed_by_minute: list[int] | None = None
     delayed: int | None = None  # transactions on the disk, by the last look
-    since: str | None = None  # when this child started, ISO 8601
+    oldest_delayed: int | None = None  # when it was saved, UNIX time
+    last_error: Sequence[str] | None = None  # when, and what
+    changes: Sequence[Sequence[str | None]] | None = None  # the last ones: when, to which state, why
+    since: str | None = None  # when this child started
     pid: int | None = None
+    memory: int | None = None  # bytes that are in memory
+    version: str | None = None
 
     def to_line(self) -> bytes:
         """One line of JSON, without what is not known."""
-        known = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(known).encode() + b"\n"
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return json.dumps(known, separators=(",", ":")).encode() + b"\n"
 
     def to_text(self) -> str:
         """One sentence for the log."""
-        words = [f"{name} {text}" for name, text in zip(_COLUMNS[2:], self.columns()[2:], strict=True)]
-        return f"{self.state}, {', '.join(words)}"
-
-    def columns(self) -> list[str]:
         connections = None if self.connections is None else sum(self.connections.values())
-        numbers = (connections, self.clients, self.waiting, self.done, self.failed, self.delayed)
-        texts = ["-" if each is None else str(each) for each in numbers]
-        return [self.host, self.state, *texts, self.since or "-"]
-
-
-_COLUMNS = (
-    "host",
-    "state",
-    "connections",
-    "clients",
-    "waiting",
-    "done",
-    "failed",
-    "delayed",
-    "up since",
-)
+        figures = {
+            "connections": connections,
+            "clients": self.clients,
+            "waiting": self.waiting,
+            "done": self.done,
+            "failed": self.failed,
+            "delayed": self.delayed,
+            "up since": self.since,
+        }
+        words = [f"{name} {'-' if value is None else value}" for name, value in figures.items()]
+        return f"{self.state}, {', '.join(words)}"
 
 
 @dataclass(frozen=True)
@@ -88,25 +98,7 @@ class Report:
         except (KeyError, TypeError) as error:
             raise ValueError(f"no report: {line!r}") from error
 
-    def to_text(self) -> str:
-        """A sentence, and a table with a line for each host."""
-        said = f"lonc {self.version} is {self.phase.value}, pid {self.pid}, since {self.since}"
-        rows = [[name.upper() for name in _COLUMNS], *(host.columns() for host in self.hosts)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [_row(row, widths) for row in rows] if self.hosts else ["no hosts"]
-        lines += [stray(host, count) for host, count in self.strays.items()]
-        return "\n".join([said, *lines]) + "\n"
-
 
 def stray(host: str, count: int) -> str:
     """A sentence about what waits for a host that has left the table."""
     return f"delayed transactions for {host}, which is not in the table: {count}"
-
-
-def _row(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """Words to the left, numbers to the right."""
-    cells = [
-        text.rjust(width) if 2 <= number < len(texts) - 1 else text.ljust(width)
-        for number, (text, width) in enumerate(zip(texts, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()

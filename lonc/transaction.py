@@ -9,12 +9,16 @@ FailureHeard = Callable[[str], None]
 
 
 class Transaction:
-    """A request line on its way to lond, with its newline; the way back is its two callbacks."""
+    """A request line on its way to lond, with its newline; the way back is its two callbacks.
 
-    __slots__ = ("_on_failure", "_on_reply", "request")
+    `since` is when somebody began to wait for it, by the loop's clock.
+    """
+
+    __slots__ = ("_on_failure", "_on_reply", "request", "since")
 
     def __init__(self, request: bytes, on_reply: ReplyHeard, on_failure: FailureHeard) -> None:
         self.request = request
+        self.since = 0.0
         self._on_reply = on_reply
         self._on_failure = on_failure
 

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import pty
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -288,6 +290,38 @@ def read_to_the_end(client):
     while data := client.recv(1 << 20):
         received += data
     return bytes(received)
+
+
+class Terminal:
+    """A command on a terminal of its own, 100 columns wide."""
+
+    def __init__(self, command):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="30")
+            os.execv(command[0], [str(each) for each in command])
+        self.shown = ""
+
+    def until(self, pattern, seconds=10.0):
+        """Read on until that has been shown since the last time."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.shown):
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.shown += os.read(self.fd, 65536).decode(errors="replace")
+        shown, self.shown = self.shown, ""
+        return shown
+
+    def type(self, text):
+        os.write(self.fd, text)
+
+    def end(self):
+        """The exit status."""
+        with contextlib.suppress(OSError):
+            while os.read(self.fd, 65536):
+                pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def _free_port(address):

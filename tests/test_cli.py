@@ -8,7 +8,7 @@ from machine import LONC, as_nobody
 from scripted_lond import ScriptedLond
 
 import lonc
-from lonc import cli, delayed
+from lonc import delayed, sending
 
 
 def test_check_of_sound_files(machine):
@@ -165,7 +165,7 @@ def test_a_socket_that_one_may_not_use_is_con_lost_and_why(machine):
 
     def complaint():
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            cli._complain(settings, "l1")
+            sending.complain(settings, "l1")
         return said.getvalue()
 
     assert as_nobody(complaint) == f"lonc: cannot connect to {machine.sockets}/l1: Permission denied\n"

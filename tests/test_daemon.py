@@ -34,18 +34,7 @@ from scripted_lond import ScriptedLond
 
 from lonc import delayed
 
-COLUMNS = [
-    "HOST",
-    "STATE",
-    "CONNECTIONS",
-    "CLIENTS",
-    "WAITING",
-    "DONE",
-    "FAILED",
-    "DELAYED",
-    "UP",
-    "SINCE",
-]
+HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST DONE FAILED P50 P99 DELAYED"
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -787,18 +776,22 @@ class TestStatus:
         assert (done.returncode, done.stderr) == (0, b"")
         first, heading, *rows = done.stdout.decode().splitlines()
         since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
-        assert re.fullmatch(rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}", first)
-        assert heading.split() == COLUMNS
-        assert rows[0].startswith(
-            "l1    connecting            0        0        0     0       0        0  2"
+        said = (
+            rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}: 2 of 3 hosts are not well"
         )
-        assert rows[1].startswith(
-            "l2    ready                 1        1        0     3       0        0  2"
-        )
-        assert rows[2].startswith(
-            "l3    DEAD                  0        0        0     0       1        0  2"
-        )
-        assert all(re.search(rf" {since}$", row) for row in rows)
+        assert re.fullmatch(said, first)
+        assert " ".join(heading.split()) == HEADING
+        for row, pattern in zip(
+            rows,
+            [
+                r"l1       connecting +\S+ +0 +0 +0 +- +0 +0 +- +- +0",
+                r"l3       DEAD +\S+ +0 +0 +0 +- +0 +1 +- +- +0",
+                r"l2       ready +\S+ +1 +1 +0 +- +3 +0 +\S+ +\S+ +0",
+                r"3 hosts +1 +1 +0 +- +3 +1 +0",
+            ],
+            strict=True,
+        ):
+            assert re.fullmatch(pattern, row), row
 
     def test_a_child_that_hangs_and_a_host_without_a_child(self, three):
         three.start()
@@ -812,10 +805,12 @@ class TestStatus:
         done = three.command("status")
         assert time.monotonic() - begun < 3
         assert done.returncode == 0
-        rows = [line.split("  ") for line in done.stdout.decode().splitlines()[2:]]
-        assert [row[0] for row in rows] == ["l1", "l2", "l3"]
-        states = [line[6:20].strip() for line in done.stdout.decode().splitlines()[2:]]
-        assert states == ["not answering", "no child", "connecting"]
+        rows = [re.split("  +", line) for line in done.stdout.decode().splitlines()[2:]]
+        assert [row[:2] for row in rows[:3]] == [
+            ["l1", "not answering"],
+            ["l2", "no child"],
+            ["l3", "connecting"],
+        ]
         os.kill(hanging, signal.SIGCONT)
         eventually(lambda: b"not answering" not in three.command("status").stdout)
 
@@ -824,7 +819,7 @@ class TestStatus:
         machine.start()
         done = machine.command("status")
         assert done.returncode == 0
-        assert done.stdout.decode().splitlines()[1:] == ["no hosts"]
+        assert re.fullmatch(r"lonc .*: no hosts\nno requests are served\n", done.stdout.decode())
         assert title(machine.lonc.pid) == "lonc: parent, 0 hosts"
 
     def test_usr1_prints_it_into_a_file_and_into_the_log(self, three):
@@ -839,7 +834,7 @@ class TestStatus:
         assert (
             file.read_text().splitlines()[0].startswith(f"lonc 0.1.0 is running, pid {three.lonc.pid}")
         )
-        assert [line.split()[0] for line in file.read_text().splitlines()[2:]] == ["l1", "l2", "l3"]
+        assert [line.split()[0] for line in file.read_text().splitlines()[2:-1]] == ["l1", "l2", "l3"]
         assert "not answering" in file.read_text()
         eventually(lambda: three.log().count("parent: status of ") == 3)
         assert three.log().count("status of l1: not answering, connections -, ") == 1

@@ -225,7 +225,7 @@ class TestDelayed:
             three.command("send", "--critical", "l3", f"echo:{number}").stdout for number in range(5)
         ]
         assert outcomes == [b"con_delayed\n"] * 5
-        eventually(lambda: re.search(r"^l3 +DEAD .* 5  \d{4}-", said(three, "status"), re.M))
+        eventually(lambda: re.search(r"^l3 +DEAD .* 5$", said(three, "status"), re.M))
         seen = []
         with ScriptedLond(three.address(3), three.port, remembering(seen)):
             eventually(lambda: os.listdir(three.sockets / "delayed") == [])

@@ -10,9 +10,11 @@ import lonc
 PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
-    "backoff", "channel", "cipher", "client", "configuration", "containers", "delayed", "errors",
+    "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers", "delayed",
+    "errors",
     "event_loop", "handover", "hosts", "line_buffer", "listener", "log", "lond_connection",
-    "lond_protocol", "pool", "process", "replay", "resolver", "status", "stock", "transaction",
+    "lond_protocol", "pool", "process", "replay", "resolver", "status", "stock", "tally",
+    "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -38,12 +40,14 @@ MAY_IMPORT = {
     "client": {"errors", "event_loop", "line_buffer", "transaction"},
     "listener": {"client", "event_loop"},
     "handover": {"channel", "client", "event_loop"},
-    "pool": {"backoff", "containers", "transaction"},
+    "tally": set(),
+    "pool": {"backoff", "containers", "tally", "transaction"},
+    "chronicle": {"event_loop", "log", "pool"},
     "delayed": {"configuration"},
     "replay": {"configuration", "delayed", "event_loop", "log", "transaction"},
     "post": {"delayed", "log", "status"},
     "status": set(),
-    "child": PATH_OF_A_REQUEST,
+    "child": PATH_OF_A_REQUEST | {"__init__"},
     "child_process": {
         "channel", "child", "configuration", "event_loop", "hosts", "log", "process", "status",
     },
@@ -61,7 +65,23 @@ MAY_IMPORT = {
     },
     "parent": {
         "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",
-        "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "transaction",
+        "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "table",
+        "transaction",
+    },
+    "health": {"status"},
+    "table": {"health", "status"},
+    "page": {"errors", "health", "status"},
+    "top": {"errors", "health", "status"},
+    "exporter": {"errors", "status", "tally"},
+    "sources": {"configuration", "errors", "hosts"},
+    "operation": {
+        "configuration", "control", "delayed", "errors", "hosts", "instance", "launch", "log", "post",
+        "shutdown", "sources", "status",
+    },
+    "sending": {"configuration", "errors", "hosts", "lonnet", "sources"},
+    "monitoring": {
+        "configuration", "control", "errors", "exporter", "health", "instance", "page", "sources",
+        "status", "table", "top",
     },
     "instance": {"configuration", "delayed", "errors"},
     "launch": {
@@ -83,14 +103,15 @@ PURE = [
     "line_buffer",
     "lond_protocol",
     "pool",
+    "tally",
     "transaction",
 ]
 IMPURE = {"logging", "os", "selectors", "signal", "socket", "time"}
 
 ONLY_HERE = {
     "selectors": {"event_loop"},
-    "select": {"event_loop", "shutdown"},
-    "logging": {"log", "child", "keeper"},
+    "select": {"event_loop", "shutdown", "top"},
+    "logging": {"log", "chronicle", "keeper"},
 }
 
 MODULES = sorted(file.stem for file in PACKAGE.glob("*.py"))

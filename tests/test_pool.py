@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lonc.backoff import Backoff
 from lonc.pool import HostState, Patience, Pool
+from lonc.tally import Reason, Tally
 from lonc.transaction import Transaction
 
 
@@ -22,6 +23,7 @@ class FakeConnection:
         self.ready = False
         self.started = 0
         self.replied = False
+        self.timed_out = False
         self.ended = False  # lond has closed, and the loop has not told yet
 
     def connect(self):
@@ -100,11 +102,13 @@ class Host:
         self.made = []
         self.told = []
         self.clock = Clock()
+        self.tally = Tally(self.clock.now)
         self.pool = Pool(
             self.clock,
             lambda: max_connections,
             Patience(connect_retries, queue_timeout=60.0, idle_timeout=3600.0),
             Backoff(1.0, 8.0, Unshortened()),
+            self.tally,
             self.make,
             self.told.append,
         )
@@ -161,7 +165,7 @@ def test_a_transaction_goes_on_the_idle_connection(ready):
     ready.ask(1)
     ready.made[0].answer()
     assert ready.outcomes == {1: "reply"}
-    assert ready.pool.done == 1
+    assert ready.tally.done == 1
     assert len(ready.made) == 1
 
 
@@ -206,7 +210,46 @@ def test_a_connection_that_breaks_fails_only_its_own_transaction(ready):
     ready.made[1].become_ready()
     ready.made[1].answer()
     assert ready.outcomes[2] == "reply"
-    assert (ready.pool.done, ready.pool.failed) == (1, 1)
+    assert (ready.tally.done, ready.tally.failed) == (1, 1)
+
+
+def test_failures_are_counted_by_their_reasons(host):
+    host.ask(1)
+    host.ask(2)
+    host.made[0].close("refused")
+    host.clock.advance(1.0)
+    host.made[1].close("refused")
+    host.ask(3)
+    host.pool.reset_retries()
+    host.made[2].become_ready()
+    host.ask(4)
+    host.made[2].close("reset")
+    host.ask(5)
+    host.made[3].become_ready()
+    host.made[3].timed_out = True
+    host.made[3].close("no reply")
+    host.pool.disable()
+    host.ask(6)
+    assert host.tally.reasons == {
+        Reason.UNREACHABLE: 2,
+        Reason.DEAD: 1,
+        Reason.LOST: 1,
+        Reason.REQUEST_TIMEOUT: 1,
+        Reason.DISABLED: 1,
+    }
+
+
+def test_how_long_a_reply_took_begins_with_the_request_and_that_of_a_delayed_one_with_its_start(ready):
+    ready.ask(1)
+    for name in (2, 3):
+        ready.ask(name)
+        ready.pool.queue_delayed(Transaction(b"x", lambda _: None, lambda _: None))
+    ready.clock.advance(4.0)
+    assert ready.pool.oldest_wait == 4.0
+    for _ in range(5):
+        ready.made[0].answer()
+    assert ready.tally.last_minute(ready.clock.now).percentile(1) == 4.0
+    assert ready.tally.seconds == 3 * 4.0
 
 
 def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_starts(host):
@@ -291,7 +334,7 @@ def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
     assert len(host.made) == 2
     assert host.outcomes[1] == "an attempt failed: refused at once"
     assert host.outcomes[4] == "the host is DEAD"
-    assert host.pool.failed == 5
+    assert host.tally.failed == 5
 
 
 def test_a_dead_host_is_tried_again_after_growing_delays_one_attempt_at_a_time(host):
@@ -508,7 +551,7 @@ def test_once_shut_everything_fails_at_once(ready):
     ready.ask(3)
     assert ready.outcomes[3] == "over"
     assert ready.open == []
-    assert ready.pool.failed == 4
+    assert ready.tally.failed == 4
 
 
 class AnyRun(RuleBasedStateMachine):
@@ -581,7 +624,7 @@ class AnyRun(RuleBasedStateMachine):
         if pool.waiting:
             assert host.open, "something waits, and nothing is on its way"
             assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"
-        assert pool.done + pool.failed >= len(host.outcomes)
+        assert host.tally.done + host.tally.failed >= len(host.outcomes)
         if pool.state is HostState.DEAD:
             assert pool.retries_remaining == 0
 

@@ -177,19 +177,40 @@ class TestRequestsForLoncItself:
         eventually(lambda: up.status()["state"] == "ready")
         up.ask(b"ping")
         status = up.status()
-        child = up.children()["l1"]
-        since = status.pop("since")
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", since)
+        for name in ("since", "state_since"):
+            since = status.pop(name)
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", since)
+        took = status["seconds"]
+        assert 0 < took < 10
+        for name in ("last_minute", "last_hour"):
+            times = status.pop(name)
+            assert set(times) == {"p50", "p90", "p99", "max"}
+            assert times["max"] == pytest.approx(took, abs=1e-5)
+        assert [change[1:] for change in status.pop("changes")] == [
+            ["ready", None],
+            ["connecting", None],
+            ["ready", "connected"],
+        ]
+        assert status.pop("durations")[-1] == 1
+        assert 1 << 20 < status.pop("memory") < 200 << 20
         assert status == {
             "host": "l1",
             "state": "ready",
             "connections": {"Idle": 1},
             "clients": 1,
             "waiting": 0,
+            "oldest_wait": 0.0,
             "done": 1,
             "failed": 0,
+            "reasons": {},
+            "sent": len("ping\n"),
+            "received": len("l1\n"),
+            "seconds": took,
+            "done_by_minute": [0] * 59 + [1],
+            "failed_by_minute": [0] * 60,
             "delayed": 0,
-            "pid": child,
+            "pid": up.children()["l1"],
+            "version": "0.1.0",
         }
 
     @pytest.mark.parametrize("encrypt", [b"", b"encrypt:"])

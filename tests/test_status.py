@@ -6,7 +6,7 @@ from lonc.status import HostStatus, Phase, Report
 
 
 def test_a_status_is_one_line_of_json():
-    status = HostStatus("l1", "ready", {"Idle": 2}, 3, 0, 7, 1, 9, "2026-11-24T02:00:00+00:00", 42)
+    status = HostStatus("l1", "ready", connections={"Idle": 2}, clients=3, delayed=9, pid=42)
     line = status.to_line()
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -20,7 +20,7 @@ REPORT = Report(
     "1.0",
     SINCE,
     [
-        HostStatus("l1", "ready", {"Idle": 2, "Connected": 1}, 30, 0, 7, 1, 9, SINCE, 42),
+        HostStatus("l1", "ready", connections={"Idle": 2, "Connected": 1}, done=7, since=SINCE),
         HostStatus("longer", "not answering", pid=43),
         HostStatus("l3", "no child"),
     ],
@@ -46,19 +46,7 @@ def test_what_is_no_report_is_a_value_error(line):
         Report.from_line(line)
 
 
-def test_a_report_for_people():
-    assert REPORT.to_text().splitlines() == [
-        f"lonc 1.0 is running, pid 41, since {SINCE}",
-        "HOST    STATE          CONNECTIONS  CLIENTS  WAITING  DONE  FAILED  DELAYED  UP SINCE",
-        f"l1      ready                    3       30        0     7       1        9  {SINCE}",
-        "longer  not answering            -        -        -     -       -        -  -",
-        "l3      no child                 -        -        -     -       -        -  -",
-        "delayed transactions for gone, which is not in the table: 3",
-    ]
-    assert Report(Phase.STOPPING, 41, "1.0", SINCE, [], {}).to_text().splitlines()[1] == "no hosts"
-
-
 def test_a_host_in_a_sentence():
     assert REPORT.hosts[0].to_text() == (
-        f"ready, connections 3, clients 30, waiting 0, done 7, failed 1, delayed 9, up since {SINCE}"
+        f"ready, connections 3, clients -, waiting -, done 7, failed -, delayed -, up since {SINCE}"
     )

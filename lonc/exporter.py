@@ -1,0 +1,143 @@
+"""Metrics for Prometheus: asks the daemon at each scrape."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from lonc.errors import LoncError, UsageError
+from lonc.status import HostStatus, Report
+from lonc.tally import TOLD_BOUNDS
+
+UP = {"ready", "resting", "connecting"}  # states in which a host is worth asking
+HOST = ["host"]
+
+# Name, help, and where in the status it stands.
+_GAUGES = (
+    ("lonc_clients", "Local programs that are connected.", lambda host: host.clients),
+    ("lonc_queue_length", "Transactions that wait for a connection.", lambda host: host.waiting),
+    ("lonc_queue_oldest_seconds", "How long one of them has waited.", lambda host: host.oldest_wait),
+    ("lonc_delayed_files", "Delayed transactions on the disk.", lambda host: host.delayed),
+    (
+        "lonc_delayed_oldest_timestamp_seconds",
+        "When the oldest of them was saved.",
+        lambda host: host.oldest_delayed,
+    ),
+    ("lonc_child_memory_bytes", "Resident memory of the host's child.", lambda host: host.memory),
+    (
+        "lonc_child_start_timestamp_seconds",
+        "When the host's child, and with it each counter, began.",
+        lambda host: None if host.since is None else datetime.fromisoformat(host.since).timestamp(),
+    ),
+    ("lonc_host_up", "Whether the host can be asked.", lambda host: int(host.state in UP)),
+    (
+        "lonc_host_hung",
+        "Whether the host's child does not answer.",
+        lambda host: int(host.state == "not answering"),
+    ),
+)
+_COUNTERS = (
+    ("lonc_sent_bytes", "Bytes of requests that got a reply.", lambda host: host.sent),
+    ("lonc_received_bytes", "Bytes of these replies.", lambda host: host.received),
+)
+
+Value = Callable[[HostStatus], "float | None"]
+
+
+class StatusCollector(Collector):
+    """`current()` reports how lonc is doing, or raises LoncError."""
+
+    def __init__(self, current: Callable[[], Report]) -> None:
+        self._current = current
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand: nobody is to be asked when the exporter starts."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            report = self._current()
+        except (LoncError, OSError):
+            report = None
+        yield GaugeMetricFamily("lonc_up", "Whether the daemon answers.", value=float(bool(report)))
+        if report is not None:
+            yield InfoMetricFamily("lonc_build", "Of the daemon.", {"version": report.version})
+            yield from self._of_hosts(report)
+
+    def _of_hosts(self, report: Report) -> Iterator[Metric]:
+        for name, help_, value in _GAUGES:
+            gauge = GaugeMetricFamily(name, help_, labels=HOST)
+            _add(gauge, report, value)
+            yield gauge
+        for name, help_, value in _COUNTERS:
+            counter = CounterMetricFamily(name, help_, labels=HOST)
+            _add(counter, report, value)
+            yield counter
+        states = GaugeMetricFamily(
+            "lonc_host_state", "1 for the state it is in.", labels=["host", "state"]
+        )
+        connections = GaugeMetricFamily(
+            "lonc_connections",
+            "Connections to lond, by state of the dialogue.",
+            labels=["host", "state"],
+        )
+        transactions = CounterMetricFamily(
+            "lonc_transactions", "Transactions that ended: done, or why not.", labels=["host", "result"]
+        )
+        durations = HistogramMetricFamily(
+            "lonc_request_duration_seconds", "From the request to its reply.", labels=HOST
+        )
+        for host in report.hosts:
+            states.add_metric([host.host, host.state], 1)
+            for state, count in (host.connections or {}).items():
+                connections.add_metric([host.host, state], count)
+            if host.done is None or host.durations is None:
+                continue
+            transactions.add_metric([host.host, "done"], host.done)
+            for reason, count in (host.reasons or {}).items():
+                transactions.add_metric([host.host, reason], count)
+            buckets = [
+                (f"{bound:g}", float(count))
+                for bound, count in zip(TOLD_BOUNDS, host.durations, strict=True)
+            ]
+            durations.add_metric(
+                [host.host], [*buckets, ("+Inf", float(host.done))], host.seconds or 0.0
+            )
+        yield from (states, connections, transactions, durations)
+
+
+def _add(family: GaugeMetricFamily | CounterMetricFamily, report: Report, value: Value) -> None:
+    for host in report.hosts:
+        if (known := value(host)) is not None:
+            family.add_metric([host.host], known)
+
+
+def serve(current: Callable[[], Report], listen: str) -> None:
+    """Answer scrapes at ADDRESS:PORT until TERM or INT. Raises UsageError, LoncError."""
+    address, _, port = listen.rpartition(":")
+    if not (address and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise UsageError(f"{listen!r} is no ADDRESS:PORT")
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(current))
+    told = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, told)  # in the server's threads, too
+    try:
+        server, thread = start_http_server(int(port), address.strip("[]"), registry)
+    except OSError as error:
+        raise LoncError(f"cannot listen at {listen}: {error.strerror}") from error
+    print(f"metrics at http://{address}:{server.server_port}/metrics", flush=True)
+    signal.sigwait(told)
+    server.shutdown()
+    server.server_close()
+    thread.join()

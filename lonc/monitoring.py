@@ -1,0 +1,152 @@
+"""The commands that tell how the daemon is doing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import asdict
+
+from lonc import instance, table
+from lonc.configuration import did_you_mean
+from lonc.control import ask
+from lonc.errors import DONE, LoncError, NotRunning, UsageError
+from lonc.health import Health, Level, Threshold, Thresholds
+from lonc.sources import tolerant
+from lonc.status import HostStatus, Report
+
+# LSB's exit statuses of `status`.
+STATUSES = {
+    instance.State.RUNNING: 0,
+    instance.State.DEAD: 1,
+    instance.State.NOT_RUNNING: 3,
+    instance.State.UNKNOWN: 4,
+}
+
+
+def status(options: argparse.Namespace) -> int:
+    settings = tolerant(options)
+    found = instance.settled(settings)
+    if found.state is instance.State.RUNNING:
+        try:
+            report = Report.from_line(ask(settings, "status"))
+        except LoncError as error:
+            print(f"lonc is running, pid {found.pid}")
+            print(f"lonc: {error}", file=sys.stderr)
+            return STATUSES[instance.State.UNKNOWN]
+        _show(report, options)
+    elif found.state is instance.State.DEAD:
+        print(f"lonc is not running; it left {settings.pid_file} behind")
+    elif found.state is instance.State.NOT_RUNNING:
+        print("lonc is not running")
+    else:
+        print(f"lonc: cannot tell whether it runs: {found.why}", file=sys.stderr)
+    return STATUSES[found.state]
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    if options.html is not None:
+        from lonc import page
+
+        page.write(report, options.html)
+    elif options.json:
+        sys.stdout.write(report.to_line().decode())
+    elif options.host is not None:
+        host = _host(report, options.host)
+        sys.stdout.write(table.host_to_text(host, Health(report)))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        sys.stdout.write(table.to_text(report, colour))
+
+
+def _host(report: Report, id_: str) -> HostStatus:
+    hosts = {host.host: host for host in report.hosts}
+    if id_ not in hosts:
+        raise UsageError(f"{id_} is not served{did_you_mean(id_, hosts)}")
+    return hosts[id_]
+
+
+def threshold(text: str) -> Threshold:
+    """WARNING or WARNING,CRITICAL. Raises ValueError."""
+    numbers = [float(each) for each in text.split(",")]
+    if not 1 <= len(numbers) <= 2:
+        raise ValueError("one or two numbers")
+    return Threshold(*numbers)
+
+
+def check_health(options: argparse.Namespace) -> int:
+    """One line after the rules for plugins of Nagios, whatever happens; the exit status is the level."""
+    try:
+        report = current(options)
+    except NotRunning as error:
+        print(f"LONC CRITICAL - {error}")
+        return Level.CRITICAL
+    except (LoncError, OSError) as error:
+        print(f"LONC UNKNOWN - {' '.join(str(error).split())}")
+        return Level.UNKNOWN
+    limits = Thresholds(**{name: getattr(options, name) for name in asdict(Thresholds())})
+    health = Health(report, limits)
+    print(f"LONC {health.level.name} - {health.sentence} | {' '.join(_performance(report, limits))}")
+    return health.level
+
+
+def current(options: argparse.Namespace) -> Report:
+    """How the daemon is doing; raises NotRunning, and LoncError where nobody can tell."""
+    settings = tolerant(options, complain=False)
+    found = instance.find(settings)
+    if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
+        raise NotRunning("lonc is not running")
+    if found.state is not instance.State.RUNNING:
+        raise LoncError(found.why)
+    return Report.from_line(ask(settings, "status"))
+
+
+def _performance(report: Report, limits: Thresholds) -> list[str]:
+    """Performance data: name=value, unit, thresholds, least and most."""
+    hosts = report.hosts
+
+    def sum_of(name: str) -> int:
+        return sum(getattr(host, name) or 0 for host in hosts)
+
+    def data(name: str, value: float, unit: str = "", limit: Threshold | None = None) -> str:
+        bounds = (limit.warning, limit.critical) if limit is not None else ()
+        told = ["" if bound == float("inf") else f"{bound:g}" for bound in bounds] or ["", ""]
+        return f"{name}={value:.6g}{unit};{';'.join(told)};0"
+
+    return [
+        data("hosts", len(hosts)),
+        data("dead", sum(host.state == "DEAD" for host in hosts), limit=limits.dead),
+        data("hung", sum(host.state == "not answering" for host in hosts)),
+        data("clients", sum_of("clients")),
+        data("waiting", sum_of("waiting")),
+        data("oldest_wait", max((h.oldest_wait or 0 for h in hosts), default=0), "s", limits.wait),
+        data(
+            "p99",
+            max(((h.last_minute or {}).get("p99", 0) for h in hosts), default=0),
+            "s",
+            limits.latency,
+        ),
+        data("delayed", sum_of("delayed"), limit=limits.delayed),
+        data("done", sum_of("done"), "c"),
+        data("failed", sum_of("failed"), "c"),
+    ]
+
+
+def top(options: argparse.Namespace) -> int:
+    try:
+        from lonc.top import Top
+    except ImportError:
+        raise LoncError("top needs the library rich: pip install 'lonc[top]'") from None
+    Top(lambda: current(options), options.every).run()
+    return DONE
+
+
+def exporter(options: argparse.Namespace) -> int:
+    try:
+        from lonc import exporter as prometheus
+    except ImportError:
+        raise LoncError(
+            "exporter needs the library prometheus_client: pip install 'lonc[metrics]'"
+        ) from None
+    prometheus.serve(lambda: current(options), options.listen)
+    return DONE

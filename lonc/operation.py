@@ -1,0 +1,107 @@
+"""The commands that run the daemon, and what is asked of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from lonc import delayed, instance
+from lonc.configuration import Settings, find_configuration
+from lonc.control import ask
+from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
+from lonc.hosts import Host
+from lonc.post import count_strays
+from lonc.shutdown import stop as stop_daemon
+from lonc.sources import load, loader, read, tolerant
+from lonc.status import stray
+
+RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
+
+# What only a command or two need is imported there.
+
+
+def start(options: argparse.Namespace) -> int:
+    from lonc import launch
+
+    load_again = loader(options)
+    print(launch.start(*load_again(), load_again))
+    return DONE
+
+
+def stop(options: argparse.Namespace) -> int:
+    settings = tolerant(options)
+    try:
+        _, hosts = load(options)
+    except Misconfigured:
+        hosts = []  # then nobody knows for sure which sockets are ours to clear away
+    print(stop_daemon(settings, hosts))
+    return DONE
+
+
+def restart(options: argparse.Namespace) -> int:
+    from lonc import launch
+
+    load_again = loader(options)
+    settings, hosts = load_again()
+    for obstacle in launch.obstacles(settings, hosts):
+        raise CannotStart(f"{obstacle}; nothing is stopped")
+    print(stop_daemon(settings, hosts))
+    sys.stdout.flush()
+    print(launch.start(settings, hosts, load_again))
+    return DONE
+
+
+def order(options: argparse.Namespace) -> int:
+    """What only the daemon can do: it is asked to, and answers with text and exit status."""
+    settings = tolerant(options, complain=False)  # of faults the daemon will tell
+    found = instance.settled(settings)
+    if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
+        raise NotRunning("it is not running")
+    if found.state is instance.State.UNKNOWN:
+        raise LoncError(found.why)
+    order = " ".join([options.order, *([options.host] if options.host else [])])
+    outcome = json.loads(ask(settings, order, RELOAD_WITHIN))
+    print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
+    status: int = outcome["exit"]
+    return status
+
+
+def run(options: argparse.Namespace) -> int:
+    from lonc import launch, log
+
+    load_again = loader(options)
+    settings, hosts = load_again()
+    log.open_log(settings.log_level)
+    launch.run(settings, hosts, load_again)
+    return DONE
+
+
+def check(options: argparse.Namespace) -> int:
+    from lonc import launch
+
+    try:
+        file = find_configuration(options.configuration, os.environ)
+        settings, hosts = read(file)
+    except Misconfigured as error:
+        print(error)
+        return error.exit_status
+    for warning in _warnings(settings, hosts):
+        print(warning)
+    for obstacle in launch.obstacles(settings, hosts):
+        print(f"{file}: warning: it will not start: {obstacle}")
+    print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
+    return DONE
+
+
+def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
+    """What is allowed, and yet hardly meant."""
+    if not hosts:
+        yield Fault(settings.hosts_file, None, "warning: no hosts")
+    with contextlib.suppress(OSError):
+        names, _ = delayed.waiting(settings.delayed_directory)
+        for id_, count in count_strays(names, {host.id for host in hosts}).items():
+            yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")

@@ -1,0 +1,147 @@
+"""The status page: `index.html`, which needs neither network nor script, and `status.json` beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from lonc.errors import LoncError
+from lonc.health import Health, Level, Verdict, short_time
+from lonc.status import HostStatus, Report
+
+MODE = 0o644  # for whoever may see the page
+CHANGES = 30  # that the page tells, of all hosts together
+RATE_OF = 5  # minutes, the last
+WIDTH, HEIGHT, STEP = 180, 32, 3  # of a plot, and of a minute in it
+
+_HEADINGS = (
+    "host", "state", "for", "last hour", "a minute", "failed", "p50", "p99", "waiting", "delayed",
+    "last error",
+)  # fmt: skip
+
+
+def write(report: Report, directory: Path) -> None:
+    """Both files, each whole or as it was. Raises LoncError."""
+    try:
+        _replace(directory / "status.json", report.to_line().decode())
+        _replace(directory / "index.html", render(report, datetime.now().astimezone()))
+    except OSError as error:
+        raise LoncError(f"cannot write {directory}: {error.strerror}") from error
+
+
+def _replace(file: Path, text: str) -> None:
+    being_written = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        being_written.write_text(text, encoding="utf-8")
+        being_written.chmod(MODE)
+        being_written.rename(file)
+    except OSError:
+        being_written.unlink(missing_ok=True)
+        raise
+
+
+def render(report: Report, now: datetime) -> str:
+    """The page as text. Whatever hosts and their londs are called and say, it is no markup."""
+    health = Health(report, now=now)
+    level = health.level.name.lower()
+    rows = "\n".join(_row(host, verdict, health) for host, verdict in health.hosts)
+    headings = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+    lonc = f"lonc {report.version} is {report.phase.value}, pid {report.pid}, since {report.since}"
+    style = Path(__file__).with_name("page.css").read_text()
+    changes = "\n".join(f"<li>{escape(change)}</li>" for change in _changes(report.hosts))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="refresh" content="60">
+<link rel="icon" href="data:,">
+<title>lonc: {escape(health.sentence)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<h1>lonc</h1>
+<p class="verdict {level}"><strong>{health.level.name}</strong>
+<span>{escape(health.sentence)}</span></p>
+<p class="faint">{escape(lonc)}. This page is of {now.isoformat(timespec="seconds")}.</p>
+<table>
+<thead><tr>{headings}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+<h2>The last changes of state</h2>
+<ol>
+{changes}
+</ol>
+</body>
+</html>
+"""
+
+
+def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
+    level = "" if verdict.level is Level.OK else f" {verdict.level.name.lower()}"
+    hour = host.last_hour or {}
+    done, failed = host.done_by_minute or [], host.failed_by_minute or []
+    error = "" if host.last_error is None else "{}: {}".format(*host.last_error)
+    cells = [
+        ("host", "host", escape(host.host)),
+        ("state", "state" + level, escape(host.state)),
+        ("for", "", "" if host.state_since is None else short_time(health.age(host.state_since))),
+        ("last hour", "", _plot(host.host, done, failed)),
+        ("a minute", "", f"{sum(done[-RATE_OF:]) / RATE_OF:.0f}" if done else ""),
+        ("failed", "", str(sum(failed)) if failed else ""),
+        ("p50", "", short_time(hour["p50"]) if hour else ""),
+        ("p99", "", short_time(hour["p99"]) if hour else ""),
+        ("waiting", "", _known(host.waiting)),
+        ("delayed", "", _known(host.delayed)),
+        ("last error", "error", escape(error)),
+    ]
+    tds = (f'<td data-label="{label}" class="{kind}">{text}</td>' for label, kind, text in cells)
+    return f"<tr>{''.join(tds)}</tr>"
+
+
+def _known(count: int | None) -> str:
+    return "" if count is None else str(count)
+
+
+def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:
+    """Requests and, below them in another colour, failures of each minute of the last hour."""
+    most = max((sum(each) for each in zip(done, failed, strict=True)), default=0)
+    if not most:
+        return ""
+    label = f"{host}: {sum(done)} replies and {sum(failed)} failures in the last hour"
+
+    def bars(heights: Iterator[tuple[float, float]]) -> str:
+        return "".join(
+            f"M{number * STEP} {HEIGHT - bottom:.1f}v-{height:.1f}h{STEP - 1}v{height:.1f}z"
+            for number, (bottom, height) in enumerate(heights)
+            if height
+        )
+
+    scaled = [
+        (HEIGHT * one / most, HEIGHT * other / most) for one, other in zip(done, failed, strict=True)
+    ]
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f"<title>{escape(label)}</title>"
+        f'<path class="done" d="{bars((lost, replied) for replied, lost in scaled)}"/>'
+        f'<path class="failed" d="{bars((0.0, lost) for _, lost in scaled)}"/></svg>'
+    )
+
+
+def _changes(hosts: Sequence[HostStatus]) -> list[str]:
+    """The last ones of all hosts, the last one first."""
+    changes = [
+        (at or "", number, f"{at} {host.host}: {state}" + (f": {why}" if why else ""))
+        for host in hosts
+        for number, (at, state, why) in enumerate(host.changes or ())
+    ]
+    # (By the text of the time: all are of this machine.)
+    return [text for *_, text in sorted(changes, reverse=True)[:CHANGES]]

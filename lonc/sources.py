@@ -1,0 +1,53 @@
+"""Configuration and hosts table, as the commands read them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.errors import Misconfigured
+from lonc.hosts import Host, read_hosts
+
+Loaded = tuple[Settings, list[Host]]
+
+
+def load(options: argparse.Namespace) -> Loaded:
+    """Both files; raises Misconfigured with the faults of both."""
+    return loader(options)()
+
+
+def loader(options: argparse.Namespace) -> Callable[[], Loaded]:
+    """What reads both files, now and at each reload, wherever that may be."""
+    file = find_configuration(options.configuration, os.environ)
+    # Where we are may be no more; then the file is not there either.
+    with contextlib.suppress(FileNotFoundError):
+        file = file.absolute()
+    return partial(read, file)
+
+
+def read(file: Path) -> Loaded:
+    """Configuration and table; raises Misconfigured with the faults of both."""
+    settings, faults = read_settings(file)
+    hosts, more = read_hosts(settings.hosts_file, settings.socket_directory)
+    if faults or more:
+        raise Misconfigured(faults + more)
+    return settings, hosts
+
+
+def tolerant(options: argparse.Namespace, complain: bool = True) -> Settings:
+    """The settings, as far as they can be read: a typo must not make a running daemon unstoppable.
+
+    Raises Misconfigured where nobody can know which daemon is meant.
+    """
+    settings, faults = read_settings(find_configuration(options.configuration, os.environ))
+    if any(fault.text.startswith("lonDaemons:") for fault in faults):
+        raise Misconfigured(faults)
+    for fault in faults if complain else ():
+        print(fault, file=sys.stderr)
+    return settings

@@ -1,0 +1,116 @@
+"""The status report as a table of at most 100 columns, the hosts that need looking after first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lonc.health import Health, Level, short_time
+from lonc.status import HostStatus, Report
+
+WIDTH = 100  # columns
+SHORTEST_NAME = 4
+
+_HEADINGS = (
+    "HOST", "STATE", "FOR", "CONN", "CLIENTS", "WAIT", "OLDEST", "DONE", "FAILED", "P50", "P99",
+    "DELAYED",
+)  # fmt: skip
+_WORDS = 2  # columns of words, to the left
+
+_COLOURS = {Level.WARNING: "\x1b[33m", Level.CRITICAL: "\x1b[1;31m"}
+_PLAIN = "\x1b[0m"
+
+
+def to_text(report: Report, colour: bool = False) -> str:
+    """A sentence, a line for each host, the sums, and what is nobody's."""
+    health = Health(report)
+    said = f"lonc {report.version} is {report.phase.value}, pid {report.pid}, since {report.since}"
+    rows = [_row(host, health) for host, _ in health.hosts]
+    if len(rows) > 1:
+        rows.append(_sums(report))
+    lines = _aligned([list(_HEADINGS), *rows]) if rows else []
+    if colour:
+        for number, (_, verdict) in enumerate(health.hosts, start=1):
+            if verdict.level:
+                lines[number] = f"{_COLOURS[verdict.level]}{lines[number]}{_PLAIN}"
+    return "\n".join([f"{said}: {health.in_short}", *lines, *health.others]) + "\n"
+
+
+def host_to_text(host: HostStatus, health: Health) -> str:
+    """All that is known of one host, a line for each thing."""
+    lines = [host.to_text()]
+    if host.reasons:
+        lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
+    for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):
+        if times:
+            told = ", ".join(f"{what} {short_time(seconds)}" for what, seconds in times.items())
+            lines.append(f"replies of the last {name}: {told}")
+    if host.last_error:
+        lines.append("last error, {}: {}".format(*host.last_error))
+    for at, state, why in host.changes or ():
+        lines.append(f"{at} {state}" + (f": {why}" if why else ""))
+    return "\n".join(f"{host.host}: {line}" for line in lines) + "\n"
+
+
+def _row(host: HostStatus, health: Health) -> list[str]:
+    hour = host.last_hour or {}
+    return [
+        host.host,
+        host.state,
+        "-" if host.state_since is None else _time(health.age(host.state_since)),
+        _number(None if host.connections is None else sum(host.connections.values())),
+        _number(host.clients),
+        _number(host.waiting),
+        _time(host.oldest_wait) if host.oldest_wait else "-",
+        _number(host.done),
+        _number(host.failed),
+        _time(hour["p50"]) if hour else "-",
+        _time(hour["p99"]) if hour else "-",
+        _number(host.delayed),
+    ]
+
+
+def _sums(report: Report) -> list[str]:
+    def sum_of(name: str) -> str:
+        return _number(sum(getattr(host, name) or 0 for host in report.hosts))
+
+    oldest = max(host.oldest_wait or 0.0 for host in report.hosts)
+    connections = sum(sum((host.connections or {}).values()) for host in report.hosts)
+    return [
+        f"{len(report.hosts)} hosts", "", "", _number(connections), sum_of("clients"), sum_of("waiting"),
+        _time(oldest) if oldest else "-", sum_of("done"), sum_of("failed"), "", "",
+        sum_of("delayed"),
+    ]  # fmt: skip
+
+
+def _number(count: int | None) -> str:
+    """In at most five characters."""
+    if count is None:
+        return "-"
+    if count <= 99_999:
+        return str(count)
+    number, units = float(count), iter("kMGTPE")
+    unit = ""
+    while number >= 999.5:
+        number, unit = number / 1000, next(units)
+    return f"{number:.1f}{unit}" if number < 99.95 else f"{number:.0f}{unit}"
+
+
+def _time(seconds: float) -> str:
+    """In at most five."""
+    return short_time(seconds).replace(" ", "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Words to the left, numbers to the right; long names are cut if the table would be too wide."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    too_wide = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    widths[0] = max(SHORTEST_NAME, widths[0] - max(0, too_wide))
+    lines = []
+    for name, *others in rows:
+        cut = name if len(name) <= widths[0] else name[: widths[0] - 1] + "…"
+        cells = [
+            text.ljust(width) if number < _WORDS else text.rjust(width)
+            for number, (text, width) in enumerate(zip([cut, *others], widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,143 @@
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
+from prometheus_client.parser import text_string_to_metric_families
+
+from lonc.errors import LoncError, NotRunning, UsageError
+from lonc.exporter import StatusCollector, serve
+from lonc.status import HostStatus, Phase, Report
+from lonc.tally import TOLD_BOUNDS, Reason, Tally
+
+SINCE = "2026-11-24T02:00:00+00:00"
+
+
+def host():
+    tally = Tally(0.0)
+    for milliseconds in range(1, 101):
+        tally.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
+    tally.failed_for(1.0, Reason.LOST, 2)
+    tally.failed_for(1.0, Reason.DEAD, 3)
+    return HostStatus(
+        'l"1\\',
+        "ready",
+        connections={"Idle": 4, "ReceivingReply": 1},
+        clients=7,
+        waiting=2,
+        oldest_wait=0.5,
+        delayed=3,
+        oldest_delayed=1_700_000_000,
+        since=SINCE,
+        memory=1 << 20,
+        **tally.report(1.0),
+    )
+
+
+REPORT = Report(
+    Phase.RUNNING,
+    41,
+    "1.0",
+    SINCE,
+    [host(), HostStatus("l2", "DEAD"), HostStatus("l3", "not answering")],
+    {},
+)
+
+
+def registry(current):
+    made = CollectorRegistry()
+    made.register(StatusCollector(current))
+    return made
+
+
+@pytest.fixture
+def samples():
+    text = generate_latest(registry(lambda: REPORT)).decode()
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+L1 = ("host", 'l"1\\')
+
+
+def test_the_figures_are_those_of_the_status(samples):
+    assert samples["lonc_up",] == 1
+    assert samples["lonc_transactions_total", L1, ("result", "done")] == 100
+    assert samples["lonc_transactions_total", L1, ("result", "connection lost")] == 2
+    assert samples["lonc_transactions_total", L1, ("result", "host dead")] == 3
+    assert samples["lonc_connections", L1, ("state", "Idle")] == 4
+    assert samples["lonc_queue_length", L1] == 2
+    assert samples["lonc_delayed_files", L1] == 3
+    assert samples["lonc_sent_bytes_total", L1] == 1000
+    assert samples["lonc_received_bytes_total", L1] == 2000
+    assert [samples["lonc_host_up", ("host", id_)] for id_ in ('l"1\\', "l2", "l3")] == [1, 0, 0]
+    assert [samples["lonc_host_hung", ("host", id_)] for id_ in ('l"1\\', "l2", "l3")] == [0, 0, 1]
+    assert samples["lonc_host_state", L1, ("state", "ready")] == 1
+
+
+def test_the_histogram(samples):
+    name = "lonc_request_duration_seconds"
+    assert samples[f"{name}_count", L1] == 100
+    assert samples[f"{name}_sum", L1] == pytest.approx(5.05)
+    assert samples[f"{name}_bucket", L1, ("le", "0.05")] == pytest.approx(50, abs=1)
+    assert samples[f"{name}_bucket", L1, ("le", "0.1")] == pytest.approx(100, abs=1)
+    assert len([key for key in samples if key[0] == f"{name}_bucket"]) == len(TOLD_BOUNDS) + 1
+
+
+def test_what_is_not_known_is_not_told(samples):
+    assert ("lonc_clients", ("host", "l3")) not in samples
+
+
+def test_it_is_clean_in_the_strict_parser_too():
+    text = exposition.generate_latest(registry(lambda: REPORT)).decode()
+    names = {family.name for family in strictly(text)}
+    assert "lonc_request_duration_seconds" in names
+
+
+def test_without_a_daemon():
+    def current():
+        raise NotRunning("lonc is not running")
+
+    assert b"\nlonc_up 0.0\n" in generate_latest(registry(current))
+
+
+@pytest.mark.parametrize("listen", ["9663", ":9663", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_what_is_no_address(listen):
+    with pytest.raises(UsageError, match="no ADDRESS:PORT"):
+        serve(lambda: REPORT, listen)
+
+
+def test_a_port_that_is_taken_and_the_whole_command(machine):
+    import signal
+    import subprocess
+
+    from machine import LONC
+
+    machine.start()
+    command = [*LONC, "-c", machine.configuration, "exporter", "--listen"]
+    with subprocess.Popen([*command, "127.0.0.1:0"], stdout=subprocess.PIPE) as exporter:
+        try:
+            url = exporter.stdout.readline().split()[-1].decode()
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert b'lonc_host_up{host="l1"}' in answer.read()
+            place = url.split("/")[2]
+            second = subprocess.run([*command, place], capture_output=True, timeout=20)
+            assert second.returncode == 1
+            assert second.stderr.decode() == f"lonc: cannot listen at {place}: Address already in use\n"
+            machine.stop()
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert b"\nlonc_up 0.0\n" in answer.read()
+        finally:
+            exporter.send_signal(signal.SIGTERM)
+        assert exporter.wait(10) == 0
+
+
+def test_a_report_that_is_none_is_a_lonc_that_does_not_answer():
+    def current():
+        raise LoncError("nonsense")
+
+    assert b"\nlonc_up 0.0\n" in generate_latest(registry(current))

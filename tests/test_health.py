@@ -1,0 +1,116 @@
+from datetime import datetime, timezone
+
+import pytest
+
+from lonc.health import Health, Level, Threshold, Thresholds, short_time
+from lonc.status import HostStatus, Phase, Report
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+BEGUN = "2026-11-24T02:00:00+00:00"
+
+
+def report(*hosts, strays=None):
+    return Report(Phase.RUNNING, 41, "1.0", BEGUN, hosts, strays or {})
+
+
+def health(*hosts, strays=None, **limits):
+    return Health(report(*hosts, strays=strays), Thresholds(**limits), NOW)
+
+
+def well(host="l1", **known):
+    return HostStatus(host, "ready", **known)
+
+
+DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "level", "sentence"),
+    [
+        ([well()], Level.OK, "1 host, all well"),
+        ([well(), HostStatus("l2", "resting")], Level.OK, "2 hosts, all well"),
+        (
+            [well(), HostStatus("l2", "disabled")],
+            Level.OK,
+            "2 hosts, all well, but 1 disabled: l2 is disabled",
+        ),
+        ([well(), DEAD], Level.WARNING, "1 of 2 hosts is not well: l2 has been DEAD for 3 h"),
+        ([DEAD], Level.CRITICAL, "1 of 1 host is not well: l2 has been DEAD for 3 h"),
+        (
+            [well(), DEAD, HostStatus("l3", "not answering")],
+            Level.CRITICAL,
+            "2 of 3 hosts are not well: l3 hangs, l2 has been DEAD for 3 h",
+        ),
+        (
+            [HostStatus("l1", "no child"), well("l2")],
+            Level.CRITICAL,
+            "1 of 2 hosts is not well: l1 has no child",
+        ),
+        (
+            [well(), HostStatus("l2", "connecting")],
+            Level.WARNING,
+            "1 of 2 hosts is not well: l2 is connecting",
+        ),
+        (
+            [HostStatus(f"l{number}", "starting") for number in range(5)],
+            Level.WARNING,
+            "5 of 5 hosts are not well: l0 is starting, l1 is starting, l2 is starting, 2 more",
+        ),
+        (
+            [well(oldest_wait=31.0)],
+            Level.CRITICAL,
+            "1 of 1 host is not well: l1 has a request that has waited for 31 s",
+        ),
+        (
+            [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
+            Level.WARNING,
+            "1 of 1 host is not well: l1 has failed 25 % of its requests",
+        ),
+        ([well(done_by_minute=[0, 0], failed_by_minute=[0, 3])], Level.OK, "1 host, all well"),
+        (
+            [well(last_minute={"p99": 12.0})],
+            Level.WARNING,
+            "1 of 1 host is not well: l1 takes 12 s for a reply",
+        ),
+        (
+            [well(delayed=1, oldest_delayed=int(NOW.timestamp()) - 3 * 86400)],
+            Level.WARNING,
+            "1 of 1 host is not well: l1 has not got a transaction of 3 d ago",
+        ),
+        ([well(delayed=1000)], Level.WARNING, "1 host, all well; 1000 delayed transactions wait"),
+        ([], Level.WARNING, "no hosts; no requests are served"),
+    ],
+)
+def test_what_is_said(hosts, level, sentence):
+    verdict = health(*hosts)
+    assert (verdict.level, verdict.sentence) == (level, sentence)
+
+
+def test_strays_are_no_hosts_trouble():
+    verdict = health(well(), strays={"gone": 3})
+    assert verdict.level is Level.WARNING
+    told = "1 host, all well; delayed transactions for gone, which is not in the table: 3"
+    assert verdict.sentence == told
+
+
+def test_the_worst_comes_first_and_the_others_as_they_stand_in_the_table():
+    hosts = [well("a"), DEAD, well("b"), HostStatus("c", "no child"), well("d")]
+    assert [host.host for host, _ in health(*hosts).hosts] == ["c", "l2", "a", "b", "d"]
+
+
+def test_thresholds():
+    assert [Threshold(2, 5).level(value) for value in (1, 2, 4.9, 5, 9)] == [0, 1, 1, 2, 2]
+    two_dead = [DEAD, HostStatus("l3", "DEAD"), well()]
+    for limit, level in ((Threshold(3), 0), (Threshold(2), 1), (Threshold(1, 2), 2)):
+        assert health(*two_dead, dead=limit).level == level
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 ms"), (0.00016, "0.2 ms"), (0.25, "250 ms"), (1.24, "1.2 s"), (42.0, "42 s"),
+        (119.0, "119 s"), (120.0, "2 m"), (7199.0, "120 m"), (7200.0, "2 h"), (180_000.0, "2 d"),
+    ],
+)  # fmt: skip
+def test_a_time_in_short(seconds, text):
+    assert short_time(seconds) == text

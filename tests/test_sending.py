@@ -1,0 +1,55 @@
+"""`lonc ping` and `lonc send -` of many at once."""
+
+import os
+import signal
+import time
+
+import pytest
+from machine import LONC, Terminal, program
+
+
+@pytest.fixture
+def two(machine):
+    """l1 has a lond, l2 has none."""
+    machine.hosts("l1", "l2")
+    machine.start_lond("l1")
+    machine.run()
+    return machine
+
+
+def test_ping_asks_all_side_by_side(two):
+    hung = two.children()["l2"]
+    os.kill(hung, signal.SIGSTOP)
+    impatient = program("import lonc.sending; lonc.sending.PING_TIMEOUT = 1")
+    begun = time.monotonic()
+    done = two.command("ping", "l2", "l1", "l2", "l2", "l2", program=impatient)
+    assert time.monotonic() - begun < 3
+    assert done.returncode == 1
+    replies = [line.split()[-1] for line in done.stdout.decode().splitlines()]
+    assert replies == ["con_lost", "l1", "con_lost", "con_lost", "con_lost"]
+    os.kill(hung, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("parallel", [1, 8])
+def test_many_lines_get_their_replies_in_their_order(two, parallel):
+    lines = [b"echo:%d" % number for number in range(300)]
+    command = ["send", "--parallel", str(parallel), "l1", "-"]
+    done = two.command(*command, input=b"\n".join(lines) + b"\n")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines() == [b"%d" % number for number in range(300)]
+
+
+@pytest.mark.parametrize("parallel", ["0", "1000"])
+def test_so_many_at_a_time_cannot_be(two, parallel):
+    done = two.command("send", "--parallel", parallel, "l1", "-")
+    assert (done.returncode, done.stderr) == (2, b"lonc: --parallel wants 1 to 256\n")
+
+
+def test_progress_on_a_terminal(two, tmp_path):
+    lines = tmp_path / "lines"
+    lines.write_bytes(b"echo:x\n" * 3000)
+    words = " ".join(map(str, [*LONC, "-c", two.configuration]))
+    terminal = Terminal(["/bin/sh", "-c", f"{words} send l1 - < {lines} > {tmp_path}/replies"])
+    terminal.until(r"\[#+ *\] +\d+%  \d+ lines")
+    assert terminal.end() == 0
+    assert (tmp_path / "replies").read_bytes() == b"x\n" * 3000

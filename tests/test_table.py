@@ -1,0 +1,96 @@
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lonc.health import Health
+from lonc.status import HostStatus, Phase, Report
+from lonc.table import WIDTH, host_to_text, to_text
+
+SINCE = "2026-11-24T02:00:00+00:00"
+TIMES = {"p50": 0.00016, "p90": 0.001, "p99": 0.25, "max": 1.0}
+L1 = HostStatus(
+    "l1",
+    "ready",
+    connections={"Idle": 2, "Connected": 1},
+    clients=30,
+    waiting=4,
+    oldest_wait=0.25,
+    done=1_234_567,
+    failed=1,
+    reasons={"connection lost": 1},
+    delayed=9,
+    last_hour=TIMES,
+    last_error=(SINCE, "lost a connection: it broke"),
+    changes=((SINCE, "connecting", None), (SINCE, "ready", "connected")),
+    since=SINCE,
+    pid=42,
+)
+REPORT = Report(
+    Phase.RUNNING,
+    41,
+    "1.0",
+    SINCE,
+    [L1, HostStatus("longer", "not answering", pid=43), HostStatus("l3", "no child")],
+    {"gone": 3},
+)
+
+
+def test_the_worst_first_and_the_sums_last():
+    assert to_text(REPORT).splitlines() == [
+        f"lonc 1.0 is running, pid 41, since {SINCE}: 2 of 3 hosts are not well",
+        "HOST     STATE          FOR  CONN  CLIENTS  WAIT  OLDEST  DONE  FAILED    P50    P99  DELAYED",
+        "longer   not answering    -     -        -     -       -     -       -      -      -        -",
+        "l3       no child         -     -        -     -       -     -       -      -      -        -",
+        "l1       ready            -     3       30     4   250ms  1.2M       1  0.2ms  250ms        9",
+        "3 hosts                         3       30     4   250ms  1.2M       1                      9",
+        "delayed transactions for gone, which is not in the table: 3",
+    ]
+
+
+def test_without_hosts():
+    text = to_text(Report(Phase.STOPPING, 41, "1.0", SINCE, [], {}))
+    assert text == f"lonc 1.0 is stopping, pid 41, since {SINCE}: no hosts\nno requests are served\n"
+
+
+def test_colours_are_those_of_the_trouble_and_change_nothing_else():
+    lines = to_text(REPORT, colour=True).splitlines()
+    assert lines[2].startswith("\x1b[1;31mlonger ")
+    assert lines[4].startswith("l1 ")
+    assert re.sub("\x1b\\[[0-9;]*m", "", "\n".join(lines) + "\n") == to_text(REPORT)
+
+
+counts = st.none() | st.integers(0, 10**17)
+hosts = st.builds(
+    HostStatus,
+    host=st.from_regex(r"[a-z0-9]{1,60}", fullmatch=True),
+    state=st.sampled_from(["ready", "DEAD", "not answering", "no child", "connecting"]),
+    state_since=st.sampled_from([None, SINCE, "1970-01-01T00:00:00+00:00"]),
+    connections=st.none() | st.builds(dict, Idle=st.integers(0, 1000)),
+    clients=counts,
+    waiting=counts,
+    oldest_wait=st.none() | st.floats(0, 86400),
+    done=counts,
+    failed=counts,
+    delayed=counts,
+    last_hour=st.none() | st.builds(dict, p50=st.floats(0, 86400), p99=st.floats(0, 86400)),
+)
+
+
+@given(st.lists(hosts, min_size=1, max_size=5))
+def test_it_is_never_wider_than_a_terminal(some):
+    lines = to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, some, {})).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert len({line.index("STATE") for line in lines if "STATE" in line}) == 1
+
+
+def test_all_that_is_known_of_one_host():
+    assert host_to_text(L1, Health(REPORT)).splitlines() == [
+        "l1: ready, connections 3, clients 30, waiting 4, done 1234567, failed 1, delayed 9,"
+        f" up since {SINCE}",
+        "l1: failed: connection lost 1",
+        "l1: replies of the last hour: p50 0.2 ms, p90 1.0 ms, p99 250 ms, max 1.0 s",
+        f"l1: last error, {SINCE}: lost a connection: it broke",
+        f"l1: {SINCE} connecting",
+        f"l1: {SINCE} ready: connected",
+    ]
