@@ -139,9 +139,9 @@ class Pool(Generic[C]):
         return len(self._attempting)
 
     @property
-    def census(self) -> tuple[HostState, int, int]:
+    def census(self) -> tuple[HostState, int, int, int]:
         """Differs whenever a connection has come, gone, or changed to or from Idle."""
-        return self.state, len(self._connections), len(self._idle)
+        return self.state, len(self._connections), len(self._attempting), len(self._idle)
 
     @property
     def oldest_wait(self) -> float:
