@@ -366,7 +366,8 @@ class Pool(Generic[C]):
             self._let_go(connection, "it was idle for too long")
         if self._retry_at <= self._clock.now:
             self._retry_at = math.inf
-            if not self._connections or (self._waiting and self._has_room()):
+            wanted = not self._connections or (self._waiting and self._has_room())
+            if wanted and not self._attempting:
                 self._attempt()
         self._alarm.by(self._retry_at)
         why = f"no connection was free for {patience.queue_timeout:g} s"

@@ -367,6 +367,20 @@ def test_a_host_whose_first_attempt_has_failed_is_tried_again_too(host):
     assert host.pool.state is HostState.READY
 
 
+def test_a_retry_that_is_due_while_an_attempt_is_under_way_for_who_waits_is_none_more(host):
+    host.pool.open()
+    host.made[0].close("no answer")
+    host.clock.advance(0.5)
+    host.ask(1)
+    host.clock.advance(5.0)
+    assert len(host.made) == 2
+    host.made[1].close("no answer")
+    assert host.pool.state is HostState.DEAD
+    assert host.outcomes == {1: "an attempt failed: no answer"}
+    host.clock.advance(2.0)
+    assert len(host.made) == 3
+
+
 def test_a_connection_that_ends_right_after_its_dialogue_was_a_failed_attempt(host):
     host.pool.open()
     for retries in (1, 0):
