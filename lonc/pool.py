@@ -168,6 +168,7 @@ class Pool(Generic[C]):
         self._backoff.reset()
         if self._connections or self._refusing is not None:
             self._on_change(None)
+            self._attempt_for_who_waits()
         else:
             self._attempt()
 

@@ -498,6 +498,17 @@ def test_reset_retries_forgets_and_tries_at_once(host):
     assert len(host.open) == 1
 
 
+def test_reset_retries_tries_at_once_for_who_waits_beside_connections_that_serve(ready):
+    ready.ask("busy")
+    ready.ask(1)
+    ready.made[1].close("refused")
+    assert len(ready.made) == 2
+    ready.pool.reset_retries()
+    ready.made[2].become_ready()
+    ready.made[2].answer()
+    assert ready.outcomes == {1: "reply"}
+
+
 def test_a_dropped_transaction_is_never_started(ready):
     ready.ask(1)
     dropped = ready.ask(2)
