@@ -319,7 +319,8 @@ class Pool(Generic[C]):
 
     def _let_go(self, connection: C, why: str) -> None:
         self._connections.remove(connection)
-        self._unproven.remove(connection)
+        if self._unproven.remove(connection):
+            self._proven()  # that it does not last is our doing
         self._on_change(None)
         connection.close(why)
 

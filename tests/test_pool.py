@@ -97,7 +97,7 @@ class Unshortened(Random):
 class Host:
     """A pool with everything around it."""
 
-    def __init__(self, max_connections=5, connect_retries=2):
+    def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0):
         self.refuse = False
         self.made = []
         self.told = []
@@ -106,7 +106,7 @@ class Host:
         self.pool = Pool(
             self.clock,
             lambda: max_connections,
-            Patience(connect_retries, queue_timeout=60.0, idle_timeout=3600.0),
+            Patience(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
             Backoff(1.0, 8.0, Unshortened()),
             self.tally,
             self.make,
@@ -455,6 +455,24 @@ def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_firs
     assert ready.made[2].closed
     assert ready.pool.state is HostState.READY
     assert ready.told[told:] == [None] * 3  # nothing is wrong with that
+
+
+def test_a_host_that_was_dead_is_alive_also_when_its_connection_is_soon_closed_as_idle():
+    host = Host(idle_timeout=0.5)
+    host.refuse = True
+    host.ask(1)
+    host.ask(2)
+    assert host.pool.state is HostState.DEAD
+    host.refuse = False
+    host.clock.advance(1.0)
+    host.made[-1].become_ready()
+    host.clock.advance(0.5)
+    assert host.open == []
+    assert host.pool.state is HostState.READY
+    host.ask(3)
+    host.made[-1].become_ready()
+    host.made[-1].answer()
+    assert host.outcomes[3] == "reply"
 
 
 def test_a_disabled_host_refuses_and_makes_no_attempt_until_it_is_enabled(ready):
