@@ -59,11 +59,10 @@ class Keeper:
     def renew_socket(self) -> None:
         """Make the socket anew if somebody has removed it; the next child has it. Raises CannotStart."""
         if not self._socket.in_place():
-            resting = self._end_rest()
             lost, self._socket = self._socket, self._bind()
-            lost.close()
-            if resting:
+            if self._end_rest():
                 self._rest()
+            lost.close()
 
     def bring_up(self, on_up: BroughtUp) -> None:
         """Put a new child in the place of whatever there is; `on_up` is called back later.

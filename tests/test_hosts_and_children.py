@@ -187,6 +187,17 @@ class TestOnDemand:
                 time.sleep(0.001)
         assert len(forked) > 5
 
+    def test_a_socket_that_could_not_be_made_anew_is_when_it_can(self, three):
+        three.configure(loncChildren="ondemand")
+        three.start()
+        place = three.sockets / "l1"
+        place.unlink()
+        place.mkdir()
+        assert "is in the way" in said(three, "update", status=1)
+        place.rmdir()
+        assert said(three, "update") == "updated, 3 hosts\n"
+        assert three.ask(b"ping") == b"l1"
+
     def test_one_that_keeps_dying_waits_for_its_delay_though_somebody_wants_it(self, three):
         three.configure(loncChildren="ondemand")
         dying = "import lonc.child, os; lonc.child.Child.run = lambda child: os._exit(3)"
