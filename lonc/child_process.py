@@ -51,6 +51,7 @@ class ChildProcess:
         on_ended: Callable[[ChildProcess], None],
     ) -> None:
         self.host = host
+        self.listening = listening
         self.ready_at: float | None = None  # by the loop's clock
         self.left = False  # it has ended as it was asked to
         self.how_it_ended = f"a child of {host.id} runs"  # a sentence, once it has

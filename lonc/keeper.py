@@ -80,6 +80,14 @@ class Keeper:
             self._on_up.append(on_up)
             self._fork()
 
+    @property
+    def outdated(self) -> bool:
+        """Whether its child is not of this host, or not at this socket: a change did not come about."""
+        child = self._next or self.child
+        return child is not None and (
+            child.host != self.host or child.listening is not self._socket.listening
+        )
+
     def ask_status(self, on_status: StatusHeard) -> None:
         """What the child says of itself; at once, and for it, where there is none."""
         if self.child is None:

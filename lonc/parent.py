@@ -250,8 +250,11 @@ class Parent:
             self._reloaded(DONE, ["; ".join([f"{done_what}, {self._roster}", *changes])])
 
         self._rollout = Rollout(failures.append, done)
-        touched = change.new if only_changed else [host.id for host in hosts]
-        self._rollout.begin([self._roster.keepers[id_] for id_ in touched])
+        self._rollout.begin(
+            keeper
+            for keeper in self._roster
+            if not only_changed or keeper.host.id in change.new or keeper.outdated
+        )
 
     def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:
         """Tell all who have waited, and the log what it was not `told_already`."""

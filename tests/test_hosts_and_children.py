@@ -122,6 +122,34 @@ class TestUpdate:
         three.lonc.send_signal(signal.SIGUSR2)
         eventually(lambda: not set(before.values()) & set(three.children().values()))
 
+    def test_a_socket_that_was_removed_is_served_again(self, three):
+        three.start()
+        before = three.children()
+        (three.sockets / "l1").unlink()
+        assert said(three, "update") == "updated, 3 hosts\n"
+        assert three.ask(b"ping") == b"l1"
+        assert three.children()["l2"] == before["l2"]
+
+    def test_what_did_not_come_about_is_tried_again_by_the_next_one(self, three):
+        obstacle = three.directory / "obstacle"
+        three.start(
+            program=program(
+                "import lonc.child; run = lonc.child.Child.run;"
+                f"fails = lambda self: self._host.id == 'l1' and os.path.exists({str(obstacle)!r});"
+                "lonc.child.Child.run = lambda self: os._exit(3) if fails(self) else run(self)"
+            )
+        )
+        before = three.children()
+        obstacle.touch()
+        three.table.write_text(three.table.read_text().replace("l1.example.org", "other.example.org"))
+        assert "not all is updated: 1 of 3 hosts" in said(three, "update", status=1)
+        assert three.children() == before
+        obstacle.unlink()
+        assert said(three, "update") == "updated, 3 hosts\n"
+        after = three.children()
+        assert after["l1"] != before["l1"]
+        assert after["l2"] == before["l2"]
+
     def test_a_faulty_table_changes_nothing(self, three):
         three.start()
         three.table.write_text("l1\n")
