@@ -277,12 +277,12 @@ class Child:
 
     def _perhaps_leave(self) -> None:
         """Callback: there was nobody for a while. Whoever comes will wake the next child."""
-        if self._listener.clients or self._listener.expected != 0 or self._handover is not None:
+        if self._listener.clients or self._handover is not None:
             return  # we are told again when they have gone
         if self._loop.now < self._leave_at:
             self._quiet.by(self._leave_at)
-        elif self._replay.waiting:
-            self._quiet.by(self._loop.now + self._settings.delayed_interval)
+        elif self._listener.expected != 0 or self._pool.busy or self._replay.waiting:
+            self._nobody_here()  # but there is work: some time after it
         else:
             self.drain()
 

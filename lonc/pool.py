@@ -149,6 +149,11 @@ class Pool(Generic[C]):
         longest = self._waiting.longest()
         return 0.0 if longest is None else self._clock.now - longest[1]
 
+    @property
+    def busy(self) -> int:
+        """How many connections carry a transaction, whoever still listens."""
+        return len(self._connections) - len(self._attempting) - len(self._idle)
+
     def __iter__(self) -> Iterator[C]:
         return iter(self._connections)
 

@@ -203,6 +203,55 @@ class TestOnDemand:
         eventually(lambda: three.children() == {})
         assert not re.search("WARNING|ERROR", three.log())
 
+    def test_it_leaves_no_sooner_than_what_a_client_that_has_gone_had_in_flight(self, machine):
+        machine.configure(loncChildren="ondemand", loncIdleTimeout=0.3)
+        gate = threading.Event()
+        heard = []
+
+        def script(peer):
+            peer.greet()
+            heard.append(peer.hear())
+            gate.wait(30)
+            peer.say(b"ok")
+            heard.append(peer.hear())
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.start()
+            with machine.connect() as client:
+                client.sendall(b"put:x\n")
+                eventually(lambda: heard == [b"put:x"])
+            begun = time.monotonic()
+            while time.monotonic() - begun < 1.0:
+                assert set(machine.children()) == {"l1"}
+                time.sleep(0.05)
+            gate.set()
+            eventually(lambda: machine.children() == {})
+
+    def test_it_leaves_also_when_a_client_that_it_was_to_take_over_never_came(self, machine):
+        machine.configure(loncChildren="ondemand", loncIdleTimeout=0.3)
+        gate = threading.Event()
+        heard = []
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                heard.append(line)
+                gate.wait(30)
+                peer.say(b"ok")
+
+        with ScriptedLond(machine.address(1), machine.port, script):
+            machine.start()
+            client = machine.connect()
+            client.sendall(b"put:x\n")
+            eventually(lambda: heard)
+            assert said(machine, "reload") == "reloaded, 1 host\n"
+            begun = time.monotonic()
+            while time.monotonic() - begun < 1.0:  # its first look at whether it may leave is over
+                time.sleep(0.05)
+            client.close()
+            gate.set()
+            eventually(lambda: children_of(machine.lonc.pid) == [])
+
     def test_no_connect_is_lost_on_the_edge(self, three):
         three.configure(loncChildren="ondemand", loncIdleTimeout=0.1)
         three.start()
