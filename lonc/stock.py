@@ -40,11 +40,9 @@ class Stock:
             self._look()
 
     def _look(self) -> None:
-        by_size = sorted(self._holders(), key=lambda holder: holder.held)
-        total = sum(holder.held for holder in by_size)
+        """(To let one go may free what others hold, too; so we count anew.)"""
         why = f"more than {self._most} bytes are held: who holds most is let go"
-        while total > self._most:
-            largest = by_size.pop()
-            total -= largest.held
+        while sum(holder.held for holder in self._holders()) > self._most:
+            largest = max(self._holders(), key=lambda holder: holder.held)
             self._on_full(why)
             largest.let_go(why)

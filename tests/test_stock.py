@@ -32,6 +32,23 @@ def test_who_holds_most_is_let_go_until_the_rest_is_not_too_much():
     assert holders == [small]
 
 
+def test_what_others_hold_may_go_with_it():
+    holders = []
+
+    class Connection(Holder):
+        """What waits for it fails when it ends, and is held no more."""
+
+        def let_go(self, why):
+            super().let_go(why)
+            for holder in holders:
+                holder.held = 0
+
+    clients = [Holder(holders, MIB) for _ in range(10)]
+    Connection(holders, MIB + 1)
+    Stock(8 * MIB, lambda: holders, lambda why: None).grew(2 * MIB)
+    assert holders == clients
+
+
 def test_the_limit_itself_is_not_too_much():
     holders = []
     Holder(holders, 8 * MIB)
