@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lonc.event_loop import READ, EventLoop, Watch
 
@@ -29,12 +30,23 @@ class Resolver:
 
     def find(self, on_found: Found) -> None:
         """Call back, later and in the loop."""
+        if self._watch is None:
+            try:
+                self._begin()
+            except (OSError, RuntimeError) as error:  # no descriptor is free, or no thread
+                self._loop.after(0, partial(on_found, [], f"cannot resolve {self._name}: {error}"))
+                return
         self._waiting.append(on_found)
-        if self._watch is not None:
-            return
+
+    def _begin(self) -> None:
         ours, theirs = socket.socketpair()
+        try:
+            threading.Thread(target=self._ask, args=(theirs,), daemon=True).start()
+        except RuntimeError:
+            ours.close()
+            theirs.close()
+            raise
         self._watch = self._loop.watch(ours, lambda: self._answered(ours), events=READ)
-        threading.Thread(target=self._ask, args=(theirs,), daemon=True).start()
 
     def _ask(self, done: socket.socket) -> None:
         """In the thread."""

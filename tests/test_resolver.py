@@ -1,5 +1,6 @@
 """Names are asked off the loop, by a real thread; who answers is played by the test."""
 
+import resource
 import socket
 import threading
 
@@ -88,3 +89,26 @@ def test_a_resolver_that_hangs_holds_one_thread_and_not_the_loop(loop, monkeypat
     assert found[0] == ([], "cannot resolve lond.example.org: try again")
     assert len(answers(loop, resolver, times=2)) == 2  # and is asked again
     assert len(asked) == 2
+
+
+def test_without_a_descriptor_or_a_thread_there_is_no_address(loop, monkeypatch):
+    resolver = Resolver(loop, "localhost", 5663, ipv4_only=True)
+    found = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        resolver.find(lambda *answer: found.append(answer))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    loop.turn(10)
+    assert found == [([], "cannot resolve localhost: [Errno 24] Too many open files")]
+    with monkeypatch.context() as patch:
+
+        def start(_):
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        ((addresses, why),) = answers(loop, resolver)
+        assert (addresses, why) == ([], "cannot resolve localhost: can't start new thread")
+    ((addresses, why),) = answers(loop, resolver)
+    assert addresses
