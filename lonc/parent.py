@@ -58,7 +58,7 @@ class Parent:
         self._phase = Phase.STARTING
         self._drained_by = 0.0  # by the loop's clock, once it is stopping
         self._failure: str | None = None
-        self._post = Post(settings.delayed_directory)
+        self._post = Post(self._loop, settings.delayed_directory)
         self._terminated = False  # once by signal
 
     def run(self) -> None:

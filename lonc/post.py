@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from lonc.delayed import Name, put_aside, unfinished, waiting
-from lonc.log import logger
+from lonc.event_loop import EventLoop
+from lonc.log import Complaints, logger
 from lonc.status import stray
 
 ABANDONED_AFTER = 86400.0  # seconds; a file that was begun to be written, and has not got its name
@@ -24,11 +25,11 @@ def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int
 class Post:
     """`strays` are counts by host of what waits for hosts that are not in the table."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, loop: EventLoop, directory: Path) -> None:
         self.strays: dict[str, int] = {}
         self._directory = directory
         self._impossible: dict[str, tuple[int, int]] = {}  # size and time of change at the last look
-        self._trouble: str | None = None
+        self._complain = Complaints(loop).complain
 
     def look(self, hosts: Collection[str]) -> list[str]:
         """The ids of those `hosts` that something waits for. What has an impossible name, and has not
@@ -37,7 +38,7 @@ class Post:
             names, impossible = waiting(self._directory)
             self._remove(unfinished(self._directory))
         except OSError as error:
-            self._tell(f"cannot read {self._directory}: {error.strerror}")
+            self._complain(f"cannot read {self._directory}: {error.strerror}")
             return []
         self._put_aside(impossible)
         strays = count_strays(names, hosts)
@@ -60,7 +61,7 @@ class Post:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._tell(f"cannot move {text} to {self._directory}/bad: {error.strerror}")
+                self._complain(f"cannot move {text} to {self._directory}/bad: {error.strerror}")
             else:
                 logger.error("moved %s to %s/bad: its name is impossible", text, self._directory)
 
@@ -75,10 +76,4 @@ class Post:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._tell(f"cannot remove {path}: {error.strerror}")
-
-    def _tell(self, why: str) -> None:
-        """Not at each look again."""
-        if why != self._trouble:
-            self._trouble = why
-            logger.error("%s", why)
+                self._complain(f"cannot remove {path}: {error.strerror}")

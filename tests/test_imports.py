@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "chronicle": {"event_loop", "log", "pool"},
     "delayed": {"configuration"},
     "replay": {"configuration", "delayed", "event_loop", "log", "transaction"},
-    "post": {"delayed", "log", "status"},
+    "post": {"delayed", "event_loop", "log", "status"},
     "status": set(),
     "child": PATH_OF_A_REQUEST | {"__init__"},
     "child_process": {
