@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -29,6 +28,8 @@ class Post:
         self.strays: dict[str, int] = {}
         self._directory = directory
         self._impossible: dict[str, tuple[int, int]] = {}  # size and time of change at the last look
+        self._unfinished: dict[str, float] = {}  # since when we see them, by the loop's clock
+        self._loop = loop
         self._complain = Complaints(loop).complain
 
     def look(self, hosts: Collection[str]) -> list[str]:
@@ -67,10 +68,12 @@ class Post:
 
     def _remove(self, unfinished: list[str]) -> None:
         """Nobody was told that these are saved, and after so long nobody writes them any more."""
-        for text in unfinished:
+        before, now = self._unfinished, self._loop.now
+        self._unfinished = {text: before.get(text, now) for text in unfinished}
+        for text, since in self._unfinished.items():
             path = self._directory / text
             try:
-                if time.time() - os.lstat(path).st_mtime > ABANDONED_AFTER:
+                if now - since > ABANDONED_AFTER:
                     os.unlink(path)
                     logger.warning("removed %s: its writer has died", path)
             except FileNotFoundError:

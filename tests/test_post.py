@@ -1,9 +1,11 @@
 """The parent's look at a real directory of delayed transactions."""
 
+import os
+
 import pytest
 
 from lonc.event_loop import EventLoop
-from lonc.post import Post
+from lonc.post import ABANDONED_AFTER, Post
 
 
 @pytest.fixture
@@ -22,3 +24,22 @@ def test_what_is_wrong_is_told_once_in_a_minute_each_of_several(loop, tmp_path, 
     assert sorted(caplog.messages) == [
         f"cannot move {name} to {tmp_path}/bad: File exists" for name in ("impossible", "too")
     ]
+
+
+def test_a_file_that_was_begun_is_removed_a_day_after_we_saw_it_whatever_the_wall_clock_says(
+    loop, tmp_path, caplog
+):
+    begun, foreign = tmp_path / ".1.0.1.x.l1", tmp_path / ".nfs0001"
+    for path in (begun, foreign):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))  # so it looks to a clock that was set forward, or on another machine
+    post = Post(loop, tmp_path)
+    for seconds in (0, ABANDONED_AFTER):
+        loop.now += seconds
+        post.look([])
+        assert begun.exists()
+    loop.now += 1
+    post.look([])
+    assert not begun.exists()
+    assert foreign.exists()
+    assert caplog.messages == [f"removed {begun}: its writer has died"]
