@@ -59,6 +59,7 @@ LEAVING = b"leaving\n"
 
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
+_NOT_FOR_LOND = re.compile(_REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
 
 
 class Child:
@@ -127,7 +128,7 @@ class Child:
             self._loop,
             settings,
             host.id,
-            _REFUSED.match,
+            _NOT_FOR_LOND.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
             on_trouble=self._chronicle.trouble,

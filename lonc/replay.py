@@ -40,8 +40,8 @@ class _Flight:
 
 
 class Replay:
-    """`refused(request)` says what must never be sent; `queue_delayed` takes a transaction that is to
-    wait behind all others, `drop` takes it back.
+    """`not_for_lond(request)` says what must never be sent; `queue_delayed` takes a transaction that is
+    to wait behind all others, `drop` takes it back.
 
     Callbacks: `on_trouble(why)`; `on_rest()`, whenever nothing is in flight any more.
     """
@@ -51,7 +51,7 @@ class Replay:
         loop: EventLoop,
         settings: Settings,
         host: str,
-        refused: Callable[[bytes], object],
+        not_for_lond: Callable[[bytes], object],
         queue_delayed: Callable[[Transaction], None],
         drop: Callable[[Transaction], None],
         on_trouble: Callable[[str], None],
@@ -61,7 +61,7 @@ class Replay:
         self._settings = settings
         self._directory = settings.delayed_directory
         self._host = host
-        self._refused = refused
+        self._not_for_lond = not_for_lond
         self._queue_delayed = queue_delayed
         self._drop = drop
         self._on_trouble = on_trouble
@@ -200,8 +200,8 @@ class Replay:
             raise ValueError("it is cut off: it has no newline")
         if content.count(b"\n") > 1:
             raise ValueError("it is more than one line")
-        if self._refused(content):
-            raise ValueError("it would end a connection that others use")
+        if self._not_for_lond(content):
+            raise ValueError("it is not for lond")
         return content
 
     def _replied(self, _: bytes) -> None:

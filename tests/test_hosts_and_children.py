@@ -10,6 +10,8 @@ import pytest
 from machine import asked, children_of, eventually, exists, program, read_line
 from scripted_lond import ScriptedLond, remembering
 
+from lonc import lonnet
+
 
 @pytest.fixture
 def three(machine):
@@ -356,6 +358,18 @@ class TestDelayed:
             ]
             eventually(lambda: len(children_of(machine.lonc.pid)) == 1)
             machine.stop()
+
+    def test_what_was_meant_for_lonc_itself_never_reaches_lond(self, machine):
+        machine.sockets.mkdir()
+        own = (b"lonc:status", b"reset_retries", b"close_connection_exit")
+        for request in own:
+            assert lonnet.critical(request, "l1", settings=machine.settings()) == b"con_delayed"
+        seen = []
+        with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
+            machine.start()
+            eventually(lambda: len(list(machine.sockets.glob("delayed/bad/*"))) == len(own))
+            machine.stop()
+        assert seen == []
 
     def test_those_of_a_host_that_left_the_table_are_told(self, three):
         three.start()

@@ -147,7 +147,7 @@ def test_a_dead_host_costs_one_try(bench):
         (b"put:a", "it is cut off: it has no newline"),
         (b"put:a\nput:b\n", "it is more than one line"),
         (b"x" * 1001 + b"\n", "it is longer than 1000 bytes"),
-        (b"exit\n", "it would end a connection that others use"),
+        (b"exit\n", "it is not for lond"),
         ("directory", "it is no file"),
         ("link", "cannot read it: Too many levels of symbolic links"),
         ("fifo", "it is no file"),
