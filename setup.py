@@ -23,6 +23,14 @@ setup(
     packages=["lonc"],
     package_data={"lonc": ["page.css", "py.typed"]},
     scripts=["bin/lonc"],
+    data_files=[
+        ("share/bash-completion/completions", ["etc/bash_completion.d/lonc"]),
+        ("share/man/man5", ["etc/man/hosts.tab.5", "etc/man/loncapa.conf.5"]),
+        ("share/man/man8", ["etc/man/lonc.8"]),
+        ("share/lonc", ["etc/hosts.tab", "etc/loncapa.conf"]),
+        ("share/lonc/logrotate.d", ["etc/logrotate.d/lonc"]),
+        ("share/lonc/systemd", ["etc/systemd/lonc.service"]),
+    ],
     install_requires=["cryptography>=43", "python-daemon>=3.0", "setproctitle>=1.3"],
     extras_require={
         "top": TOP,

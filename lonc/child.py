@@ -51,6 +51,9 @@ from lonc.resolver import Found, Resolver, known
 from lonc.status import HostStatus
 from lonc.stock import Stock
 from lonc.tally import Tally
+from lonc.transaction import Transaction
+
+LONGEST_TOLD = 200  # bytes of a request, in the log
 
 READY = b"ready\n"
 PONG = b"pong\n"
@@ -141,8 +144,10 @@ class Child:
         self._clients_drained = False
         self._handover: Handover | None = None
         self._stopping = False
-        # A client's transactions go straight to the pool.
+        # A client's transactions go straight to the pool, unless somebody wants to see them.
         self.queue_transaction = self._pool.queue_transaction
+        if settings.log_level == "debug":
+            self.queue_transaction = self._tell_and_queue
         self.drop_transaction = self._pool.drop_transaction
         self.held = self._stock.grew
 
@@ -190,6 +195,14 @@ class Child:
             self._channel.send(REPLACE)
             return b"ok\n"
         return None
+
+    def _tell_and_queue(self, transaction: Transaction) -> None:
+        """What travels encrypted is not told."""
+        request = transaction.request.removesuffix(b"\n")
+        if not request.startswith(b"encrypt:"):
+            cut = request[:LONGEST_TOLD].decode(errors="backslashreplace")
+            logger.debug("request: %s%s", cut, "…" if len(request) > LONGEST_TOLD else "")
+        self._pool.queue_transaction(transaction)
 
     def status_line(self) -> bytes:
         """The status report; that of the last time as long as nothing has changed."""

@@ -16,6 +16,27 @@ from lonc.health import Thresholds
 from lonc.hosts import find_host
 from lonc.sources import load
 
+EXAMPLES = {
+    "start": "start",
+    "stop": "stop",
+    "restart": "restart",
+    "reload": "reload",
+    "update": "update",
+    "retry": "retry msul1",
+    "disable": "disable msul1",
+    "enable": "enable msul1",
+    "status": "status --html /home/httpd/html/lon-status/lonc",
+    "check-health": "check-health --dead 2,5 --wait 10,60",
+    "top": "top --every 2",
+    "exporter": "exporter --listen 127.0.0.1:9663",
+    "run": "-c loncapa.conf run",
+    "check": "check",
+    "send": "send --parallel 8 msul1 - < requests",
+    "ping": "ping msul1 msul2",
+    "lond": "lond msul1 --database msul1.sqlite",
+    "demo": "demo",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
@@ -54,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lonc",
         description="Carries requests of local programs to the londs of a LON-CAPA network.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lonc {__version__}")
     parser.add_argument(
@@ -148,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="show all of it at work, in a temporary directory")
     demo.set_defaults(command=_demo)
+
+    for name, example in EXAMPLES.items():
+        commands.choices[name].epilog = f"example: lonc {example}"
+    width = max(map(len, EXAMPLES)) + 2
+    examples = "".join(f"  {name:{width}}lonc {example}\n" for name, example in EXAMPLES.items())
+    parser.epilog = f"examples:\n{examples}"
     return parser
 
 

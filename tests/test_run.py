@@ -804,6 +804,17 @@ class TestLog:
         assert "a malformed enc: line" in machine.log()
         assert "topsecret" not in machine.log()
 
+    @pytest.mark.parametrize("level", ["debug", "info"])
+    def test_requests_are_told_at_debug_alone(self, machine, level):
+        machine.configure(loncLogLevel=level)
+        machine.start_lond("l1")
+        machine.run()
+        machine.ask(b"echo:\xffone" + b"x" * 1000)
+        machine.ask(b"encrypt:echo:two")
+        machine.stop()
+        told = re.findall(r"DEBUG \d+ l1: request: (.*)", machine.log())
+        assert told == ([rf"echo:\xffone{'x' * 191}…"] if level == "debug" else [])
+
     def test_every_line_has_its_form(self, three):
         os.kill(three.children()["l1"], signal.SIGKILL)
         three.ask(b"ping", "l1")

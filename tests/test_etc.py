@@ -1,0 +1,70 @@
+"""What `etc/` holds for the programs around lonc."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from machine import BIN_LONC, eventually
+
+ETC = Path(__file__).parents[1] / "etc"
+
+
+def completed(machine, *words):
+    """What bash offers for the last of these words."""
+    script = (
+        f'source {ETC}/bash_completion.d/lonc; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
+        ' _lonc; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    environment = {
+        "PATH": f"{BIN_LONC.parent}:{os.environ['PATH']}",
+        "LONC_CONF": str(machine.configuration),
+    }
+    command = ["bash", "-c", script, "bash", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["lonc", "sta"], ["start", "status"]),
+        (["lonc", "check"], ["check-health", "check"]),
+        (["lonc", "send", "ms"], ["msul1", "msul2"]),
+        (["lonc", "status", "--j"], ["--json"]),
+        (["lonc", "start", "ms"], []),
+    ],
+)
+def test_completion(machine, words, offered):
+    machine.hosts("msul1", "msul2", "other")
+    assert completed(machine, *words) == offered
+
+
+def test_completion_knows_every_command(machine):
+    assert {"start", "check-health", "top", "exporter", "demo"} <= set(completed(machine, "lonc", ""))
+
+
+def test_completion_in_the_eyes_of_shellcheck():
+    shellcheck = Path(BIN_LONC).with_name("shellcheck")
+    subprocess.run([shellcheck, "-s", "bash", ETC / "bash_completion.d" / "lonc"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
+def test_the_log_is_rotated_and_goes_on(machine):
+    machine.start()
+    rules = machine.directory / "logrotate.conf"
+    text = (ETC / "logrotate.d" / "lonc").read_text()
+    rules.write_text(text.replace("/home/httpd/perl/logs/lonc.log", str(machine.log_file)))
+    before = machine.log()
+    state = machine.directory / "logrotate.state"
+    subprocess.run(["logrotate", "-f", "-s", state, rules], check=True)
+    assert machine.log_file.with_name("lonc.log.1").read_text() == before
+    machine.command("reload")
+    eventually(lambda: machine.log_file.exists() and "reloaded, 1 host" in machine.log())
+    assert machine.log_file.with_name("lonc.log.1").read_text() == before
+
+
+def test_the_unit_of_systemd_says_what_the_readme_says():
+    unit = (ETC / "systemd" / "lonc.service").read_text()
+    assert "ExecStart=/opt/lonc/bin/lonc run\n" in unit
+    assert "ExecReload=/opt/lonc/bin/lonc reload\n" in unit
