@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -148,19 +149,18 @@ def test_a_dead_host_costs_one_try(bench):
         (b"put:a\nput:b\n", "it is more than one line"),
         (b"x" * 1001 + b"\n", "it is longer than 1000 bytes"),
         (b"exit\n", "it is not for lond"),
-        ("directory", "it is no file"),
-        ("link", "cannot read it: Too many levels of symbolic links"),
-        ("fifo", "it is no file"),
+        (Path.mkdir, "it is no file"),
+        (
+            lambda path: path.symlink_to("2.0.1.put.l1"),
+            "cannot read it: Too many levels of symbolic links",
+        ),
+        (os.mkfifo, "it is no file"),
     ],
 )
 def test_what_can_never_be_carried_out_is_put_aside_and_holds_up_nothing(bench, content, why, caplog):
     path = bench.directory / "1.0.1.put.l1"
-    if content == "directory":
-        path.mkdir()
-    elif content == "link":
-        path.symlink_to("2.0.1.put.l1")
-    elif content == "fifo":
-        os.mkfifo(path)
+    if callable(content):
+        content(path)
     else:
         path.write_bytes(content)
     bench.file("2.0.1.put.l1", b"good\n")
