@@ -158,6 +158,8 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), said, time.ctime(now).encode())
     fd = _open_log(settings.perm_log)
     try:
+        if _cut_off(settings.perm_log):
+            line = b"\n" + line
         if os.write(fd, line) != len(line):  # in one piece: others write, too
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
@@ -256,3 +258,18 @@ def _open_log(file: Path) -> int:
     with contextlib.suppress(OSError):
         os.fchmod(fd, FILE_MODE)  # whatever the umask
     return fd
+
+
+def _cut_off(file: Path) -> bool:
+    """Whether the last record is, by a full disk: the next one would be taken for its end."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        size = os.fstat(fd).st_size
+        return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

@@ -1,5 +1,6 @@
 import os
 import re
+import resource
 import stat
 import threading
 import time
@@ -373,6 +374,22 @@ class TestRecord:
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
         with pytest.raises(OSError, match="No space left"):
             record(settings, "D", "l1", b"x")
+
+    def test_the_next_record_after_half_of_one_is_a_line_of_its_own(self, settings):
+        def cut_off():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
+            try:
+                record(settings, "D", "l1", b"put:first")
+            except OSError as error:
+                return str(error)
+
+        assert "No space left" in in_child(cut_off)
+        for request in (b"put:second", b"put:third"):
+            record(settings, "S", "l1", request)
+        cut, second, third = settings.perm_log.read_bytes().splitlines()
+        assert len(cut) == 20
+        assert b":S:l1:put:second:" in second
+        assert b":S:l1:put:third:" in third
 
 
 class TestPuttingAside:
