@@ -32,10 +32,10 @@ SORTS: dict[str, tuple[str, Callable[[Row], object]]] = {
     "h": ("host", lambda row: row[0].host),
     "r": ("rate", lambda row: -row[2]),
     "l": ("latency", lambda row: -(row[0].last_minute or {}).get("p99", 0.0)),
-    "q": ("queue", lambda row: -(row[0].waiting or 0)),
+    "m": ("most waiting", lambda row: -(row[0].waiting or 0)),
     "d": ("delayed", lambda row: -(row[0].delayed or 0)),
 }
-LEAVE = {"x", "\x03", "\x1b", "\x04"}
+LEAVE = {"q", "\x03", "\x1b", "\x04"}
 
 
 def sparkline(counts: Sequence[int]) -> str:
@@ -140,7 +140,7 @@ class Top:
             Text(health.sentence, style=STYLES[health.level], overflow="ellipsis", no_wrap=True),
             Text(f"{total:.0f} requests/s, lonc {report.version}, pid {report.pid}", style="dim"),
             table,
-            Text.from_markup(f"sort by: {keys}  [bold]x[/bold] leave{hidden}"),
+            Text.from_markup(f"sort by: {keys}  [bold]q[/bold] leave{hidden}"),
         )
 
 

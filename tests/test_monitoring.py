@@ -133,12 +133,12 @@ def test_the_exporter(four):
 
 def test_top(four):
     terminal = Terminal([*LONC, "-c", four.configuration, "top", "--every", "0.2"])
-    shown = terminal.until("x.* leave")
+    shown = terminal.until("q.* leave")
     assert "2 of 4 hosts are not well" in shown
     assert shown.index("l4") < shown.index("l1 ")
     terminal.type(b"h")
     terminal.until(r"l1 (?s:.*)l4 (?s:.*)leave")
-    terminal.type(b"x")
+    terminal.type(b"q")
     assert terminal.end() == 0
 
 
