@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 
 from lonc import instance, table
-from lonc.configuration import did_you_mean
+from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.health import Health, Level, Threshold, Thresholds
@@ -29,7 +29,7 @@ def status(options: argparse.Namespace) -> int:
     found = instance.settled(settings)
     if found.state is instance.State.RUNNING:
         try:
-            report = Report.from_line(ask(settings, "status"))
+            report = _ask(settings)
         except LoncError as error:
             print(f"lonc is running, pid {found.pid}")
             print(f"lonc: {error}", file=sys.stderr)
@@ -98,7 +98,14 @@ def current(options: argparse.Namespace) -> Report:
         raise NotRunning("lonc is not running")
     if found.state is not instance.State.RUNNING:
         raise LoncError(found.why)
-    return Report.from_line(ask(settings, "status"))
+    return _ask(settings)
+
+
+def _ask(settings: Settings) -> Report:
+    try:
+        return Report.from_line(ask(settings, "status"))
+    except ValueError:
+        raise LoncError("its answer makes no sense: is it of another version?") from None
 
 
 def _performance(report: Report, limits: Thresholds) -> list[str]:

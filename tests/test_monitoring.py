@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 from load import Load
-from machine import LONC, Machine, Terminal, eventually
+from machine import LONC, Machine, Terminal, eventually, program
 
 from lonc.health import Threshold
 from lonc.monitoring import threshold
@@ -178,6 +178,14 @@ def test_a_threshold():
 
 
 class TestWithoutADaemon:
+    def test_a_daemon_of_another_version(self, machine):
+        machine.start()
+        older = program("import lonc.monitoring; lonc.monitoring.Report.from_line = lambda _: int('x')")
+        for command, status in (("status", 4), ("check-health", 3)):
+            done = machine.command(command, program=older)
+            assert done.returncode == status
+            assert b"its answer makes no sense: is it of another version?" in done.stdout + done.stderr
+
     def test_check_health(self, machine):
         done = machine.command("check-health")
         assert (done.returncode, done.stdout) == (2, b"LONC CRITICAL - lonc is not running\n")
