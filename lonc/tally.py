@@ -5,7 +5,6 @@ Of fixed size, whatever happens: times are counted in BOUNDS, slots are summed u
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ _NONE = [0] * (len(BOUNDS) + 1)  # the last is for what took longer than all
 SLOT = 5.0  # seconds; what is over for a minute leaves it so much later at most
 SLOTS_A_MINUTE = 12
 MINUTES = 60
-LONGEST_WINDOW = 60 * (MINUTES + 2)  # seconds; after these nothing of what ended is in any
 
 
 class Reason(Enum):
@@ -85,8 +83,8 @@ class _Window:
         self._replies = _NONE.copy()
         self._done = 0
 
-    def push(self, slot: Slot) -> None:
-        """One more slot is over, and the oldest leaves."""
+    def push(self, slot: Slot) -> bool:
+        """One more slot is over, and the oldest leaves; whether there was anything in that."""
         gone = self.slots[0]
         self.slots.append(slot)
         if gone is not _EMPTY:
@@ -94,6 +92,10 @@ class _Window:
         if slot is not _EMPTY:
             self._replies = list(map(add, self._replies, slot.replies))
         self._done += slot.done - gone.done
+        return gone is not _EMPTY
+
+    def empty(self) -> bool:
+        return all(slot is _EMPTY for slot in self.slots)
 
     def sum(self) -> Slot:
         return Slot(
@@ -135,7 +137,7 @@ class Tally:
         self._this_minute = _EMPTY
         self._slots_of_this_minute = 0
         self._hour = _Window(MINUTES - 1)
-        self._last = -math.inf  # when anything ended
+        self._shifts = 0  # how often the sums of the last minutes have changed by time alone
 
     def replied(self, now: float, since: float, sent: int, received: int) -> None:
         """A transaction that has waited since then, of so many bytes, got a reply of so many."""
@@ -158,12 +160,11 @@ class Tally:
         self.failed += count
         self.reasons[reason] += count
 
-    def version(self, now: float) -> tuple[int, int, float]:
+    def version(self, now: float) -> tuple[int, int, int]:
         """Differs whenever the report does."""
         if now >= self._over_at:
             self._close_slots(now)
-        changing = now < self._last + LONGEST_WINDOW
-        return self.done, self.failed, self._over_at if changing else 0.0
+        return self.done, self.failed, self._shifts
 
     def report(self, now: float) -> dict[str, Any]:
         """All of it, by the names that the status report has for it."""
@@ -214,16 +215,12 @@ class Tally:
         over = int((now - self._over_at) // SLOT) + 1
         self._over_at += over * SLOT
         slot, self._slot = self._slot.over(), Slot()
-        if slot.done or slot.failures:
-            self._last = now
-            self._close(slot)
-        else:
-            self._close(_EMPTY)
+        self._close(slot if slot.done or slot.failures else _EMPTY)
         for _ in range(min(over - 1, SLOTS_A_MINUTE * MINUTES)):
             self._close(_EMPTY)
 
     def _close(self, slot: Slot) -> None:
-        self._minute.push(slot)
+        self._shifts += self._minute.push(slot)
         if slot is not _EMPTY:
             self._all_time.add(slot)
             if self._this_minute is _EMPTY:
@@ -231,6 +228,7 @@ class Tally:
             self._this_minute.add(slot)
         self._slots_of_this_minute += 1
         if self._slots_of_this_minute == SLOTS_A_MINUTE:
+            self._shifts += self._this_minute is not _EMPTY or not self._hour.empty()
             self._hour.push(self._this_minute)
             self._this_minute = _EMPTY
             self._slots_of_this_minute = 0

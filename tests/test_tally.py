@@ -86,6 +86,21 @@ def test_whatever_came_when_the_sums_are_those_of_what_came_lately():
         assert counted <= sum(at > now - seconds - slots - SLOT for at in came)
 
 
+def test_the_version_changes_whenever_the_report_does_and_seldom_else():
+    rng = random.Random(5)
+    tally, now, reports = Tally(0.0), 0.0, {}
+    distinct = set()
+    for _ in range(2000):
+        now += rng.choice([1.0, 1.0, 1.0, 5.0, 300.0])
+        if rng.random() < 0.05:
+            reply(tally, now, 0.01)
+        version = tally.version(now)
+        report = str(tally.report(now))
+        assert reports.setdefault(version, report) == report
+        distinct.add(report)
+    assert len(distinct) <= len(reports) < 1.5 * len(distinct)
+
+
 def test_after_a_long_rest_it_goes_on_at_once(tally):
     reply(tally, 1000.0, 0.01)
     reply(tally, 1e9, 0.01)
