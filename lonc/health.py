@@ -77,20 +77,21 @@ class Health:
         judged = [(host, self._judge(host)) for host in report.hosts]
         self.hosts = sorted(judged, key=lambda each: -each[1].level)
         others = list(self._others(report))
-        self.level = max((verdict.level for _, verdict in [*self.hosts, *others]), default=Level.OK)
+        verdicts = [*(verdict for _, verdict in self.hosts), *others]
+        self.level = max((verdict.level for verdict in verdicts), default=Level.OK)
         self.in_short, names = self._of_hosts()
-        self.others = [verdict.text for _, verdict in others]
+        self.others = [verdict.text for verdict in others]
         self.sentence = "; ".join([self.in_short + names, *self.others])
 
     def _judge(self, host: HostStatus) -> Verdict:
         """The worst of all that can be said about it, and of that the first."""
         limits = self._thresholds
         wait = host.oldest_wait or 0.0
-        percent = 0.0 if host.state == "DEAD" else _percent_failed(host)
+        percent = 0.0 if host.state in ("DEAD", "disabled") else _percent_failed(host)
         p99 = (host.last_minute or {}).get("p99", 0.0)
         age = 0.0 if host.oldest_delayed is None else self._now.timestamp() - host.oldest_delayed
         return max(
-            Verdict(self._of_states.get(host.state, Level.OK), self._state_in_words(host)),
+            Verdict(self._of_state(host.state), self._state_in_words(host)),
             Verdict(limits.wait.level(wait), f"has a request that has waited for {short_time(wait)}"),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
@@ -98,15 +99,12 @@ class Health:
             key=lambda verdict: verdict.level,
         )
 
-    @property
-    def _of_states(self) -> dict[str, Level]:
-        return {
-            "not answering": Level.CRITICAL,
-            "no child": Level.CRITICAL,
-            "DEAD": self._dead,
-            "connecting": Level.WARNING,
-            "starting": Level.WARNING,
-        }
+    def _of_state(self, state: str) -> Level:
+        if state in ("not answering", "no child"):
+            return Level.CRITICAL
+        if state == "DEAD":
+            return self._dead
+        return Level.WARNING if state in ("connecting", "starting") else Level.OK
 
     def _state_in_words(self, host: HostStatus) -> str:
         if host.state == "not answering":
@@ -121,15 +119,15 @@ class Health:
         """Seconds since that time of day, ISO 8601."""
         return max(0.0, (self._now - datetime.fromisoformat(at)).total_seconds())
 
-    def _others(self, report: Report) -> Iterator[tuple[None, Verdict]]:
+    def _others(self, report: Report) -> Iterator[Verdict]:
         """What is no single host's trouble."""
         delayed = sum(host.delayed or 0 for host in report.hosts)
         if level := self._thresholds.delayed.level(delayed):
-            yield None, Verdict(level, f"{delayed} delayed transactions wait")
+            yield Verdict(level, f"{delayed} delayed transactions wait")
         for id_, count in report.strays.items():
-            yield None, Verdict(Level.WARNING, stray(id_, count))
+            yield Verdict(Level.WARNING, stray(id_, count))
         if not report.hosts:
-            yield None, Verdict(Level.WARNING, "no requests are served")
+            yield Verdict(Level.WARNING, "no requests are served")
 
     def _of_hosts(self) -> tuple[str, str]:
         """How many are well, and the names of those that need looking after."""

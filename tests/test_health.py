@@ -34,6 +34,11 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             Level.OK,
             "2 hosts, all well, but 1 disabled: l2 is disabled",
         ),
+        (
+            [HostStatus("l1", "disabled", done_by_minute=[0], failed_by_minute=[99])],
+            Level.OK,
+            "1 host, all well, but 1 disabled: l1 is disabled",
+        ),
         ([well(), DEAD], Level.WARNING, "1 of 2 hosts is not well: l2 has been DEAD for 3 h"),
         ([DEAD], Level.CRITICAL, "1 of 1 host is not well: l2 has been DEAD for 3 h"),
         (
