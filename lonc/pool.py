@@ -244,8 +244,8 @@ class Pool(Generic[C]):
         """A connection, or an attempt at one, has ended with `transaction` in flight.
 
         An attempt counts as failed if no other connection shows that the host lives; what waits is
-        failed only if none is on its way either. A connection that was lost is replaced if something
-        waits.
+        failed if none is on its way either, or if the host is DEAD by that. A connection that was lost
+        is replaced if something waits.
         """
         lost = [] if transaction is None else [transaction]
         how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
@@ -268,7 +268,7 @@ class Pool(Generic[C]):
             if not self._established:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
             self._retry_after_a_while()
-            if not self._connections:
+            if not self._connections or self._dead:
                 unserved = self._take_waiting()
         self._on_change(why)
         self._fail(lost, why, how)

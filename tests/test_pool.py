@@ -115,6 +115,8 @@ class Host:
         self.outcomes = {}
 
     def make(self):
+        attempts = sum(not each.ready for each in self.open)
+        assert attempts == 0 or attempts < len(self.open), "one attempt until the host is known to live"
         self.made.append(FakeConnection(self.pool, self.refuse))
         return self.made[-1]
 
@@ -325,6 +327,18 @@ def test_failures_in_a_row_make_the_host_dead_and_a_success_brings_it_back(host)
     assert host.pool.state is HostState.READY
     host.clock.advance(1.0)
     assert host.pool.retries_remaining == 2
+
+
+def test_what_waits_when_a_host_becomes_dead_fails_at_once_though_other_attempts_go_on(ready):
+    ready.clock.advance(1.0)
+    for name in range(4):
+        ready.ask(name)
+    ready.made[0].close("broken")
+    ready.made[1].close("refused")
+    assert set(ready.outcomes) == {0}
+    ready.made[2].close("refused")
+    assert ready.pool.state is HostState.DEAD
+    assert set(ready.outcomes) == {0, 1, 2, 3}
 
 
 def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
@@ -599,15 +613,17 @@ def test_once_shut_everything_fails_at_once(ready):
 
 class AnyRun(RuleBasedStateMachine):
     """Whatever happens in whatever order: never more connections than the most, no transaction ends
-    twice or is forgotten, and none waits while nothing is there or on its way to serve it."""
+    twice or is forgotten, and none waits while nothing is there or on its way to serve it. Until the
+    host is known to live there is one attempt at a time, and if there is none, there will be."""
 
-    @initialize(most=st.integers(1, 4), retries=st.integers(1, 3))
-    def begin(self, most, retries):
+    @initialize(most=st.integers(1, 4), retries=st.integers(1, 3), idle=st.sampled_from([0.5, 3600.0]))
+    def begin(self, most, retries, idle):
         self.most = most
-        self.host = Host(most, retries)
+        self.host = Host(most, retries, idle)
         self.asked = 0
         self.dropped = set()
         self.waiting = {}
+        self.delayed = None
         self.host.pool.open()
 
     @rule(refuse=st.booleans())
@@ -615,6 +631,27 @@ class AnyRun(RuleBasedStateMachine):
         self.host.refuse = refuse
         self.waiting[self.asked] = self.host.ask(self.asked)
         self.asked += 1
+
+    @precondition(lambda self: self.delayed is None)
+    @rule(refuse=st.booleans())
+    def ask_delayed(self, refuse):
+        def ended(_):
+            self.delayed = None
+
+        self.host.refuse = refuse
+        self.delayed = Transaction(b"delayed\n", ended, ended)
+        self.host.pool.queue_delayed(self.delayed)
+
+    @precondition(lambda self: self.delayed is not None)
+    @rule()
+    def the_delayed_one_is_taken_back(self):
+        self.host.pool.drop_transaction(self.delayed)
+
+    @rule(refuse=st.booleans())
+    def disable_or_enable(self, refuse):
+        self.host.refuse = refuse
+        pool = self.host.pool
+        (pool.enable if pool.state is HostState.DISABLED else pool.disable)()
 
     @precondition(lambda self: any(not each.ready for each in self.host.open))
     @rule(data=st.data())
@@ -663,13 +700,18 @@ class AnyRun(RuleBasedStateMachine):
         assert not self.dropped & set(host.outcomes)
         # A dropped transaction that had been started still runs, unheard.
         running = len(set(self.waiting) - set(host.outcomes))
-        assert running <= len(host.busy) + pool.waiting <= running + len(self.dropped)
-        if pool.waiting:
+        delayed = sum(each.transaction is self.delayed for each in host.busy)
+        assert running <= len(host.busy) - delayed + pool.waiting <= running + len(self.dropped)
+        assert len(host.busy) == pool.busy
+        if pool.waiting or (self.delayed is not None and not delayed):
             assert host.open, "something waits, and nothing is on its way"
             assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"
         assert host.tally.done + host.tally.failed >= len(host.outcomes)
         if pool.state is HostState.DEAD:
             assert pool.retries_remaining == 0
+            assert host.open or pool._retry_at < math.inf, "it is never tried again"
+        if pool.state in (HostState.DEAD, HostState.DISABLED):
+            assert not pool.waiting, "it is told at once"
 
 
 AnyRun.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
