@@ -22,7 +22,7 @@ class Backoff:
     def reset(self) -> None:
         """All is well again: the next delay is the first."""
         self._left_at_once = self._at_once
-        self._next = self._first
+        self._next = min(self._first, self._longest)
 
     def next_delay(self) -> float:
         if self._left_at_once:

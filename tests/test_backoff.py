@@ -25,3 +25,8 @@ def test_after_a_reset_it_begins_anew():
 
 def test_without_a_first_one_at_once_even_the_first_is_a_delay():
     assert Backoff(1, 60, Random(1)).next_delay() >= 0.75
+
+
+def test_the_first_is_no_longer_than_the_longest_either():
+    backoff = Backoff(60, 2, Random(1))
+    assert [backoff.next_delay() <= 2 for _ in range(3)] == [True] * 3
