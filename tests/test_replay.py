@@ -224,6 +224,20 @@ def test_what_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
     assert len(bench.sent) == 2
 
 
+def test_nor_does_the_next_child_carry_it_out(bench, monkeypatch):
+    bench.file("1.0.1.put.l1", b"first\n")
+    bench.look()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "unlink", _fails)
+        bench.answer()
+        bench.replay.leave()
+        bench.replay = bench.make()
+        failing.setattr(os, "rename", _fails)
+        bench.look()
+        assert bench.sent == [b"first\n"]
+    assert "is bad (it is empty), and cannot be moved: it fails" in bench.told[-1]
+
+
 def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     with monkeypatch.context() as failing:
