@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lonc import __version__, monitoring, operation, sending
 from lonc.errors import DONE, FAILED, LoncError, Misconfigured
-from lonc.health import Thresholds
+from lonc.health import DEFAULT
 from lonc.hosts import find_host
 from lonc.sources import load
 
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         ("delayed", "delayed transactions"),
         ("age", "seconds of the oldest delayed transaction"),
     ):
-        default = getattr(Thresholds(), name)
+        default = getattr(DEFAULT, name)
         health.add_argument(
             f"--{name}", metavar="W[,C]", type=monitoring.threshold, default=default, help=help_
         )

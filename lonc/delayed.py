@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lonc.configuration import HOST_ID, Settings
 
@@ -69,25 +70,33 @@ class Name:
         return self.text
 
 
-def waiting(directory: Path) -> tuple[list[Name], list[str]]:
-    """What waits there, in the order in which it came, and all names that are impossible.
+class Listing(NamedTuple):
+    """What is in the directory, each sorted."""
 
-    A directory that is not there is empty. Raises OSError.
-    """
-    names: list[Name] = []
-    impossible: list[str] = []
+    waiting: list[Name]  # in the order in which it came
+    impossible: list[str]  # names that no transaction can have
+    unfinished: list[str]  # what `save` is writing, and what is left by a writer that was killed
+
+
+def listing(directory: Path) -> Listing:
+    """One look. A directory that is not there is empty. Raises OSError."""
+    found = Listing([], [], [])
     for text in _listed(directory):
-        name = Name.parse(text)
-        if name is not None:
-            names.append(name)
-        elif text != BAD and not text.startswith("."):  # a writer's own
-            impossible.append(text)
-    return sorted(names), sorted(impossible)
+        if text.startswith("."):  # a writer's own
+            if Name.parse(text[1:]) is not None:
+                found.unfinished.append(text)
+        elif (name := Name.parse(text)) is not None:
+            found.waiting.append(name)
+        elif text != BAD:
+            found.impossible.append(text)
+    for names in found:
+        names.sort()
+    return found
 
 
-def unfinished(directory: Path) -> list[str]:
-    """What `save` is writing there, and what is left by a writer that was killed. Raises OSError."""
-    return [text for text in _listed(directory) if text.startswith(".") and Name.parse(text[1:])]
+def waiting(directory: Path) -> tuple[list[Name], list[str]]:
+    """What waits there, and all names that are impossible. Raises OSError."""
+    return listing(directory)[:2]
 
 
 def newest(directory: Path, host: str) -> tuple[int, int] | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import asdict
 
 from lonc import instance, table
 from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
-from lonc.health import Health, Level, Threshold, Thresholds
+from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.sources import tolerant
 from lonc.status import HostStatus, Report
 
@@ -84,7 +83,7 @@ def check_health(options: argparse.Namespace) -> int:
     except (LoncError, OSError) as error:
         print(f"LONC UNKNOWN - {' '.join(str(error).split())}")
         return Level.UNKNOWN
-    limits = Thresholds(**{name: getattr(options, name) for name in asdict(Thresholds())})
+    limits = Thresholds(**{name: getattr(options, name) for name in vars(DEFAULT)})
     health = Health(report, limits)
     print(f"LONC {health.level.name} - {health.sentence} | {' '.join(_performance(report, limits))}")
     return health.level

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lonc.errors import LoncError
 from lonc.health import Health, Level, Verdict, short_time
-from lonc.status import HostStatus, Report
+from lonc.status import HostStatus, Report, if_known
 
 MODE = 0o644  # for whoever may see the page
 CHANGES = 30  # that the page tells, of all hosts together
@@ -99,16 +99,12 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
         ("failed", "", str(sum(failed)) if failed else ""),
         ("p50", "", short_time(hour["p50"]) if hour else ""),
         ("p99", "", short_time(hour["p99"]) if hour else ""),
-        ("waiting", "", _known(host.waiting)),
-        ("delayed", "", _known(host.delayed)),
+        ("waiting", "", if_known(host.waiting)),
+        ("delayed", "", if_known(host.delayed)),
         ("last error", "error", escape(error)),
     ]
     tds = (f'<td data-label="{label}" class="{kind}">{text}</td>' for label, kind, text in cells)
     return f"<tr>{''.join(tds)}</tr>"
-
-
-def _known(count: int | None) -> str:
-    return "" if count is None else str(count)
 
 
 def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:

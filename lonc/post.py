@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from lonc.delayed import Name, put_aside, unfinished, waiting
+from lonc.delayed import Name, listing, put_aside
 from lonc.event_loop import EventLoop
 from lonc.log import Complaints, logger
 from lonc.status import stray
@@ -36,11 +36,11 @@ class Post:
         """The ids of those `hosts` that something waits for. What has an impossible name, and has not
         changed since the last look, is put aside; what was never finished is removed in the end."""
         try:
-            names, impossible = waiting(self._directory)
-            self._remove(unfinished(self._directory))
+            names, impossible, unfinished = listing(self._directory)
         except OSError as error:
             self._complain(f"cannot read {self._directory}: {error.strerror}")
             return []
+        self._remove(unfinished)
         self._put_aside(impossible)
         strays = count_strays(names, hosts)
         for host in strays.keys() - self.strays.keys():

@@ -51,6 +51,11 @@ class HostStatus:
     memory: int | None = None  # bytes that are in memory
     version: str | None = None
 
+    @property
+    def connected(self) -> int | None:
+        """How many connections there are, in whatever state."""
+        return None if self.connections is None else sum(self.connections.values())
+
     def to_line(self) -> bytes:
         """One line of JSON, without what is not known."""
         known = {name: value for name, value in vars(self).items() if value is not None}
@@ -58,9 +63,8 @@ class HostStatus:
 
     def to_text(self) -> str:
         """One sentence for the log."""
-        connections = None if self.connections is None else sum(self.connections.values())
         figures = {
-            "connections": connections,
+            "connections": self.connected,
             "clients": self.clients,
             "waiting": self.waiting,
             "done": self.done,
@@ -97,6 +101,11 @@ class Report:
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no report: {line!r}") from error
+
+
+def if_known(count: int | None) -> str:
+    """As text; nothing for what is not known."""
+    return "" if count is None else str(count)
 
 
 def stray(host: str, count: int) -> str:

@@ -57,7 +57,7 @@ def _row(host: HostStatus, health: Health) -> list[str]:
         host.host,
         host.state,
         "-" if host.state_since is None else _time(health.age(host.state_since)),
-        _number(None if host.connections is None else sum(host.connections.values())),
+        _number(host.connected),
         _number(host.clients),
         _number(host.waiting),
         _time(host.oldest_wait) if host.oldest_wait else "-",
@@ -74,9 +74,8 @@ def _sums(report: Report) -> list[str]:
         return _number(sum(getattr(host, name) or 0 for host in report.hosts))
 
     oldest = max(host.oldest_wait or 0.0 for host in report.hosts)
-    connections = sum(sum((host.connections or {}).values()) for host in report.hosts)
     return [
-        f"{len(report.hosts)} hosts", "", "", _number(connections), sum_of("clients"), sum_of("waiting"),
+        f"{len(report.hosts)} hosts", "", "", sum_of("connected"), sum_of("clients"), sum_of("waiting"),
         _time(oldest) if oldest else "-", sum_of("done"), sum_of("failed"), "", "",
         sum_of("delayed"),
     ]  # fmt: skip

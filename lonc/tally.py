@@ -141,7 +141,7 @@ class Tally:
 
     def replied(self, now: float, since: float, sent: int, received: int) -> None:
         """A transaction that has waited since then, of so many bytes, got a reply of so many."""
-        if now >= self._over_at:
+        if now >= self._over_at:  # (asked here too: each reply would pay for the call)
             self._close_slots(now)
         seconds = now - since
         slot = self._slot
@@ -154,16 +154,14 @@ class Tally:
         self.received += received
 
     def failed_for(self, now: float, reason: Reason, count: int) -> None:
-        if now >= self._over_at:
-            self._close_slots(now)
+        self._close_slots(now)
         self._slot.failures += count
         self.failed += count
         self.reasons[reason] += count
 
     def version(self, now: float) -> tuple[int, int, int]:
         """Differs whenever the report does."""
-        if now >= self._over_at:
-            self._close_slots(now)
+        self._close_slots(now)
         return self.done, self.failed, self._shifts
 
     def report(self, now: float) -> dict[str, Any]:
@@ -204,14 +202,15 @@ class Tally:
         return total
 
     def _so_far(self, now: float, window: _Window | None) -> Slot:
-        if now >= self._over_at:
-            self._close_slots(now)
+        self._close_slots(now)
         total = Slot() if window is None else window.sum()
         total.add(self._slot.over())
         return total
 
     def _close_slots(self, now: float) -> None:
         """Those that are over by now; after a longer rest the empty ones, too."""
+        if now < self._over_at:
+            return
         over = int((now - self._over_at) // SLOT) + 1
         self._over_at += over * SLOT
         slot, self._slot = self._slot.over(), Slot()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lonc.errors import LoncError, NotRunning, UsageError
 from lonc.health import Health, Level, Verdict, short_time
-from lonc.status import HostStatus, Report
+from lonc.status import HostStatus, Report, if_known
 
 _BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 20  # in a sparkline
@@ -116,18 +116,17 @@ class Top:
         table.add_column(f"last {MINUTES} min", no_wrap=True)
         for host, verdict, rate in rows[:room]:
             minute = host.last_minute or {}
-            connections = None if host.connections is None else sum(host.connections.values())
             table.add_row(
                 Text(host.host),
                 Text(host.state, style=STYLES[verdict.level]),
                 f"{rate:.0f}",
-                _known(host.failed),
+                if_known(host.failed),
                 short_time(minute["p50"]) if minute else "",
                 short_time(minute["p99"]) if minute else "",
-                _known(host.clients),
-                _known(connections),
-                _known(host.waiting),
-                _known(host.delayed),
+                if_known(host.clients),
+                if_known(host.connected),
+                if_known(host.waiting),
+                if_known(host.delayed),
                 sparkline((host.done_by_minute or [])[-MINUTES:]),
             )
         keys = "  ".join(
@@ -146,10 +145,6 @@ class Top:
 
 def _ended(host: HostStatus) -> int:
     return (host.done or 0) + (host.failed or 0)
-
-
-def _known(count: int | None) -> str:
-    return "" if count is None else str(count)
 
 
 @contextlib.contextmanager

@@ -71,6 +71,18 @@ STEPS = [
 ]
 
 
+def critical_with(settings, spoilt, request):
+    """What `critical` answers where the directory is there, and each of `spoilt` fails."""
+    delayed.make_directory(settings.delayed_directory)
+
+    def run():
+        for each in spoilt:
+            spoil(*each)
+        return lonnet.critical(request, "l1", timeout=0.01, settings=settings).decode()
+
+    return in_child(run)
+
+
 class TestSaving:
     """At each call of each step there is: the whole file and con_delayed, or nothing and con_failed."""
 
@@ -109,26 +121,13 @@ class TestSaving:
 
     def test_what_cannot_be_removed_is_not_told_to_be_saved(self, settings):
         """The file may stay, and be carried out; that it is delayed would be a promise."""
-
-        delayed.make_directory(settings.delayed_directory)
-
-        def run():
-            spoil("fsync", 2, errno.EIO)
-            spoil("unlink", 1, errno.EIO)
-            return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
-
-        assert in_child(run) == "con_failed"
+        spoilt = [("fsync", 2, errno.EIO), ("unlink", 1, errno.EIO)]
+        assert critical_with(settings, spoilt, "x") == "con_failed"
         assert saved(settings) == [b"x\n"]
 
     def test_a_name_of_our_own_that_cannot_be_removed_is_in_nobodys_way(self, settings):
-        delayed.make_directory(settings.delayed_directory)
-
-        def run():
-            spoil("write", 1, errno.ENOSPC)
-            spoil("unlink", 1, errno.EROFS)
-            return lonnet.critical("put:x", "l1", timeout=0.01, settings=settings).decode()
-
-        assert in_child(run) == "con_failed"
+        spoilt = [("write", 1, errno.ENOSPC), ("unlink", 1, errno.EROFS)]
+        assert critical_with(settings, spoilt, "put:x") == "con_failed"
         assert len(os.listdir(settings.delayed_directory)) == 1
         assert waiting(settings.delayed_directory) == ([], [])
 
