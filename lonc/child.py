@@ -101,7 +101,8 @@ class Child:
         self._tally = Tally(self._loop.now)
         self._pool = Pool(
             self._loop,
-            self._max_connections,
+            settings.max_connections,
+            self._descriptors_for_connections,
             Patience(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
             self._tally,
@@ -264,10 +265,9 @@ class Child:
             self._pool.close_idle()
         self._channel.send(LEAVING)
 
-    def _max_connections(self) -> int:
-        """Fewer than set where more clients were passed on than our own settings would let in."""
-        clients = len(self._listener.clients) + (self._listener.expected or 0)
-        return min(self._settings.max_connections, self._descriptors - clients)
+    def _descriptors_for_connections(self) -> int:
+        """Too few where more clients were passed on than our own settings would let in."""
+        return self._descriptors - len(self._listener.clients) - (self._listener.expected or 0)
 
     def _drained(self) -> None:
         """Callback: no client is here any more, and none will come."""

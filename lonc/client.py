@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lonc.errors import LineTooLong
-from lonc.event_loop import FORGOTTEN, READ, WRITE, EventLoop
+from lonc.event_loop import FORGOTTEN, READ, EventLoop
 from lonc.line_buffer import LineBuffer
 from lonc.transaction import Transaction
 
@@ -193,10 +193,10 @@ class Client:
             self._lines.feed(data)
             return
         self._serving = True
+        services = self._services
         while self._transaction is None and not self._unsent:
             try:
                 line = self._lines.next_line(data)
-                data = b""
             except LineTooLong:
                 self._ended = True
                 self._lines = LineBuffer(0)
@@ -204,14 +204,12 @@ class Client:
                 break
             if line is None:
                 break
-            if (
-                line.startswith(self._services.maybe_own)
-                and (answer := self._services.answer(line)) is not None
-            ):
+            data = b""
+            if line.startswith(services.maybe_own) and (answer := services.answer(line)) is not None:
                 self._send(answer)
-                continue
-            self._transaction = Transaction(line, self._reply, self._failure)
-            self._services.queue_transaction(self._transaction)
+            else:
+                self._transaction = transaction = Transaction(line, self._reply, self._failure)
+                services.queue_transaction(transaction)
         self._serving = False
         if self._ended or self._lines.rest or self._watch.events != READ:
             self._read_on()
@@ -241,10 +239,11 @@ class Client:
         except OSError:
             self.close()
             return
-        self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
-        if self._unsent:
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
             self._watch.want(write=True)
-        elif self._watch.events & WRITE:
+        elif self._unsent:
+            self._unsent = b""
             self._watch.want(write=False)
 
 

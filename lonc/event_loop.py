@@ -41,7 +41,7 @@ class Watch:
     `want` says which of them are due. While neither is, only the other side's hanging up is noticed.
     """
 
-    __slots__ = ("_loop", "events", "file", "on_hangup", "on_readable", "on_writable")
+    __slots__ = ("_loop", "_poll", "events", "file", "on_hangup", "on_readable", "on_writable")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Watch:
         on_hangup: Callback,
     ) -> None:
         self._loop = loop
+        self._poll: select.poll | None = None
         self.file = file
         self.events = FORGOTTEN
         self.on_readable = on_readable
@@ -68,6 +69,13 @@ class Watch:
         if write is not None:
             events = events | WRITE if write else events & ~WRITE
         self._loop.watch_for(self, events)
+
+    def readable(self) -> bool:
+        """Look, without waiting for a turn, whether there is something to read or the end."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.file, select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def forget(self) -> None:
         """Call nothing any more. The descriptor must still be open; a second time does nothing."""
@@ -94,19 +102,19 @@ class Alarm:
     anew; made by `EventLoop.alarm`.
     """
 
-    __slots__ = ("_callback", "_deadline", "_loop", "_when")
+    __slots__ = ("_callback", "_deadline", "_loop", "when")
 
     def __init__(self, loop: EventLoop, callback: Callback) -> None:
         self._loop = loop
         self._callback = callback
-        self._when = math.inf
+        self.when = math.inf
         self._deadline: Deadline | None = None
 
     def by(self, when: float) -> None:
         """Ring no later than at `when`, by the loop's clock."""
-        if when < self._when:
+        if when < self.when:
             self.cancel()
-            self._when = when
+            self.when = when
             self._deadline = self._loop.at(when, self._ring)
 
     def cancel(self) -> None:
@@ -114,7 +122,7 @@ class Alarm:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._when = math.inf
+        self.when = math.inf
 
     def _ring(self) -> None:
         self.cancel()

@@ -117,19 +117,18 @@ class LondConnection:
     def start_request(self, transaction: Transaction) -> None:
         """Send a request and hear its reply; the connection must be Idle."""
         self._transaction = transaction
-        self._expect_within(self._timeouts.request, LondConnection._reply_late)
+        self._deadline = deadline = self._loop.now + self._timeouts.request
+        if deadline < self._alarm.when:
+            self._alarm.by(deadline)
         self._protocol.start_request(transaction.request)
         self.lond_writable()
 
     def still_idle(self) -> bool:
         """Look once more whether lond has said something unasked, or closed: then the connection ends
         here, instead of under the next request."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
+        assert self._watch is not None
+        if not self._watch.readable():
             return True
-        except OSError:
-            pass
         self.lond_readable()
         return False
 
@@ -168,37 +167,35 @@ class LondConnection:
         if reply is not None:
             # To other work, or to its end, before the reply goes up.
             transaction, self._transaction = self._transaction, None
-            self._deadline = math.inf
-            self.replied = True
             assert transaction is not None
+            self.replied = True
             if self._protocol.state is _IDLE and (drained or self.still_idle()):
                 self._on_idle(self)
             else:
                 self.close("lond said more than one line in reply")
             self._on_reply(transaction, reply)
-        elif self._protocol.data_to_send():
+        elif self._protocol.data_to_send:
             self.lond_writable()
         elif self._protocol.state is _IDLE:
             if drained or self.still_idle():
-                self._deadline = math.inf
+                self._on_late = LondConnection._reply_late
                 self._on_ready(self)
         else:
             self._on_held(len(data))
 
     def lond_writable(self) -> None:
         """Callback, and the first try: send what there is, wait only with what would not go."""
-        assert self._watch is not None
-        data = self._protocol.data_to_send()
+        protocol = self._protocol
         try:
-            sent = self._socket.send(data)
+            if sent := self._socket.send(protocol.data_to_send):
+                protocol.data_sent(sent)
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError as error:
             self.close(f"{error.strerror} in state {self.state.value}")
             return
-        if sent:
-            self._protocol.data_sent(sent)
-        if sent < len(data):
+        assert self._watch is not None
+        if protocol.data_to_send:
             self._watch.want(write=True)
         elif self._watch.events != READ:
             self._watch.want(write=False)
@@ -275,6 +272,8 @@ class LondConnection:
 
     def _look_at_deadline(self) -> None:
         """Callback of the alarm, which may have been set for something that is over."""
+        if self._protocol.state is _IDLE:
+            return  # nothing is awaited
         if self._deadline <= self._loop.now:
             self._on_late(self)
         else:

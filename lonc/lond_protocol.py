@@ -65,7 +65,7 @@ class LondProtocol:
     the newline. Every method that raises ProtocolError leaves the protocol Disconnected.
     """
 
-    __slots__ = ("_cipher", "_client_id", "_lines", "_server_id", "_to_send", "state")
+    __slots__ = ("_cipher", "_client_id", "_lines", "_server_id", "data_to_send", "state")
 
     def __init__(self, server_id: str, client_id: str, max_reply: int) -> None:
         self.state = State.CONNECTED
@@ -73,27 +73,23 @@ class LondProtocol:
         self._client_id = client_id
         self._cipher: LineCipher | None = None
         self._lines = LineBuffer(max_reply)
-        self._to_send: bytes | memoryview = b"init\n"
+        self.data_to_send: bytes | memoryview = b"init\n"
 
     @property
     def held(self) -> int:
         """Bytes of what is still to be sent, and of a line that has not all come."""
-        return len(self._to_send) + len(self._lines)
+        return len(self.data_to_send) + len(self._lines)
 
     def start_request(self, request: bytes) -> None:
         """Make `request`, a line, the next thing to send; only an Idle connection takes one."""
         self._step(_REQUEST, request)
 
-    def data_to_send(self) -> bytes | memoryview:
-        """What should go to lond now; say with `data_sent` how much of it went."""
-        return self._to_send
-
     def data_sent(self, count: int) -> None:
-        if count == len(self._to_send):
-            self._to_send = b""
+        if count == len(self.data_to_send):
+            self.data_to_send = b""
             self._step(_SENT)
         else:
-            self._to_send = memoryview(self._to_send)[count:]
+            self.data_to_send = memoryview(self.data_to_send)[count:]
 
     def receive(self, data: bytes) -> bytes | None:
         """Take what lond sent; returns the reply, a line, if `data` brought its end.
@@ -138,12 +134,12 @@ class LondProtocol:
     def _echo_challenge(self, challenge: bytes) -> None:
         if challenge in (b"refused\n", b"rejected\n"):
             raise self._broken(f"lond answered init with {challenge!r}")
-        self._to_send = challenge
+        self.data_to_send = challenge
 
     def _request_key(self, answer: bytes) -> None:
         if answer != b"ok\n":
             raise self._broken(f"lond answered the challenge with {answer[:80]!r}, not ok")
-        self._to_send = b"ekey\n"
+        self.data_to_send = b"ekey\n"
 
     def _take_build_key(self, build_key: bytes) -> None:
         try:
@@ -156,7 +152,7 @@ class LondProtocol:
         if request.startswith(ENCRYPT):
             assert self._cipher is not None
             request = self._cipher.encipher(request[len(ENCRYPT) : -1])
-        self._to_send = request
+        self.data_to_send = request
 
     def _take_reply(self, reply: bytes) -> bytes:
         if not reply.startswith(b"enc:"):

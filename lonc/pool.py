@@ -80,14 +80,15 @@ class Pool(Generic[C]):
     A connection of the pool is attempting, idle, or else busy. One that ends right after its dialogue,
     without a single reply, was a failed attempt too. `on_change(why)` is called after connections,
     retries or state have changed; `why` is None where that needs no telling. There may be
-    `max_connections()` at a time. `backoff` gives the delays between attempts that nobody waits for.
-    What becomes of transactions is counted in `tally`.
+    `max_connections` at a time, or `descriptors()` where that is less. `backoff` gives the delays
+    between attempts that nobody waits for. What becomes of transactions is counted in `tally`.
     """
 
     def __init__(
         self,
         clock: Clock,
-        max_connections: Callable[[], int],
+        max_connections: int,
+        descriptors: Callable[[], int],
         patience: Patience,
         backoff: Backoff,
         tally: Tally,
@@ -98,6 +99,7 @@ class Pool(Generic[C]):
         self._clock = clock
         self._alarm = clock.alarm(self._tick)
         self._max_connections = max_connections
+        self._descriptors = descriptors
         self._patience = patience
         self._backoff = backoff
         self._tally = tally
@@ -112,7 +114,8 @@ class Pool(Generic[C]):
         self._retry_at = math.inf  # after a failure
         self._draining = False
         self._disabled = False
-        self._refusing: Refusal | None = None  # why no transaction is taken
+        self._refusing: Refusal | None = None  # why no connection is made
+        self._refusal: Refusal | None = None  # why no transaction is taken; see `_changed`
 
     @property
     def state(self) -> HostState:
@@ -172,7 +175,7 @@ class Pool(Generic[C]):
         self._retry_at = math.inf
         self._backoff.reset()
         if self._connections or self._refusing is not None:
-            self._on_change(None)
+            self._changed(None)
             self._attempt_for_who_waits()
         else:
             self._attempt()
@@ -184,17 +187,20 @@ class Pool(Generic[C]):
             if connection.still_idle():
                 connection.start_request(transaction)
                 return
-        if (refusal := self._refusal()) is not None:
-            self._fail([transaction], *refusal)
+        if self._refusal is not None:
+            self._fail([transaction], *self._refusal)
             return
         self._waiting.enqueue(transaction, now)
         self._alarm.by(now + self._patience.queue_timeout)
-        self._attempt_for_who_waits()
+        if (
+            len(self._connections) < self._max_connections
+        ):  # (asked here too: else each would pay a call)
+            self._attempt_for_who_waits()
 
     def queue_delayed(self, transaction: Transaction) -> None:
         """Start it when nothing else is to be done; it may wait for long, but not for a dead host."""
-        if (refusal := self._refusal()) is not None:
-            transaction.fail(refusal[0])
+        if self._refusal is not None:
+            transaction.fail(self._refusal[0])
             return
         self._delayed.enqueue(transaction, self._clock.now)
         while (connection := self._idle.pop()) is not None:
@@ -217,7 +223,7 @@ class Pool(Generic[C]):
         now = self._clock.now
         self._unproven.enqueue(connection, now)
         self._alarm.by(now + PROVEN_AFTER)
-        self._on_change("connected" if first else None)
+        self._changed("connected" if first else None)
         self.server_to_idle(connection)
         self._attempt_for_who_waits()
 
@@ -270,7 +276,7 @@ class Pool(Generic[C]):
             self._retry_after_a_while()
             if not self._connections or self._dead:
                 unserved = self._take_waiting()
-        self._on_change(why)
+        self._changed(why)
         self._fail(lost, why, how)
         self._fail(unserved, why, Reason.UNREACHABLE)
         self._attempt_for_who_waits()
@@ -279,7 +285,7 @@ class Pool(Generic[C]):
         """Say so; what runs or waits, or is still asked, goes on."""
         if not self._draining:
             self._draining = True
-            self._on_change("asked to leave")
+            self._changed("asked to leave")
 
     def disable(self) -> None:
         """Take nothing, and connect no more; what is in flight goes on."""
@@ -311,14 +317,10 @@ class Pool(Generic[C]):
     def _dead(self) -> bool:
         return self.retries_remaining == 0 and not self._established
 
-    def _refusal(self) -> Refusal | None:
-        """Why nobody may wait here, if so."""
-        return _DEAD if self._refusing is None and self._dead else self._refusing
-
     def _refuse(self, why: str, reason: Reason) -> None:
         self._refusing = why, reason
         self._retry_at = math.inf
-        self._on_change(None)
+        self._changed(None)
         self.close_idle()
         self._fail(self._take_waiting(), why, reason)
 
@@ -326,14 +328,19 @@ class Pool(Generic[C]):
         self._connections.remove(connection)
         if self._unproven.remove(connection):
             self._proven()  # that it does not last is our doing
-        self._on_change(None)
+        self._changed(None)
         connection.close(why)
+
+    def _changed(self, why: str | None) -> None:
+        """Connections, retries or state have: see what that means for who comes, and tell it."""
+        self._refusal = _DEAD if self._refusing is None and self._dead else self._refusing
+        self._on_change(why)
 
     def _proven(self) -> None:
         self._backoff.reset()
         if self.retries_remaining < self._patience.connect_retries:
             self.retries_remaining = self._patience.connect_retries
-            self._on_change(None)
+            self._changed(None)
 
     def _retry_after_a_while(self) -> None:
         if self._refusing is None and not self._draining and self._retry_at == math.inf:
@@ -346,21 +353,22 @@ class Pool(Generic[C]):
         if not self._connections and (self._waiting or self._delayed):
             self._attempt()
         while (
-            len(self._waiting) > len(self._attempting)
+            self._has_room()
+            and len(self._waiting) > len(self._attempting)
             and self._established
             and self._retry_at == math.inf
-            and self._has_room()
         ):
             self._attempt()
 
     def _has_room(self) -> bool:
-        return len(self._connections) < self._max_connections()
+        count = len(self._connections)
+        return count < self._max_connections and count < self._descriptors()
 
     def _attempt(self) -> None:
         connection = self._make_lond_connection()
         self._connections.add(connection)
         self._attempting.add(connection)
-        self._on_change(None)
+        self._changed(None)
         connection.connect()
 
     def _tick(self) -> None:

@@ -258,3 +258,15 @@ def test_closing_a_forked_copy_takes_nothing_from_the_parent(loop, pair):
     pair[1].send(b"x")
     loop.turn(5)
     assert calls == ["readable"]
+
+
+def test_what_has_arrived_can_be_seen_without_a_turn(loop, pair):
+    here, there = pair
+    watch = loop.watch(here, pytest.fail)
+    assert not watch.readable()
+    there.send(b"x")
+    assert watch.readable()
+    here.recv(1)
+    assert not watch.readable()
+    there.close()
+    assert watch.readable()

@@ -271,7 +271,7 @@ def in_state(wire, state):
     else:
         talk = reach(state)
         if state in (State.CHALLENGE_RECEIVED, State.REQUESTING_KEY, State.CONNECTED):
-            talk.protocol._to_send = TOO_MUCH
+            talk.protocol.data_to_send = TOO_MUCH
         wire.connect(protocol=talk.protocol)
     assert wire.connection.state is state
 

@@ -68,7 +68,7 @@ class Talk:
 
     def sent(self):
         out = b""
-        while data := bytes(self.protocol.data_to_send())[: self.size]:
+        while data := bytes(self.protocol.data_to_send)[: self.size]:
             out += data
             self.protocol.data_sent(len(data))
         return out
@@ -307,10 +307,10 @@ def test_every_pair_of_state_and_event(state, event):
         assert protocol.state is NEXT[state, event]
     elif event is Event.SENT:
         if (state, event) in NEXT:
-            protocol.data_sent(len(protocol.data_to_send()))
+            protocol.data_sent(len(protocol.data_to_send))
             assert protocol.state is NEXT[state, event]
         else:
-            assert not protocol.data_to_send()
+            assert not protocol.data_to_send
             with pytest.raises(AssertionError, match="all is sent"):
                 protocol.data_sent(0)
     elif (state, event) in NEXT:

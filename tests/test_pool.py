@@ -105,7 +105,8 @@ class Host:
         self.tally = Tally(self.clock.now)
         self.pool = Pool(
             self.clock,
-            lambda: max_connections,
+            max_connections,
+            lambda: 1000,
             Patience(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
             Backoff(1.0, 8.0, Unshortened()),
             self.tally,
