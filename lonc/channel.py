@@ -113,7 +113,7 @@ class Channel:
         self._lines.feed(data)
         try:
             while self._watch.events != FORGOTTEN and (line := self._lines.next_line()) is not None:
-                self._on_line(line)
+                self._on_line(bytes(line))
         except LineTooLong:
             self._end()
         return True

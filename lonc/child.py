@@ -40,6 +40,7 @@ from lonc.configuration import ON_DEMAND, Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
+from lonc.line_buffer import Line
 from lonc.listener import Listener
 from lonc.log import logger
 from lonc.lond_connection import LondConnection, Timeouts
@@ -181,7 +182,7 @@ class Child:
             on_closed=self._pool.connection_closed,
         )
 
-    def answer(self, request: bytes) -> bytes | None:
+    def answer(self, request: Line) -> bytes | None:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
         if _REFUSED.match(request):
             return b"refused\n"

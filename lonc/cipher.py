@@ -12,17 +12,20 @@ import string
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.decrepit.ciphers.algorithms import IDEA
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 
 from lonc.errors import CannotStart, ProtocolError
 
 BLOCK = 8
+_PADDING = b" " * BLOCK
 KEY_DIGITS = 32
 
 # G-P and Q-Z stand for digits; what is no hex digit then counts as Perl's pack "H" counts it.
 _LETTERS = str.maketrans("GHIJKLMNOPQRSTUVWXYZ", "01234567890123456789")
 _BUILD_KEY = re.compile(rb"[0-9A-Fa-f]+\n")
-_ENCIPHERED = re.compile(rb"enc:([0-9]{1,18}):([0-9A-Fa-f]*)\n")
+_HEAD = re.compile(rb"enc:([0-9]{1,18}):")
+
+PIECE = 65536  # bytes made hex at once: the digits of a long line are never there twice
 
 
 def shared_key(server_id: str, client_id: str, build_key: bytes) -> bytes:
@@ -45,7 +48,7 @@ def _hex_digit(character: str) -> str:
 
 
 class LineCipher:
-    """Enciphers and deciphers whole lines with one key of 16 bytes.
+    """Enciphers and deciphers whole lines with one key of 16 bytes, each by one call of the cipher.
 
     ECB carries nothing from block to block, so each direction keeps one context for all its lines.
     """
@@ -55,22 +58,44 @@ class LineCipher:
         self._encryptor = cipher.encryptor()
         self._decryptor = cipher.decryptor()
 
-    def encipher(self, text: bytes) -> bytes:
+    def encipher(self, text: bytes | bytearray | memoryview) -> bytes | bytearray:
         """`text`, without a newline, as an `enc:` line; at least one space of padding goes with it."""
-        padded = text.ljust(BLOCK * (len(text) // BLOCK + 1))
-        return b"enc:%d:%b\n" % (len(text), binascii.hexlify(self._encryptor.update(padded)))
+        blocks = _in_one_call(self._encryptor, b"".join((text, _PADDING[len(text) % BLOCK :])))
+        if len(blocks) <= PIECE:
+            return b"enc:%d:%b\n" % (len(text), binascii.hexlify(blocks))
+        head = b"enc:%d:" % len(text)
+        line = bytearray(len(head) + 2 * len(blocks) + 1)
+        line[: len(head)] = head
+        for start in range(0, len(blocks), PIECE):
+            digits = binascii.hexlify(blocks[start : start + PIECE])
+            place = len(head) + 2 * start
+            line[place : place + len(digits)] = digits
+        line[-1:] = b"\n"
+        return line
 
-    def decipher(self, line: bytes) -> bytes:
+    def decipher(self, line: bytes | bytearray) -> bytearray:
         """The text, without a newline, of an `enc:` line. Raises ProtocolError if it is malformed."""
-        match = _ENCIPHERED.fullmatch(line)
-        if match is None:
+        head = _HEAD.match(line)
+        if head is None:
             raise ProtocolError("a malformed enc: line")
-        length, digits = int(match[1]), match[2]
+        length, digits = int(head[1]), memoryview(line)[head.end() : -1]
         if len(digits) % (2 * BLOCK):
             raise ProtocolError(f"an enc: line of {len(digits)} hex digits, not whole blocks")
         if length > len(digits) // 2:
             raise ProtocolError(f"an enc: line with {len(digits) // 2} bytes of {length}")
-        return self._decryptor.update(binascii.unhexlify(digits))[:length]
+        try:
+            text = _in_one_call(self._decryptor, binascii.unhexlify(digits))
+        except binascii.Error:
+            raise ProtocolError("an enc: line with other than hex digits") from None
+        del text[length:]
+        return text
+
+
+def _in_one_call(context: CipherContext, data: bytes) -> bytearray:
+    """(Its `update` would copy what comes out of it.)"""
+    blocks = bytearray(len(data) + BLOCK - 1)
+    del blocks[context.update_into(data, blocks) :]
+    return blocks
 
 
 def require_idea() -> None:

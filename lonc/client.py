@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lonc.errors import LineTooLong
 from lonc.event_loop import FORGOTTEN, READ, EventLoop
-from lonc.line_buffer import LineBuffer
+from lonc.line_buffer import Line, LineBuffer
 from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
@@ -23,7 +23,7 @@ class Services(Protocol):
 
     maybe_own: tuple[bytes, ...]  # how what `answer` may know begins; all else goes to lond unseen
 
-    def answer(self, request: bytes) -> bytes | None:
+    def answer(self, request: Line) -> bytes | None:
         """lonc's own reply to a request that begins like one for lonc itself; None: it is lond's."""
 
     def queue_transaction(self, transaction: Transaction) -> None: ...
@@ -141,7 +141,7 @@ class Client:
             return
         self._watch.want(read=False)
 
-        def reply(line: bytes) -> None:
+        def reply(line: Line) -> None:
             self._transaction = None
             self._send(line)
             if self._watch.events != FORGOTTEN:
@@ -222,7 +222,7 @@ class Client:
         elif self._watch.events != FORGOTTEN:
             self._watch.want(read=not self._ended and not (busy and len(self._lines) >= READ_AHEAD))
 
-    def _reply(self, reply: bytes) -> None:
+    def _reply(self, reply: Line) -> None:
         self._transaction = None
         self._send(reply)
         if self._lines.rest or self._ended:
@@ -231,7 +231,7 @@ class Client:
     def _failure(self, _: str) -> None:
         self._reply(CON_LOST)
 
-    def _send(self, data: bytes | memoryview) -> None:
+    def _send(self, data: Line | memoryview) -> None:
         try:
             sent = self._socket.send(data)
         except BlockingIOError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
 from lonc.event_loop import EventLoop
+from lonc.line_buffer import Line
 from lonc.listener import Listener
 from lonc.log import Complaints
 from lonc.socket_file import SocketFile
@@ -57,7 +58,7 @@ class ControlSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def answer(self, request: bytes) -> bytes | None:
+    def answer(self, request: Line) -> bytes | None:
         raise AssertionError("no request begins like one of none")
 
     def queue_transaction(self, transaction: Transaction) -> None:

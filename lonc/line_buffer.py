@@ -1,11 +1,14 @@
 """Lines out of bytes that come in pieces, none longer than a limit.
 
-A line carries its newline, here and everywhere in lonc: what came in is what goes out, uncopied.
+A line carries its newline, here and everywhere in lonc: what came in is what goes out, uncopied. So one
+that came in several pieces may be a bytearray: its own, and as good as bytes for who does not change it.
 """
 
 from __future__ import annotations
 
 from lonc.errors import LineTooLong
+
+Line = bytes | bytearray
 
 
 class LineBuffer:
@@ -18,7 +21,7 @@ class LineBuffer:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.rest: bytes | bytearray = b""
+        self.rest: Line = b""
         self._start = 0  # what lies before has been taken
         self._searched = 0  # no newline from _start up to here
 
@@ -30,7 +33,7 @@ class LineBuffer:
         """All that is held."""
         return bytes(memoryview(self.rest)[self._start :])
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Line) -> None:
         if not self.rest:
             self.rest = data
             return
@@ -42,7 +45,7 @@ class LineBuffer:
         self._start = 0
         self.rest += data
 
-    def next_line(self, more: bytes = b"") -> bytes | None:
+    def next_line(self, more: bytes = b"") -> Line | None:
         """The next whole line with its newline, or None until more is fed; `more` is fed first.
 
         Raises LineTooLong for as long as the line in front passes the limit; what lies behind such a
@@ -65,11 +68,10 @@ class LineBuffer:
             raise LineTooLong(f"a line of more than {self._limit} bytes")
         if not end:
             return None
+        line = data if length + 1 == len(data) else bytes(memoryview(data)[start:end])
         if end < len(data):
             self._start = self._searched = end
-            return bytes(data[start:end])
-        self.rest = b""
-        self._start = self._searched = 0
-        if start:
-            return bytes(data[start:])
-        return data if type(data) is bytes else bytes(data)
+        else:
+            self.rest = b""
+            self._start = self._searched = 0
+        return line

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lonc.errors import ProtocolError
 from lonc.event_loop import READ, WRITE, EventLoop, Watch
+from lonc.line_buffer import Line
 from lonc.lond_protocol import LondProtocol, State
 from lonc.resolver import Address, Found
 from lonc.transaction import Transaction
@@ -74,7 +75,7 @@ class LondConnection:
         *,
         on_ready: Callable[[LondConnection], None],
         on_idle: Callable[[LondConnection], None],
-        on_reply: Callable[[Transaction, bytes], None],
+        on_reply: Callable[[Transaction, Line], None],
         on_held: Callable[[int], None],
         on_closed: Callable[[LondConnection, str, Transaction | None], None],
     ) -> None:

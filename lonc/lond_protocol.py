@@ -25,7 +25,7 @@ from enum import Enum
 
 from lonc.cipher import LineCipher, shared_key
 from lonc.errors import LineTooLong, ProtocolError
-from lonc.line_buffer import LineBuffer
+from lonc.line_buffer import Line, LineBuffer
 
 ENCRYPT = b"encrypt:"
 
@@ -73,14 +73,14 @@ class LondProtocol:
         self._client_id = client_id
         self._cipher: LineCipher | None = None
         self._lines = LineBuffer(max_reply)
-        self.data_to_send: bytes | memoryview = b"init\n"
+        self.data_to_send: Line | memoryview = b"init\n"
 
     @property
     def held(self) -> int:
         """Bytes of what is still to be sent, and of a line that has not all come."""
         return len(self.data_to_send) + len(self._lines)
 
-    def start_request(self, request: bytes) -> None:
+    def start_request(self, request: Line) -> None:
         """Make `request`, a line, the next thing to send; only an Idle connection takes one."""
         self._step(_REQUEST, request)
 
@@ -91,7 +91,7 @@ class LondProtocol:
         else:
             self.data_to_send = memoryview(self.data_to_send)[count:]
 
-    def receive(self, data: bytes) -> bytes | None:
+    def receive(self, data: bytes) -> Line | None:
         """Take what lond sent; returns the reply, a line, if `data` brought its end.
 
         A line may be surplus to the reply. Then the reply still counts, and the protocol is
@@ -117,7 +117,7 @@ class LondProtocol:
         """The connection has ended, for whatever reason."""
         self._step(_END)
 
-    def _step(self, event: Event, line: bytes = b"") -> bytes | None:
+    def _step(self, event: Event, line: Line = b"") -> Line | None:
         """The one place that writes the state."""
         try:
             action, self.state = TRANSITIONS[self.state, event]
@@ -131,30 +131,30 @@ class LondProtocol:
 
     # The actions, in the order of the dialogue.
 
-    def _echo_challenge(self, challenge: bytes) -> None:
+    def _echo_challenge(self, challenge: Line) -> None:
         if challenge in (b"refused\n", b"rejected\n"):
-            raise self._broken(f"lond answered init with {challenge!r}")
+            raise self._broken(f"lond answered init with {bytes(challenge)!r}")
         self.data_to_send = challenge
 
-    def _request_key(self, answer: bytes) -> None:
+    def _request_key(self, answer: Line) -> None:
         if answer != b"ok\n":
-            raise self._broken(f"lond answered the challenge with {answer[:80]!r}, not ok")
+            raise self._broken(f"lond answered the challenge with {bytes(answer[:80])!r}, not ok")
         self.data_to_send = b"ekey\n"
 
-    def _take_build_key(self, build_key: bytes) -> None:
+    def _take_build_key(self, build_key: Line) -> None:
         try:
-            key = shared_key(self._server_id, self._client_id, build_key)
+            key = shared_key(self._server_id, self._client_id, bytes(build_key))
         except ProtocolError as error:
             raise self._broken(str(error)) from None
         self._cipher = LineCipher(key)
 
-    def _send_request(self, request: bytes) -> None:
+    def _send_request(self, request: Line) -> None:
         if request.startswith(ENCRYPT):
             assert self._cipher is not None
-            request = self._cipher.encipher(request[len(ENCRYPT) : -1])
+            request = self._cipher.encipher(memoryview(request)[len(ENCRYPT) : -1])
         self.data_to_send = request
 
-    def _take_reply(self, reply: bytes) -> bytes:
+    def _take_reply(self, reply: Line) -> Line:
         if not reply.startswith(b"enc:"):
             return reply
         assert self._cipher is not None
@@ -164,10 +164,11 @@ class LondProtocol:
             raise self._broken(f"lond sent {error}") from None
         if b"\n" in text:
             raise self._broken("lond sent an enc: line with a newline in it")
-        return text + b"\n"
+        text += b"\n"
+        return text
 
 
-Action = Callable[[LondProtocol, bytes], bytes | None]
+Action = Callable[[LondProtocol, Line], Line | None]
 
 # (state, event): (action, next state). What is not here is an error.
 # fmt: off

@@ -176,11 +176,11 @@ class Session:
             return
         assert self._cipher is not None
         try:
-            request = self._cipher.decipher(line)
+            request = bytes(self._cipher.decipher(line))
         except ProtocolError:
             self._refuse()
             return
-        self._channel.send(self._cipher.encipher(self._reply(request, encrypted=True)))
+        self._channel.send(bytes(self._cipher.encipher(self._reply(request, encrypted=True))))
 
     def _reply(self, request: bytes, *, encrypted: bool) -> bytes:
         command, _, rest = request.partition(b":")

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lonc.backoff import Backoff
 from lonc.containers import Queue, Stack
+from lonc.line_buffer import Line
 from lonc.tally import Reason, Tally
 from lonc.transaction import Transaction
 
@@ -227,7 +228,7 @@ class Pool(Generic[C]):
         self.server_to_idle(connection)
         self._attempt_for_who_waits()
 
-    def complete_transaction(self, transaction: Transaction, reply: bytes) -> None:
+    def complete_transaction(self, transaction: Transaction, reply: Line) -> None:
         """A reply has come, and its connection has gone on to other work or ended."""
         self._tally.replied(self._clock.now, transaction.since, len(transaction.request), len(reply))
         transaction.complete(reply)

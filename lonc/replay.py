@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from lonc.configuration import Settings
 from lonc.delayed import SENT, Name, put_aside, record, waiting
 from lonc.event_loop import EventLoop
+from lonc.line_buffer import Line
 from lonc.log import logger
 from lonc.transaction import Transaction
 
@@ -205,12 +206,12 @@ class Replay:
             raise ValueError("it is not for lond")
         return content
 
-    def _replied(self, _: bytes) -> None:
+    def _replied(self, _: Line) -> None:
         """Callback: lond has answered, whatever it said."""
         flight = self._land()
         request = flight.transaction.request.removesuffix(b"\n")
         try:
-            record(self._settings, SENT, self._host, request)
+            record(self._settings, SENT, self._host, bytes(request))
         except OSError as error:
             self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
         self._remove(flight.name)

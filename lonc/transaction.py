@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-ReplyHeard = Callable[[bytes], None]
+from lonc.line_buffer import Line
+
+ReplyHeard = Callable[[Line], None]
 FailureHeard = Callable[[str], None]
 
 
@@ -16,13 +18,13 @@ class Transaction:
 
     __slots__ = ("_on_failure", "_on_reply", "request", "since")
 
-    def __init__(self, request: bytes, on_reply: ReplyHeard, on_failure: FailureHeard) -> None:
+    def __init__(self, request: Line, on_reply: ReplyHeard, on_failure: FailureHeard) -> None:
         self.request = request
         self.since = 0.0
         self._on_reply = on_reply
         self._on_failure = on_failure
 
-    def complete(self, reply: bytes) -> None:
+    def complete(self, reply: Line) -> None:
         """lond has answered; `reply` is its line."""
         on_reply = self._on_reply
         self._on_reply = self._on_failure = _ended

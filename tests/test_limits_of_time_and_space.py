@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from machine import eventually, peak_memory, read_line
-from scripted_lond import ScriptedLond, echoing
+from scripted_lond import BUILD_KEY, ScriptedLond, echoing
+
+from lonc.cipher import LineCipher, shared_key
 
 TIMEOUTS = {
     "loncConnectTimeout": 0.5,
@@ -184,6 +186,39 @@ def test_replies_that_nobody_takes_are_held_up_to_the_same_limit(machine):
         assert machine.ask(b"small") == b"small"
         assert machine.status()["clients"] < 30
         assert peak_memory(child) < most + (64 << 20)
+        machine.stop()
+
+
+@pytest.mark.parametrize("enciphered", [False, True])
+@pytest.mark.parametrize("way", ["request", "reply"])
+def test_a_long_line_is_held_at_most_twice(machine, way, enciphered):
+    """On the wire an enciphered line is twice as long as its text, and that is what is held."""
+    size = 32 << 20
+    cipher = LineCipher(shared_key("l1", "a1", BUILD_KEY + b"\n"))
+    text = b"x" * (size // 2 - 100 if enciphered else size)
+    machine.configure(loncMaxRequest=2 * size)
+
+    def script(peer):
+        peer.greet()
+        while (line := peer.hear()) is not None:
+            if way == "request":
+                assert (cipher.decipher(line + b"\n") if enciphered else line) in (text, b"short")
+                peer.say(b"ok")
+            else:
+                answer = text if line == b"long" else line
+                peer.say(cipher.encipher(answer)[:-1] if enciphered else answer)
+
+    with ScriptedLond(machine.address(1), machine.port, script) as lond:
+        machine.run()
+        before = peak_memory(machine.children()["l1"])
+        prefix = b"encrypt:" if enciphered and way == "request" else b""
+        assert machine.ask(prefix + b"short") == (b"ok" if way == "request" else b"short")
+        if way == "request":
+            assert machine.ask(prefix + text) == b"ok"
+        else:
+            assert machine.ask(b"long") == text
+        assert lond.accepted == 1
+        assert peak_memory(machine.children()["l1"]) - before < 2 * size + (4 << 20)
         machine.stop()
 
 

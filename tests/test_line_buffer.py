@@ -22,7 +22,7 @@ def test_lines_come_out_as_they_went_in_however_they_were_cut(lines, data):
         out.append(line)
     assert out == [line + b"\n" for line in lines]
     assert not buffer.rest
-    assert all(type(line) is bytes for line in out)
+    assert all(isinstance(line, bytes | bytearray) for line in out)
 
 
 def test_a_line_at_the_limit_passes_and_one_byte_more_does_not():
@@ -71,6 +71,17 @@ def test_each_byte_is_searched_once_however_long_the_line_is_and_however_it_was_
     buffer.feed(b"\n")
     assert len(buffer.next_line()) == 1_000_002
     assert Counting.searched == 1_000_002
+
+
+def test_a_line_in_pieces_is_not_copied_when_it_is_whole():
+    buffer = LineBuffer(100)
+    for piece in (b"x", b"y", b"z\n"):
+        assert buffer.next_line() is None
+        buffer.feed(piece)
+    gathered = buffer.rest
+    assert buffer.next_line() is gathered
+    buffer.feed(b"next\n")
+    assert gathered == b"xyz\n"
 
 
 def test_what_is_held_is_what_has_not_been_taken():
