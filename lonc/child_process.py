@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request i
 ANSWER_WITHIN = 1.0  # seconds until a child that was asked how it is is taken to hang
 KILL_AFTER = 3.0  # seconds beyond its drain timeout
 ASK_EVERY = 10.0  # seconds
+TOGETHER = 10  # the parent wakes so often in that time, and asks each time its share of the children
 SILENT_AT_MOST = 6  # such questions in a row; whoever answers none of them hangs
 
 NO_CHILD = "no child"
@@ -78,7 +80,7 @@ class ChildProcess:
             theirs.close()
         self._channel = Channel(loop, ours, self._heard, _no_matter)
         self._await(READY, READY_WITHIN, "it was not ready in time")
-        self._next_question = loop.after(ASK_EVERY, self._ask_again)
+        self._next_question = self._ask_in(self.pid % TOGETHER / TOGETHER * ASK_EVERY)
 
     def tell(self, order: bytes) -> None:
         """One of the lines that `child` lists, without its newline; it is not answered."""
@@ -135,7 +137,13 @@ class ChildProcess:
             return
         self._unanswered += 1
         self.tell(b"ping")
-        self._next_question = self._loop.after(ASK_EVERY, self._ask_again)
+        self._next_question = self._ask_in(ASK_EVERY)
+
+    def _ask_in(self, seconds: float) -> Deadline:
+        """In so many seconds, or a little later, at a moment that is others' too."""
+        step = ASK_EVERY / TOGETHER
+        moment = math.ceil((self._loop.now + seconds) / step) * step
+        return self._loop.at(moment, self._ask_again)
 
     def _heard(self, line: bytes) -> None:
         self._unanswered = 0

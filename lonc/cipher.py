@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import re
 import string
+from functools import cached_property
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.decrepit.ciphers.algorithms import IDEA
@@ -50,13 +51,20 @@ def _hex_digit(character: str) -> str:
 class LineCipher:
     """Enciphers and deciphers whole lines with one key of 16 bytes, each by one call of the cipher.
 
-    ECB carries nothing from block to block, so each direction keeps one context for all its lines.
+    ECB carries nothing from block to block, so each direction keeps one context for all its lines; it
+    is made for the first, since many a connection never has one.
     """
 
     def __init__(self, key: bytes) -> None:
-        cipher = Cipher(IDEA(key), modes.ECB())
-        self._encryptor = cipher.encryptor()
-        self._decryptor = cipher.decryptor()
+        self._key = key
+
+    @cached_property
+    def _encryptor(self) -> CipherContext:
+        return Cipher(IDEA(self._key), modes.ECB()).encryptor()
+
+    @cached_property
+    def _decryptor(self) -> CipherContext:
+        return Cipher(IDEA(self._key), modes.ECB()).decryptor()
 
     def encipher(self, text: bytes | bytearray | memoryview) -> bytes | bytearray:
         """`text`, without a newline, as an `enc:` line; at least one space of padding goes with it."""

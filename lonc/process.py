@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 PR_SET_PDEATHSIG = 1
 SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
-_libc = ctypes.CDLL(None)
+_prctl = ctypes.CDLL(None).prctl  # (found once: each child's look would be pages of its own)
 
 # Left as they are: what nobody can change, what says that the program itself is at fault, and what ends
 # nothing (job control, a child's end, a window's new size).
@@ -95,7 +95,7 @@ def ignore_signals(but: Iterable[int]) -> None:
 
 def die_with(parent_pid: int) -> None:
     """Be killed when the parent ends, however it ends, and even if it already has."""
-    if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise AssertionError("Linux has PR_SET_PDEATHSIG since 2.1.57")
     if os.getppid() != parent_pid:
         os._exit(1)

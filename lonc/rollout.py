@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from lonc.keeper import Keeper
 
 ABREAST = 16  # hosts at a time
+FEW = 4  # so many may still be under way when the next are begun with: children that are forked in a
+# row share more of their parent's memory, and the parent copies less of it
 
 
 class Rollout:
@@ -40,4 +42,5 @@ class Rollout:
         self._under_way -= 1
         if why_not is not None:
             self._on_failed(why_not)
-        self._go_on()
+        if self._under_way <= FEW:
+            self._go_on()

@@ -6,7 +6,7 @@ Of fixed size, whatever happens: times are counted in BOUNDS, slots are summed u
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
@@ -129,7 +129,7 @@ class Tally:
         self.sent = 0  # bytes of requests that were answered
         self.received = 0  # of their replies
         self.failed = 0
-        self.reasons: Counter[Reason] = Counter()
+        self.reasons: dict[Reason, int] = {}
         self._all_time = Slot()
         self._slot = Slot()
         self._over_at = now + SLOT
@@ -157,7 +157,7 @@ class Tally:
         self._close_slots(now)
         self._slot.failures += count
         self.failed += count
-        self.reasons[reason] += count
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     def version(self, now: float) -> tuple[int, int, int]:
         """Differs whenever the report does."""

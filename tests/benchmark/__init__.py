@@ -1,0 +1,1 @@
+"""What lonc costs, held against a bare relay and HAProxy; `python -m tests.benchmark`."""

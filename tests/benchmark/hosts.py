@@ -1,0 +1,119 @@
+"""What many hosts cost: to start, and at rest."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+from .ends import Ends
+from .subjects import (
+    ALL_CORES,
+    BIN_LONC,
+    Subject,
+    children_of,
+    configuration,
+    cpu_seconds,
+    on_cores,
+    pss,
+    table,
+)
+
+HOSTS = 500
+REST = 20.0  # seconds; each child is asked every ten whether it hangs
+SETTLED = 12.0  # seconds, until it has been asked for the first time
+MIB = 1 << 20
+
+FORKS = """
+import os, signal
+import lonc.cli, lonc.launch
+ready, say = os.pipe()
+for _ in range(%d):
+    if os.fork() == 0:
+        os.write(say, b"x")
+        signal.pause()
+for _ in range(%d):
+    os.read(ready, 1)
+print("ready", flush=True)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.killpg(0, signal.SIGTERM)
+"""
+
+
+class Daemon(Subject):
+    """`lonc start`, with a lond behind each host, on whatever core is free."""
+
+    dialogue = True
+    cores = ALL_CORES
+
+    def command(self):
+        table(self.directory, self.addresses)
+        self.file = configuration(self.directory, self.port, loncLogLevel="error", **self.settings)
+        self.began = time.perf_counter()
+        return [BIN_LONC, "-c", self.file, "start"]
+
+    def workers(self):
+        return children_of(self.parent)
+
+    @property
+    def parent(self):
+        return int((self.directory / "daemons" / "logs" / "lonc.pid").read_text())
+
+    def close(self):
+        subprocess.run([BIN_LONC, "-c", self.file, "stop"], check=True, stdout=subprocess.DEVNULL)
+        self.pids = []
+        super().close()
+
+
+def forks():
+    """Seconds until a Python with the same modules has forked as many idle ones."""
+    began = time.perf_counter()
+    with on_cores(ALL_CORES):
+        process = subprocess.Popen(
+            [sys.executable, "-c", FORKS % (HOSTS, HOSTS)], stdout=subprocess.PIPE, process_group=0
+        )
+    process.stdout.readline()
+    seconds = time.perf_counter() - began
+    process.wait()
+    process.stdout.close()
+    return seconds
+
+
+def start(measure, **settings):
+    """(seconds of `lonc start`, what `measure` makes of the daemon once its connections are made)."""
+    with Daemon(HOSTS, 5, **settings) as daemon, Ends(daemon.listening, True, None, None) as ends:
+        while daemon.process.poll() is None:
+            ends.turn(0.001)
+        seconds = time.perf_counter() - daemon.began
+        assert daemon.process.returncode == 0
+        while ends.turn(1.0):
+            pass
+        daemon.settle(lambda: None)
+        return seconds, measure(daemon)
+
+
+def at_rest(daemon):
+    """(mean Pss of a child, share of a core that they take together, the parent's included)."""
+    time.sleep(SETTLED)
+    pids = [*daemon.pids, daemon.parent]
+    before, began = sum(map(cpu_seconds, pids)), time.monotonic()
+    time.sleep(REST)
+    share = (sum(map(cpu_seconds, pids)) - before) / (time.monotonic() - began)
+    return statistics.mean(map(pss, daemon.pids)) / MIB, share * 100
+
+
+def run(rounds):
+    times = [(start(lambda _: None)[0], forks()) for _ in range(rounds)]
+    ratios = [ours / theirs for ours, theirs in times]
+    yield {
+        "case": f"start of {HOSTS} hosts / as many forks",
+        "figure": statistics.median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+        "goal": 2.0,
+        "note": "{:.2f} s / {:.2f} s".format(*map(statistics.median, zip(*times, strict=True))),
+    }
+    _, (mean, share) = start(at_rest)
+    yield {"case": f"Pss of an idle child of {HOSTS}, MiB", "figure": mean, "goal": 3.0}
+    yield {"case": f"CPU of {HOSTS} idle children, % of a core", "figure": share, "goal": 0.5}
+    _, most = start(lambda daemon: pss(daemon.parent) / MIB, loncChildren="ondemand")
+    yield {"case": f"Pss of all, {HOSTS} resting hosts, MiB", "figure": most, "goal": 40.0}

@@ -1,0 +1,32 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_short_round_has_a_figure_for_each_case(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.benchmark", "cipher", "--rounds", "1", "--seconds", "0.05"]
+    done = subprocess.run(
+        [*command, "--json", file], cwd=Path(__file__).parents[1], capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = json.loads(file.read_text())
+    assert [each["case"] for each in found] == [
+        "enciphered request and reply, 100 B",
+        "enciphered reply, 1 MiB",
+    ]
+    for each in found:
+        assert each["least"] <= each["figure"] <= each["most"]
+        assert all(side["cpu_us"] > 0 for side in each["sides"].values())
+        assert each["case"].encode() in done.stdout
+
+
+def test_a_group_that_is_not_there_is_named():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmark", "nothing"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert b"there is no nothing" in done.stderr
