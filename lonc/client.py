@@ -48,21 +48,22 @@ class Passing:
 PassOn = Callable[[Passing], None]
 
 
-class Client:
+class Client(Transaction):
     """One local program: a line in, a line out, then the next.
 
-    It is busy while its transaction runs or its reply has not all left; what it sends meanwhile is
+    It is busy while its request is under way or its reply has not all left; what it sends meanwhile is
     read ahead. When only its sending side is closed, it still gets its replies.
     """
 
     __slots__ = (
+        "_asking",
         "_ended",
         "_lines",
         "_on_left",
+        "_pass_on",
         "_services",
         "_serving",
         "_socket",
-        "_transaction",
         "_unsent",
         "_watch",
     )
@@ -80,7 +81,10 @@ class Client:
         self._services = services
         self._on_left = on_left
         self._lines = LineBuffer(max_request)
-        self._transaction: Transaction | None = None
+        self.request = b""
+        self.since = 0.0
+        self._asking = False  # our request is under way
+        self._pass_on: PassOn | None = None  # where to go when it has ended
         self._unsent: bytes | memoryview = b""
         self._ended = False  # nothing more will be read
         self._serving = False
@@ -91,17 +95,16 @@ class Client:
     @property
     def held(self) -> int:
         """Bytes that we hold of it: what it has sent, and what it has not taken."""
-        request = 0 if self._transaction is None else len(self._transaction.request)
-        return request + len(self._lines) + _size(self._unsent)
+        return len(self.request) + len(self._lines) + _size(self._unsent)
 
     @property
     def at_rest(self) -> bool:
         """It waits for nothing, and has nothing to take."""
-        return self._transaction is None and not self._unsent
+        return not self._asking and not self._unsent
 
     def client_request(self) -> None:
         """Callback: the client has sent something, or closed its sending side."""
-        busy = self._transaction is not None or self._unsent
+        busy = self._asking or self._unsent
         try:
             data = self._socket.recv(READ_AHEAD - len(self._lines) if busy else READ_AHEAD)
         except BlockingIOError:
@@ -132,36 +135,46 @@ class Client:
             self._send(passing.owed)
         self._serve()
 
+    def complete(self, reply: Line) -> None:
+        """Callback: our request has been answered. Nobody may listen any more."""
+        assert self._asking, "a transaction ends once"
+        self._asking = False
+        self.request = b""
+        if self._watch.events == FORGOTTEN:
+            return
+        self._send(reply)
+        if self._pass_on is not None:
+            if self._watch.events != FORGOTTEN:
+                self._be_passed(self._pass_on)
+        elif self._lines.rest or self._ended:
+            self._serve()
+
+    def fail(self, why: str) -> None:
+        """Callback: there will be no reply."""
+        self.complete(CON_LOST)
+
     def leave(self, pass_on: PassOn) -> None:
         """Be passed on, at once or after the reply to what is in flight; nothing more is read here."""
         if self._watch.events == FORGOTTEN:
             return
-        if self._transaction is None:
+        if self._asking:
+            self._pass_on = pass_on
+            self._watch.want(read=False)
+        else:
             self._be_passed(pass_on)
-            return
-        self._watch.want(read=False)
-
-        def reply(line: Line) -> None:
-            self._transaction = None
-            self._send(line)
-            if self._watch.events != FORGOTTEN:
-                self._be_passed(pass_on)
-
-        self._transaction.redirect(reply, lambda _: reply(CON_LOST))
 
     def drain(self) -> None:
         """Serve what has arrived, and nothing that arrives later."""
         if self._watch.events == FORGOTTEN:
             return
-        if self._transaction is not None:
-            self._transaction.redirect(self._reply, self._failure)
+        self._pass_on = None
         self._socket.shutdown(socket.SHUT_RD)
         self._read_on()
         if self._watch.events != FORGOTTEN and self._watch.events & READ:
             self.client_request()
 
     def close(self) -> None:
-        """Let the client go; what it has in flight ends unheard."""
+        """Let the client go; what it has under way ends unheard."""
         if self._watch.events == FORGOTTEN:
             return
         self._watch.forget()
@@ -169,10 +182,8 @@ class Client:
         self._ended = True
         self._lines = LineBuffer(0)
         self._unsent = b""
-        transaction, self._transaction = self._transaction, None
-        if transaction is not None:
-            transaction.abandon()
-            self._services.drop_transaction(transaction)
+        if self._asking:
+            self._services.drop_transaction(self)
         self._on_left(self)
 
     def let_go(self, _: str) -> None:
@@ -194,7 +205,7 @@ class Client:
             return
         self._serving = True
         services = self._services
-        while self._transaction is None and not self._unsent:
+        while not self._asking and not self._unsent:
             try:
                 line = self._lines.next_line(data)
             except LineTooLong:
@@ -208,28 +219,20 @@ class Client:
             if line.startswith(services.maybe_own) and (answer := services.answer(line)) is not None:
                 self._send(answer)
             else:
-                self._transaction = transaction = Transaction(line, self._reply, self._failure)
-                services.queue_transaction(transaction)
+                self._asking = True
+                self.request = line
+                services.queue_transaction(self)
         self._serving = False
         if self._ended or self._lines.rest or self._watch.events != READ:
             self._read_on()
 
     def _read_on(self) -> None:
         """Read only what there is room for; leave when nothing more can come or go."""
-        busy = self._transaction is not None or self._unsent
+        busy = self._asking or self._unsent
         if self._ended and not busy:
             self.close()
         elif self._watch.events != FORGOTTEN:
             self._watch.want(read=not self._ended and not (busy and len(self._lines) >= READ_AHEAD))
-
-    def _reply(self, reply: Line) -> None:
-        self._transaction = None
-        self._send(reply)
-        if self._lines.rest or self._ended:
-            self._serve()
-
-    def _failure(self, _: str) -> None:
-        self._reply(CON_LOST)
 
     def _send(self, data: Line | memoryview) -> None:
         try:

@@ -15,7 +15,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lonc.configuration import Settings
 from lonc.delayed import SENT, Name, put_aside, record, waiting
@@ -32,13 +31,22 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
 Look = tuple[int, int, int]  # inode, size, time of the last change
 
 
-@dataclass(frozen=True)
-class _Flight:
-    """What is on its way: the locked file and its transaction."""
+class _Flight(Transaction):
+    """What is on its way, and its locked file."""
 
-    name: Name
-    fd: int
-    transaction: Transaction
+    __slots__ = ("_replay", "fd", "name")
+
+    def __init__(self, replay: Replay, name: Name, fd: int, request: bytes) -> None:
+        self.request = request
+        self.name = name
+        self.fd = fd
+        self._replay = replay
+
+    def complete(self, reply: Line) -> None:
+        self._replay.replied()
+
+    def fail(self, why: str) -> None:
+        self._replay.failed()
 
 
 class Replay:
@@ -99,7 +107,7 @@ class Replay:
         """Begin nothing any more; what lond has already been sent is heard to its end."""
         self._leaving = True
         if self._flight is not None:
-            self._drop(self._flight.transaction)
+            self._drop(self._flight)
 
     def _look(self) -> None:
         self._next_look = None
@@ -173,9 +181,8 @@ class Replay:
         if request is None:
             self._look_in(LOOK_AGAIN)
             return False
-        transaction = Transaction(request, self._replied, self._failed)
-        self._flight = _Flight(name, fd, transaction)
-        self._queue_delayed(transaction)
+        self._flight = _Flight(self, name, fd, request)
+        self._queue_delayed(self._flight)
         return True
 
     def _read(self, fd: int, name: Name) -> bytes | None:
@@ -206,10 +213,10 @@ class Replay:
             raise ValueError("it is not for lond")
         return content
 
-    def _replied(self, _: Line) -> None:
+    def replied(self) -> None:
         """Callback: lond has answered, whatever it said."""
         flight = self._land()
-        request = flight.transaction.request.removesuffix(b"\n")
+        request = flight.request.removesuffix(b"\n")
         try:
             record(self._settings, SENT, self._host, bytes(request))
         except OSError as error:
@@ -220,7 +227,7 @@ class Replay:
             self._look_in(LOOK_AGAIN)  # more may have come meanwhile
         self._go_on()
 
-    def _failed(self, _: str) -> None:
+    def failed(self) -> None:
         """Callback: no reply; it may have been carried out, or not."""
         os.close(self._land().fd)
         self._ready.clear()

@@ -103,6 +103,29 @@ def test_a_client_that_closed_its_sending_side_gets_its_replies(house):
     assert house.waiting == []
 
 
+def test_its_request_ends_once(house):
+    client = house.connect()
+    client.sendall(b"1\n")
+    house.turn()
+    transaction = house.waiting.pop()
+    transaction.complete(b"one\n")
+    for again in (lambda: transaction.complete(b"1\n"), lambda: transaction.fail("late")):
+        with pytest.raises(AssertionError, match="ends once"):
+            again()
+    assert client.recv(100) == b"one\n"
+
+
+def test_nothing_of_a_request_is_held_once_it_has_ended(house):
+    client = house.connect()
+    client.sendall(b"x" * 100 + b"\n")
+    house.turn()
+    (ours,) = house.listener.clients
+    assert ours.held == 101
+    house.waiting.pop().complete(b"one\n")
+    assert ours.held == 0
+    assert client.recv(100) == b"one\n"
+
+
 def test_a_client_that_leaves_has_its_transaction_dropped_and_its_lines_forgotten(house):
     client = house.connect()
     client.sendall(b"1\n2\n")

@@ -5,13 +5,13 @@ import socket
 import time
 
 import pytest
+from asking import Asked
 from test_lond_protocol import BUILD_KEY, reach
 
 from lonc.event_loop import EventLoop
 from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol, State
 from lonc.resolver import known
-from lonc.transaction import Transaction
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 
@@ -75,7 +75,7 @@ class Wire:
     def ask(self, request):
         """A transaction on the connection; what becomes of it goes to `events`."""
         self.connection.start_request(
-            Transaction(
+            Asked(
                 request,
                 lambda reply: self.events.append(("reply", reply)),
                 lambda why: self.events.append(("failure", why)),

@@ -2,6 +2,7 @@ import math
 from random import Random
 
 import pytest
+from asking import Asked
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -9,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lonc.backoff import Backoff
 from lonc.pool import HostState, Patience, Pool
 from lonc.tally import Reason, Tally
-from lonc.transaction import Transaction
 
 
 class FakeConnection:
@@ -122,7 +122,7 @@ class Host:
         return self.made[-1]
 
     def ask(self, name):
-        transaction = Transaction(
+        transaction = Asked(
             b"%r\n" % name, lambda reply: self.ended(name, "reply"), lambda why: self.ended(name, why)
         )
         self.pool.queue_transaction(transaction)
@@ -199,7 +199,7 @@ def test_the_connection_used_last_is_used_next(ready):
 
 
 def test_the_connection_is_free_before_its_reply_goes_up(ready):
-    ready.pool.queue_transaction(Transaction(b"1\n", lambda _: ready.ask(2), pytest.fail))
+    ready.pool.queue_transaction(Asked(b"1\n", lambda _: ready.ask(2), pytest.fail))
     ready.made[0].answer()
     assert ready.made[0].transaction.request == b"2\n"
     assert len(ready.made) == 1
@@ -246,7 +246,7 @@ def test_how_long_a_reply_took_begins_with_the_request_and_that_of_a_delayed_one
     ready.ask(1)
     for name in (2, 3):
         ready.ask(name)
-        ready.pool.queue_delayed(Transaction(b"x", lambda _: None, lambda _: None))
+        ready.pool.queue_delayed(Asked(b"x", lambda _: None, lambda _: None))
     ready.clock.advance(4.0)
     assert ready.pool.oldest_wait == 4.0
     for _ in range(5):
@@ -595,7 +595,7 @@ def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
     ready.made[1].answer()  # idle, beside a busy one
     busy = ready.made[0]
     busy.transaction.abandon()
-    busy.transaction = Transaction(b"x\n", pytest.fail, lambda _: ready.ask(3))
+    busy.transaction = Asked(b"x\n", pytest.fail, lambda _: ready.ask(3))
     ready.pool.shut("over")
     assert ready.outcomes[3] == "over"
     assert all(each.started == 1 for each in ready.made)
@@ -640,7 +640,7 @@ class AnyRun(RuleBasedStateMachine):
             self.delayed = None
 
         self.host.refuse = refuse
-        self.delayed = Transaction(b"delayed\n", ended, ended)
+        self.delayed = Asked(b"delayed\n", ended, ended)
         self.host.pool.queue_delayed(self.delayed)
 
     @precondition(lambda self: self.delayed is not None)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import statistics
 import sys
 
@@ -83,6 +84,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if os.cpu_count() < 2:
         print("only one core: who measures slows down what is measured", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and leave nothing behind
     results = []
     with on_cores(OUR_CORE):
         for group in options.group or names:

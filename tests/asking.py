@@ -1,0 +1,30 @@
+"""A transaction that a test asks for."""
+
+from lonc.transaction import Transaction
+
+
+class Asked(Transaction):
+    """Its end is told to one of two callbacks, unless it is `abandoned` by then."""
+
+    def __init__(self, request, on_reply, on_failure):
+        self.request = request
+        self.since = 0.0
+        self.abandoned = False
+        self._on_reply = on_reply
+        self._on_failure = on_failure
+        self._ended = False
+
+    def complete(self, reply):
+        self._end(self._on_reply, reply)
+
+    def fail(self, why):
+        self._end(self._on_failure, why)
+
+    def abandon(self):
+        self.abandoned = True
+
+    def _end(self, callback, how):
+        assert not self._ended, "a transaction ends once"
+        self._ended = True
+        if not self.abandoned:
+            callback(how)
