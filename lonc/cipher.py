@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 from lonc.errors import CannotStart, ProtocolError
 
 BLOCK = 8
-_PADDING = b" " * BLOCK
 KEY_DIGITS = 32
 
 # G-P and Q-Z stand for digits; what is no hex digit then counts as Perl's pack "H" counts it.
@@ -66,12 +65,14 @@ class LineCipher:
     def _decryptor(self) -> CipherContext:
         return Cipher(IDEA(self._key), modes.ECB()).decryptor()
 
-    def encipher(self, text: bytes | bytearray | memoryview) -> bytes | bytearray:
+    def encipher(self, text: bytes | bytearray) -> bytes | bytearray:
         """`text`, without a newline, as an `enc:` line; at least one space of padding goes with it."""
-        blocks = _in_one_call(self._encryptor, b"".join((text, _PADDING[len(text) % BLOCK :])))
+        length = len(text)
+        blocks = _in_one_call(self._encryptor, text.ljust(BLOCK * (length // BLOCK + 1)))
         if len(blocks) <= PIECE:
-            return b"enc:%d:%b\n" % (len(text), binascii.hexlify(blocks))
-        head = b"enc:%d:" % len(text)
+            return b"enc:%d:%b\n" % (length, binascii.hexlify(blocks))
+        del text  # of a long one there is no need any more
+        head = b"enc:%d:" % length
         line = bytearray(len(head) + 2 * len(blocks) + 1)
         line[: len(head)] = head
         for start in range(0, len(blocks), PIECE):
@@ -99,7 +100,7 @@ class LineCipher:
         return text
 
 
-def _in_one_call(context: CipherContext, data: bytes) -> bytearray:
+def _in_one_call(context: CipherContext, data: bytes | bytearray) -> bytearray:
     """(Its `update` would copy what comes out of it.)"""
     blocks = bytearray(len(data) + BLOCK - 1)
     del blocks[context.update_into(data, blocks) :]

@@ -151,7 +151,7 @@ class LondProtocol:
     def _send_request(self, request: Line) -> None:
         if request.startswith(ENCRYPT):
             assert self._cipher is not None
-            request = self._cipher.encipher(memoryview(request)[len(ENCRYPT) : -1])
+            request = self._cipher.encipher(request[len(ENCRYPT) : -1])
         self.data_to_send = request
 
     def _take_reply(self, reply: Line) -> Line:
