@@ -97,7 +97,7 @@ class Subject:
         self.addresses = [each.getsockname()[0] for each in self.listening]
         self.paths = [self.directory / "sockets" / f"h{number}" for number in range(hosts)]
         with on_cores(self.cores):
-            self.process = subprocess.Popen(self.command())
+            self.process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL)
         self.pids = []
 
     def __enter__(self):
