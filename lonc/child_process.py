@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import socket
@@ -140,9 +139,9 @@ class ChildProcess:
         self._next_question = self._ask_in(ASK_EVERY)
 
     def _ask_in(self, seconds: float) -> Deadline:
-        """In so many seconds, or a little later, at a moment that is others' too."""
+        """In about so many seconds, at a moment that is others' too."""
         step = ASK_EVERY / TOGETHER
-        moment = math.ceil((self._loop.now + seconds) / step) * step
+        moment = round((self._loop.now + seconds) / step) * step
         return self._loop.at(moment, self._ask_again)
 
     def _heard(self, line: bytes) -> None:

@@ -2,8 +2,8 @@
 
 Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
 only when it was the same at two looks, and locked while it is in flight. One that cannot be read twice
-is put aside. Whatever lond replies, it is
-done, and its file is removed. Where there was no reply it stays, and all that come after it wait.
+is put aside. Whatever lond replies, it is done, and its file is removed. Where there was no reply it
+stays, and all that come after it wait.
 """
 
 from __future__ import annotations
@@ -31,25 +31,7 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
 Look = tuple[int, int, int]  # inode, size, time of the last change
 
 
-class _Flight(Transaction):
-    """What is on its way, and its locked file."""
-
-    __slots__ = ("_replay", "fd", "name")
-
-    def __init__(self, replay: Replay, name: Name, fd: int, request: bytes) -> None:
-        self.request = request
-        self.name = name
-        self.fd = fd
-        self._replay = replay
-
-    def complete(self, reply: Line) -> None:
-        self._replay.replied()
-
-    def fail(self, why: str) -> None:
-        self._replay.failed()
-
-
-class Replay:
+class Replay(Transaction):
     """`not_for_lond(request)` says what must never be sent; `queue_delayed` takes a transaction that is
     to wait behind all others, `drop` takes it back.
 
@@ -80,7 +62,7 @@ class Replay:
         self._ready: deque[Name] = deque()  # the same at two looks, and nothing older in their way
         self._done: set[Name] = set()  # carried out, and could not be removed
         self._doubtful: set[Name] = set()  # could not be read, once
-        self._flight: _Flight | None = None
+        self._flight: tuple[Name, int] | None = None  # what is on its way, and its descriptor, locked
         self._next_look: object | None = None
         self._leaving = False
 
@@ -107,7 +89,7 @@ class Replay:
         """Begin nothing any more; what lond has already been sent is heard to its end."""
         self._leaving = True
         if self._flight is not None:
-            self._drop(self._flight)
+            self._drop(self)
 
     def _look(self) -> None:
         self._next_look = None
@@ -181,8 +163,9 @@ class Replay:
         if request is None:
             self._look_in(LOOK_AGAIN)
             return False
-        self._flight = _Flight(self, name, fd, request)
-        self._queue_delayed(self._flight)
+        self._flight = name, fd
+        self.request = request
+        self._queue_delayed(self)
         return True
 
     def _read(self, fd: int, name: Name) -> bytes | None:
@@ -213,27 +196,26 @@ class Replay:
             raise ValueError("it is not for lond")
         return content
 
-    def replied(self) -> None:
+    def complete(self, reply: Line) -> None:
         """Callback: lond has answered, whatever it said."""
-        flight = self._land()
-        request = flight.request.removesuffix(b"\n")
+        name, fd = self._land()
         try:
-            record(self._settings, SENT, self._host, bytes(request))
+            record(self._settings, SENT, self._host, bytes(self.request[:-1]))
         except OSError as error:
             self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
-        self._remove(flight.name)
-        os.close(flight.fd)  # and unlock it
+        self._remove(name)
+        os.close(fd)  # and unlock it
         if not self._ready:
             self._look_in(LOOK_AGAIN)  # more may have come meanwhile
         self._go_on()
 
-    def failed(self) -> None:
+    def fail(self, why: str) -> None:
         """Callback: no reply; it may have been carried out, or not."""
-        os.close(self._land().fd)
+        os.close(self._land()[1])
         self._ready.clear()
         self._on_rest()
 
-    def _land(self) -> _Flight:
+    def _land(self) -> tuple[Name, int]:
         flight, self._flight = self._flight, None
         assert flight is not None
         return flight
