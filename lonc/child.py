@@ -64,6 +64,13 @@ LEAVING = b"leaving\n"
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
 _NOT_FOR_LOND = re.compile(_REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
+_ORDERS = (b"reset_retries\n", b"close_connection_exit\n")
+
+
+def _may_order(client: Client) -> bool:
+    """Only for root, our own user and our group: who may ask may not, by that alone, disturb others."""
+    user, group = client.owner
+    return user in (0, os.geteuid()) or group == os.getegid()
 
 
 class Child:
@@ -182,9 +189,9 @@ class Child:
             on_closed=self._pool.connection_closed,
         )
 
-    def answer(self, request: Line) -> bytes | None:
+    def answer(self, request: Line, client: Client) -> bytes | None:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
-        if _REFUSED.match(request):
+        if _REFUSED.match(request) or (request in _ORDERS and not _may_order(client)):
             return b"refused\n"
         if request == b"lonc:status\n":
             return self.status_line()

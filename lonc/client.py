@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,8 @@ from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 
+_CREDENTIALS = struct.Struct("3i")  # pid, user, group
+
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"
 
@@ -23,7 +26,7 @@ class Services(Protocol):
 
     maybe_own: tuple[bytes, ...]  # how what `answer` may know begins; all else goes to lond unseen
 
-    def answer(self, request: Line) -> bytes | None:
+    def answer(self, request: Line, client: Client) -> bytes | None:
         """lonc's own reply to a request that begins like one for lonc itself; None: it is lond's."""
 
     def queue_transaction(self, transaction: Transaction) -> None: ...
@@ -96,6 +99,14 @@ class Client(Transaction):
     def held(self) -> int:
         """Bytes that we hold of it: what it has sent, and what it has not taken."""
         return len(self.request) + len(self._lines) + _size(self._unsent)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group of the program, as they were when it connected."""
+        _, user, group = _CREDENTIALS.unpack(
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return user, group
 
     @property
     def at_rest(self) -> bool:
@@ -216,7 +227,10 @@ class Client(Transaction):
             if line is None:
                 break
             data = b""
-            if line.startswith(services.maybe_own) and (answer := services.answer(line)) is not None:
+            if (
+                line.startswith(services.maybe_own)
+                and (answer := services.answer(line, self)) is not None
+            ):
                 self._send(answer)
             else:
                 self._asking = True

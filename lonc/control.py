@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 
+from lonc.client import Client
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
 from lonc.event_loop import EventLoop
@@ -58,7 +59,7 @@ class ControlSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def answer(self, request: Line) -> bytes | None:
+    def answer(self, request: Line, client: Client) -> bytes | None:
         raise AssertionError("no request begins like one of none")
 
     def queue_transaction(self, transaction: Transaction) -> None:

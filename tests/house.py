@@ -38,7 +38,7 @@ class House:
             on_quiet=lambda: None,
         )
 
-    def answer(self, request):
+    def answer(self, request, client):
         return b"own\n" if request == b"lonc:status\n" else None
 
     def queue_transaction(self, transaction):

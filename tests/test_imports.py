@@ -62,8 +62,8 @@ MAY_IMPORT = {
     "survey": {"child_process", "event_loop", "keeper", "status"},
     "limits": {"configuration", "control", "errors", "log", "process", "rollout"},
     "control": {
-        "configuration", "errors", "event_loop", "line_buffer", "listener", "log", "socket_file",
-        "status", "transaction",
+        "client", "configuration", "errors", "event_loop", "line_buffer", "listener", "log",
+        "socket_file", "status", "transaction",
     },
     "parent": {
         "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",

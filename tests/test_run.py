@@ -17,10 +17,17 @@ from pathlib import Path
 
 import pytest
 from load import Load
-from machine import LONC, children_of, eventually, exists, read_line, read_to_the_end, title
+from machine import LONC, children_of, eventually, exists, in_child, read_line, read_to_the_end, title
 from scripted_lond import ScriptedLond, echoing
 
 import lonc
+
+NOBODY = 65534
+OWNERS = [
+    (0, NOBODY, "ok"),  # root
+    (NOBODY, os.getegid(), "ok"),  # somebody of the daemon's group
+    (NOBODY, NOBODY, "refused"),
+]
 
 
 @pytest.fixture
@@ -226,6 +233,26 @@ class TestRequestsForLoncItself:
     def test_what_only_looks_alike_goes_to_lond(self, up):
         for request in (b"encrypt:lonc:status", b"reset_retries2", b"close_connection_exit:x", b"ini"):
             assert up.ask(request) == b"unknown_cmd"
+
+    @pytest.mark.parametrize("request_", [b"reset_retries", b"close_connection_exit"])
+    @pytest.mark.parametrize(("user", "group", "reply"), OWNERS)
+    def test_who_may_order(self, machine, request_, user, group, reply):
+        machine.configure(loncSocketMode="0666")
+        machine.run()
+        machine.sockets.chmod(0o755)
+
+        def ask():
+            os.chdir(machine.sockets)  # what lies above is not for everybody
+            os.setgroups([])
+            os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect("l1")
+                client.sendall(request_ + b"\n")
+                return read_line(client).decode()
+
+        assert in_child(ask) == reply
+        assert in_child(ask) == reply  # and asks again, whatever became of the first
 
     def test_reset_retries_of_a_dead_host(self, machine):
         machine.run()
