@@ -147,7 +147,7 @@ LARGE = {"loncMaxRequest": 64 * MIB}
 TRANSACTION = [
     beside("50 clients", Relay, 1.25),
     beside("1 client", Relay, 1.2, clients=1),
-    beside("50 clients", HAProxy, 1.8),
+    beside("50 clients, and HAProxy", HAProxy, 1.8),
     Case(
         "growth from 50 to 500 clients",
         {
