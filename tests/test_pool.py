@@ -713,6 +713,9 @@ class AnyRun(RuleBasedStateMachine):
             assert host.open or pool._retry_at < math.inf, "it is never tried again"
         if pool.state in (HostState.DEAD, HostState.DISABLED):
             assert not pool.waiting, "it is told at once"
+        if pool.state is not HostState.DRAINING:
+            refuses = pool.state in (HostState.DEAD, HostState.DISABLED)
+            assert (pool._refusal is not None) == refuses, "who comes is told what is so"
 
 
 AnyRun.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
