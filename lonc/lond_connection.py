@@ -131,7 +131,7 @@ class LondConnection:
         if not self._watch.readable():
             return True
         self.lond_readable()
-        return False
+        return self._protocol.state is _IDLE
 
     def let_go(self, why: str) -> None:
         self.close(why)

@@ -378,6 +378,13 @@ def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
     assert wire.events[-1][0] == "closed"
 
 
+def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, monkeypatch):
+    in_state(wire, State.IDLE)
+    monkeypatch.setattr("lonc.event_loop.Watch.readable", lambda _: True)
+    assert wire.connection.still_idle()
+    assert wire.connection.state is State.IDLE
+
+
 def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):
     wire.connect(max_reply=100)
     wire.greet()
