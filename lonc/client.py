@@ -15,7 +15,7 @@ from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 
-_CREDENTIALS = struct.Struct("3i")  # pid, user, group
+_CREDENTIALS = struct.Struct("iII")  # pid, user, group
 
 CON_LOST = b"con_lost\n"
 TOO_LONG = b"error: request too long\n"

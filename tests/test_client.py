@@ -1,9 +1,10 @@
+import os
 import socket
 
 import pytest
 from house import MAX_REQUEST, House
 
-from lonc.client import READ_AHEAD
+from lonc.client import READ_AHEAD, Client
 
 
 @pytest.fixture
@@ -101,6 +102,22 @@ def test_a_client_that_closed_its_sending_side_gets_its_replies(house):
     assert client.recv(100) == b"one\ntwo\n"
     assert client.recv(100) == b""
     assert house.waiting == []
+
+
+@pytest.mark.parametrize("number", [0, 65534, 3_000_000_000])
+def test_whose_program_it_is(house, number):
+    mine = os.geteuid(), os.getegid()
+    os.setegid(number)
+    os.seteuid(number)
+    try:
+        ours, theirs = socket.socketpair()
+    finally:
+        os.seteuid(mine[0])
+        os.setegid(mine[1])
+    client = Client(house.loop, ours, house, MAX_REQUEST, lambda _: None)
+    assert client.owner == (number, number)
+    client.close()
+    theirs.close()
 
 
 def test_its_request_ends_once(house):
