@@ -193,9 +193,8 @@ class Pool(Generic[C]):
             return
         self._waiting.enqueue(transaction, now)
         self._alarm.by(now + self._patience.queue_timeout)
-        if (
-            len(self._connections) < self._max_connections
-        ):  # (asked here too: else each would pay a call)
+        # (Asked here too: else each would pay a call.)
+        if len(self._connections) < self._max_connections:
             self._attempt_for_who_waits()
 
     def queue_delayed(self, transaction: Transaction) -> None:
