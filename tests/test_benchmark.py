@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from benchmark import hosts
+from machine import eventually, exists
+
 
 def test_a_short_round_has_a_figure_for_each_case(tmp_path):
     file = tmp_path / "figures.json"
@@ -30,3 +34,17 @@ def test_a_group_that_is_not_there_is_named():
     )
     assert done.returncode == 2
     assert b"there is no nothing" in done.stderr
+
+
+def test_forks_that_fail_are_said_and_leave_nobody_behind(monkeypatch, tmp_path):
+    file = tmp_path / "group"
+    children = "open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read()"
+    fails = f"open({str(file)!r}, 'w').write({children}); 1 / 0\nprint"  # once they are there
+    failing = hosts.FORKS.replace("print", fails)
+    monkeypatch.setattr(hosts, "HOSTS", 3)
+    monkeypatch.setattr(hosts, "FORKS", failing)
+    with pytest.raises(AssertionError, match="cannot be forked"):
+        hosts.forks()
+    pids = list(map(int, file.read_text().split()))
+    assert len(pids) == 3
+    eventually(lambda: not any(map(exists, pids)))

@@ -1,5 +1,7 @@
 """What many hosts cost: to start, and at rest."""
 
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,13 +31,13 @@ import lonc.cli, lonc.launch
 ready, say = os.pipe()
 for _ in range(%d):
     if os.fork() == 0:
+        os.close(1)  # else the end of who forks would not be heard
         os.write(say, b"x")
         signal.pause()
 for _ in range(%d):
     os.read(ready, 1)
 print("ready", flush=True)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-os.killpg(0, signal.SIGTERM)
+signal.pause()
 """
 
 
@@ -59,9 +61,11 @@ class Daemon(Subject):
         return int((self.directory / "daemons" / "logs" / "lonc.pid").read_text())
 
     def close(self):
-        subprocess.run([BIN_LONC, "-c", self.file, "stop"], check=True, stdout=subprocess.DEVNULL)
-        self.pids = []
-        super().close()
+        try:
+            subprocess.run([BIN_LONC, "-c", self.file, "stop"], check=True, stdout=subprocess.DEVNULL)
+        finally:
+            self.pids = []
+            super().close()
 
 
 def forks():
@@ -71,11 +75,13 @@ def forks():
         process = subprocess.Popen(
             [sys.executable, "-c", FORKS % (HOSTS, HOSTS)], stdout=subprocess.PIPE, process_group=0
         )
-    process.stdout.readline()
-    seconds = time.perf_counter() - began
-    process.wait()
-    process.stdout.close()
-    return seconds
+    try:
+        assert process.stdout.readline(), "they cannot be forked"
+        return time.perf_counter() - began
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # also when only some of them are there
+        process.wait()
+        process.stdout.close()
 
 
 def start(measure, **settings):

@@ -147,10 +147,12 @@ class Lonc(Subject):
         return pid_file.exists() and pid_file.read_text()
 
     def close(self):
-        self.process.terminate()
-        self.process.wait(60)
-        self.pids = []
-        super().close()
+        try:
+            self.process.terminate()
+            self.process.wait(60)
+        finally:
+            self.pids = []
+            super().close()
 
 
 class Relay(Subject):
