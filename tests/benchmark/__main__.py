@@ -84,7 +84,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if os.cpu_count() < 2:
         print("only one core: who measures slows down what is measured", file=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and leave nothing behind
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda number, _: sys.exit(128 + number))  # and leave nothing behind
     results = []
     with on_cores(OUR_CORE):
         for group in options.group or names:
