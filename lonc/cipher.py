@@ -101,7 +101,7 @@ class LineCipher:
 
 
 def _in_one_call(context: CipherContext, data: bytes | bytearray) -> bytearray:
-    """(Its `update` would copy what comes out of it.)"""
+    """What comes out for `data`, whole blocks. (`update` would copy it.)"""
     blocks = bytearray(len(data) + BLOCK - 1)
     del blocks[context.update_into(data, blocks) :]
     return blocks

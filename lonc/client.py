@@ -147,8 +147,9 @@ class Client(Transaction):
         self._serve()
 
     def complete(self, reply: Line) -> None:
-        """Callback: our request has been answered. Nobody may listen any more."""
-        assert self._asking, "a transaction ends once"
+        """Callback: our request has been answered. (The program may have left.)"""
+        if not self._asking:
+            raise AssertionError("a transaction ends once")
         self._asking = False
         self.request = b""
         if self._watch.events == FORGOTTEN:

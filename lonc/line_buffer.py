@@ -33,7 +33,7 @@ class LineBuffer:
         """All that is held."""
         return bytes(memoryview(self.rest)[self._start :])
 
-    def feed(self, data: Line) -> None:
+    def feed(self, data: bytes) -> None:
         if not self.rest:
             self.rest = data
             return

@@ -119,7 +119,7 @@ class LondConnection:
         """Send a request and hear its reply; the connection must be Idle."""
         self._transaction = transaction
         self._deadline = deadline = self._loop.now + self._timeouts.request
-        if deadline < self._alarm.when:
+        if deadline < self._alarm.when:  # (asked here too: else each would pay a call)
             self._alarm.by(deadline)
         self._protocol.start_request(transaction.request)
         self.lond_writable()

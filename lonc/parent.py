@@ -97,7 +97,7 @@ class Parent:
             stack.callback(control.close)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, roster)
-            self._rollout = Rollout(self._fail, self._started)
+            self._rollout = Rollout(self._loop, self._fail, self._started)
             self._rollout.begin(roster)
             self._look_for_delayed()
             self._loop.run()
@@ -249,7 +249,7 @@ class Parent:
             changes += [f"gone: {_some(change.gone)}"] if change.gone else []
             self._reloaded(DONE, ["; ".join([f"{done_what}, {self._roster}", *changes])])
 
-        self._rollout = Rollout(failures.append, done)
+        self._rollout = Rollout(self._loop, failures.append, done)
         self._rollout.begin(
             keeper
             for keeper in self._roster

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from lonc.event_loop import EventLoop
 from lonc.keeper import Keeper
 
 ABREAST = 16  # hosts at a time
 FEW = 4  # so many may still be under way when the next are begun with: children that are forked in a
 # row share more of their parent's memory, and the parent copies less of it
 
+IN_TIME = 1.0  # seconds; who takes longer does not hold up the next
+
 
 class Rollout:
     """Callbacks: `on_failed(why)` for each child that does not come up; at last, once, `on_done()`."""
 
-    def __init__(self, on_failed: Callable[[str], None], on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: EventLoop, on_failed: Callable[[str], None], on_done: Callable[[], None]
+    ) -> None:
+        self._loop = loop
         self._left: deque[Keeper] = deque()
         self._under_way = 0
+        self._rows = 0  # that were begun
+        self._few = FEW
         self._on_failed = on_failed
         self._on_done = on_done
 
@@ -32,6 +41,8 @@ class Rollout:
         self._on_done = lambda: None
 
     def _go_on(self) -> None:
+        self._rows += 1
+        self._loop.after(IN_TIME, partial(self._late, self._rows))
         while self._left and self._under_way < ABREAST:
             self._under_way += 1
             self._left.popleft().bring_up(self._up)
@@ -42,5 +53,11 @@ class Rollout:
         self._under_way -= 1
         if why_not is not None:
             self._on_failed(why_not)
-        if self._under_way <= FEW:
+        if self._under_way <= self._few:
+            self._go_on()
+
+    def _late(self, row: int) -> None:
+        """Callback: some hang. From now on the next is begun with as soon as one is done."""
+        if row == self._rows and self._left:
+            self._few = ABREAST - 1
             self._go_on()

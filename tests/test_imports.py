@@ -57,7 +57,7 @@ MAY_IMPORT = {
         "backoff", "child", "child_process", "configuration", "event_loop", "hosts", "log",
         "socket_file", "status",
     },
-    "rollout": {"keeper"},
+    "rollout": {"event_loop", "keeper"},
     "roster": {"configuration", "errors", "event_loop", "hosts", "keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
     "limits": {"configuration", "control", "errors", "log", "process", "rollout"},

@@ -1,4 +1,14 @@
+import pytest
+
+from lonc.event_loop import EventLoop
 from lonc.rollout import ABREAST, FEW, Rollout
+
+
+@pytest.fixture
+def loop():
+    loop = EventLoop()
+    yield loop
+    loop.close()
 
 
 class Keeper:
@@ -11,9 +21,9 @@ class Keeper:
         self._begun.append(on_up)
 
 
-def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left():
+def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left(loop):
     begun, told = [], []
-    rollout = Rollout(told.append, lambda: told.append("done"))
+    rollout = Rollout(loop, told.append, lambda: told.append("done"))
     rollout.begin([Keeper(begun) for _ in range(3 * ABREAST)])
     done = 0
     while done < 3 * ABREAST:
@@ -26,26 +36,50 @@ def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left():
     assert told == ["done"]
 
 
-def test_each_failure_is_told_and_the_others_go_on():
+def test_each_failure_is_told_and_the_others_go_on(loop):
     begun, told = [], []
-    Rollout(told.append, lambda: told.append("done")).begin([Keeper(begun) for _ in range(3)])
+    Rollout(loop, told.append, lambda: told.append("done")).begin([Keeper(begun) for _ in range(3)])
     for why in ("a reason", None, "another"):
         begun.pop(0)(why)
     assert told == ["a reason", "another", "done"]
 
 
-def test_with_nobody_to_bring_up_it_is_done_at_once():
+def test_with_nobody_to_bring_up_it_is_done_at_once(loop):
     told = []
-    Rollout(told.append, lambda: told.append("done")).begin([])
+    Rollout(loop, told.append, lambda: told.append("done")).begin([])
     assert told == ["done"]
 
 
-def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told():
+def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told(loop):
     begun, told = [], []
-    rollout = Rollout(told.append, lambda: told.append("done"))
+    rollout = Rollout(loop, told.append, lambda: told.append("done"))
     rollout.begin([Keeper(begun) for _ in range(ABREAST + 1)])
     rollout.cancel()
     for on_up in list(begun):
         on_up("a reason")
     assert len(begun) == ABREAST
     assert told == []
+
+
+def test_who_hangs_does_not_hold_up_the_others(loop):
+    begun, told = [], []
+    rollout = Rollout(loop, told.append, lambda: told.append("done"))
+    rollout.begin([Keeper(begun) for _ in range(3 * ABREAST)])
+    hanging, done = FEW + 1, FEW + 1
+    while done < len(begun):
+        begun[done](None)
+        done += 1
+    assert done == ABREAST  # they may still come
+    while len(begun) == ABREAST:
+        loop.turn(5)
+    while done < len(begun):
+        begun[done](None)
+        done += 1
+    assert done == 3 * ABREAST
+    assert told == []
+    for on_up in begun[:hanging]:
+        on_up("it hangs")
+    assert told == ["it hangs"] * hanging + ["done"]
+    for _ in range(3):
+        loop.turn(1)
+    assert told[hanging:] == ["done"]
