@@ -16,7 +16,7 @@ from lonc.event_loop import Deadline, EventLoop
 from lonc.hosts import Host
 from lonc.log import in_one_line, logger, speak_for
 from lonc.process import die_with, ending, fork, keep_only
-from lonc.status import HostStatus
+from lonc.status import NO_CHILD, HostStatus
 
 READY_WITHIN = 10.0  # seconds from the fork
 LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
@@ -25,8 +25,6 @@ KILL_AFTER = 3.0  # seconds beyond its drain timeout
 ASK_EVERY = 10.0  # seconds
 TOGETHER = 10  # the parent wakes so often in that time, and asks each time its share of the children
 SILENT_AT_MOST = 6  # such questions in a row; whoever answers none of them hangs
-
-NO_CHILD = "no child"
 
 StatusHeard = Callable[[HostStatus], None]
 

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lonc.errors import LoncError, UsageError
-from lonc.status import HostStatus, Report
+from lonc.status import NOT_ANSWERING, HostStatus, Report
 from lonc.tally import TOLD_BOUNDS
 
 UP = {"ready", "resting", "connecting"}  # states in which a host is worth asking
@@ -44,7 +44,7 @@ _GAUGES = (
     (
         "lonc_host_hung",
         "Whether the host's child does not answer.",
-        lambda host: int(host.state == "not answering"),
+        lambda host: int(host.state == NOT_ANSWERING),
     ),
 )
 _COUNTERS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 
-from lonc.status import HostStatus, Report, stray
+from lonc.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, stray
 
 MOST_NAMED = 3  # hosts in a sentence
 FAILURES_OF = 5  # minutes, the last
@@ -100,16 +100,16 @@ class Health:
         )
 
     def _of_state(self, state: str) -> Level:
-        if state in ("not answering", "no child"):
+        if state in (NOT_ANSWERING, NO_CHILD):
             return Level.CRITICAL
         if state == "DEAD":
             return self._dead
         return Level.WARNING if state in ("connecting", "starting") else Level.OK
 
     def _state_in_words(self, host: HostStatus) -> str:
-        if host.state == "not answering":
+        if host.state == NOT_ANSWERING:
             return "hangs"
-        if host.state == "no child":
+        if host.state == NO_CHILD:
             return "has no child"
         if host.state == "DEAD" and host.state_since is not None:
             return f"has been DEAD for {short_time(self.age(host.state_since))}"
@@ -121,7 +121,7 @@ class Health:
 
     def _others(self, report: Report) -> Iterator[Verdict]:
         """What is no single host's trouble."""
-        delayed = sum(host.delayed or 0 for host in report.hosts)
+        delayed = report.total("delayed")
         if level := self._thresholds.delayed.level(delayed):
             yield Verdict(level, f"{delayed} delayed transactions wait")
         for id_, count in report.strays.items():

@@ -17,13 +17,13 @@ from random import Random
 
 from lonc.backoff import Backoff
 from lonc.child import LEAVING, READY, REPLACE
-from lonc.child_process import NO_CHILD, ChildProcess, StatusHeard
+from lonc.child_process import ChildProcess, StatusHeard
 from lonc.configuration import ON_DEMAND, Settings
 from lonc.event_loop import Deadline, EventLoop, Watch
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.socket_file import SocketFile
-from lonc.status import HostStatus
+from lonc.status import NO_CHILD, NOT_ANSWERING, HostStatus
 
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
@@ -99,7 +99,7 @@ class Keeper:
         """What is known of a child that does not say how it is."""
         if self.child is None:
             return self._without_child()
-        return HostStatus(self.host.id, "not answering", pid=self.child.pid)
+        return HostStatus(self.host.id, NOT_ANSWERING, pid=self.child.pid)
 
     def _without_child(self) -> HostStatus:
         if self._next is not None:

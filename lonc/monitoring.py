@@ -12,7 +12,7 @@ from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.sources import tolerant
-from lonc.status import HostStatus, Report
+from lonc.status import NOT_ANSWERING, HostStatus, Report
 
 # LSB's exit statuses of `status`.
 STATUSES = {
@@ -111,9 +111,6 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
     """Performance data: name=value, unit, thresholds, least and most."""
     hosts = report.hosts
 
-    def sum_of(name: str) -> int:
-        return sum(getattr(host, name) or 0 for host in hosts)
-
     def data(name: str, value: float, unit: str = "", limit: Threshold | None = None) -> str:
         bounds = (limit.warning, limit.critical) if limit is not None else ()
         told = ["" if bound == float("inf") else f"{bound:g}" for bound in bounds] or ["", ""]
@@ -122,19 +119,19 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
     return [
         data("hosts", len(hosts)),
         data("dead", sum(host.state == "DEAD" for host in hosts), limit=limits.dead),
-        data("hung", sum(host.state == "not answering" for host in hosts)),
-        data("clients", sum_of("clients")),
-        data("waiting", sum_of("waiting")),
-        data("oldest_wait", max((h.oldest_wait or 0 for h in hosts), default=0), "s", limits.wait),
+        data("hung", sum(host.state == NOT_ANSWERING for host in hosts)),
+        data("clients", report.total("clients")),
+        data("waiting", report.total("waiting")),
+        data("oldest_wait", report.oldest_wait, "s", limits.wait),
         data(
             "p99",
             max(((h.last_minute or {}).get("p99", 0) for h in hosts), default=0),
             "s",
             limits.latency,
         ),
-        data("delayed", sum_of("delayed"), limit=limits.delayed),
-        data("done", sum_of("done"), "c"),
-        data("failed", sum_of("failed"), "c"),
+        data("delayed", report.total("delayed"), limit=limits.delayed),
+        data("done", report.total("done"), "c"),
+        data("failed", report.total("failed"), "c"),
     ]
 
 

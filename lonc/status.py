@@ -17,6 +17,11 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
+# States of which only the parent can tell, and that others look for.
+NO_CHILD = "no child"
+NOT_ANSWERING = "not answering"
+
+
 @dataclass(frozen=True)
 class HostStatus:
     """One host at one moment. Counters begin with the child that counts; None is what is not known.
@@ -86,6 +91,15 @@ class Report:
     since: str  # when the daemon started, ISO 8601
     hosts: Sequence[HostStatus]
     strays: Mapping[str, int]  # delayed transactions of hosts that are not in the table
+
+    @property
+    def oldest_wait(self) -> float:
+        """Of all hosts, in seconds."""
+        return max((host.oldest_wait or 0.0 for host in self.hosts), default=0.0)
+
+    def total(self, name: str) -> int:
+        """Of what `name` counts, as far as it is known."""
+        return sum(getattr(host, name) or 0 for host in self.hosts)
 
     def to_line(self) -> bytes:
         """One line of JSON."""

@@ -71,9 +71,9 @@ def _row(host: HostStatus, health: Health) -> list[str]:
 
 def _sums(report: Report) -> list[str]:
     def sum_of(name: str) -> str:
-        return _number(sum(getattr(host, name) or 0 for host in report.hosts))
+        return _number(report.total(name))
 
-    oldest = max(host.oldest_wait or 0.0 for host in report.hosts)
+    oldest = report.oldest_wait
     return [
         f"{len(report.hosts)} hosts", "", "", sum_of("connected"), sum_of("clients"), sum_of("waiting"),
         _time(oldest) if oldest else "-", sum_of("done"), sum_of("failed"), "", "",

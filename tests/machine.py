@@ -113,6 +113,21 @@ class Daemon:
         os.close(self._pidfd)
 
 
+def write_configuration(directory, port, **settings):
+    """The file of a lonc whose other files are all in that directory."""
+    values = {
+        "lonHostID": "a1",
+        "lonTabDir": directory / "tabs",
+        "lonSockDir": directory / "sockets",
+        "lonDaemons": directory / "daemons",
+        "londPort": port,
+        **settings,
+    }
+    file = directory / "loncapa.conf"
+    file.write_text("".join(f"PerlSetVar {name} {value}\n" for name, value in values.items()))
+    return file
+
+
 class Machine:
     """Settings are keyword arguments of `configure`; hosts are served at 127.x.y.N, N from 1."""
 
@@ -120,7 +135,6 @@ class Machine:
         self.directory = directory
         self.network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
         self.port = _free_port(f"{self.network}.1")
-        self.configuration = directory / "loncapa.conf"
         self.table = directory / "tabs" / "hosts.tab"
         self.sockets = directory / "sockets"
         self.pid_file = directory / "daemons" / "logs" / "lonc.pid"
@@ -134,16 +148,7 @@ class Machine:
         self.hosts("l1")
 
     def configure(self, **settings):
-        values = {
-            "lonHostID": "a1",
-            "lonTabDir": self.table.parent,
-            "lonSockDir": self.sockets,
-            "lonDaemons": self.directory / "daemons",
-            "londPort": self.port,
-            **settings,
-        }
-        lines = [f"PerlSetVar {name} {value}\n" for name, value in values.items()]
-        self.configuration.write_text("".join(lines))
+        self.configuration = write_configuration(self.directory, self.port, **settings)
 
     def settings(self):
         """What the configuration says, as a program of this machine reads it."""

@@ -13,11 +13,11 @@ from .subjects import (
     BIN_LONC,
     Subject,
     children_of,
-    configuration,
     cpu_seconds,
     on_cores,
     pss,
     table,
+    write_configuration,
 )
 
 HOSTS = 500
@@ -49,7 +49,7 @@ class Daemon(Subject):
 
     def command(self):
         table(self.directory, self.addresses)
-        self.file = configuration(self.directory, self.port, loncLogLevel="error", **self.settings)
+        self.file = write_configuration(self.directory, self.port, loncLogLevel="error", **self.settings)
         self.began = time.perf_counter()
         return [BIN_LONC, "-c", self.file, "start"]
 

@@ -7,12 +7,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import BIN_LONC, children_of
+from machine import BIN_LONC, children_of, eventually, write_configuration
 
 BENCHMARK = Path(__file__).parent
 THEIR_CORE, OUR_CORE = {0}, {1}
@@ -43,28 +42,6 @@ def pss(pid):
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("smaps_rollup has no Pss")
-
-
-def wait_for(predicate, meanwhile=lambda: time.sleep(0.01), seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < deadline, "it does not start"
-        meanwhile()
-
-
-def configuration(directory, port, **settings):
-    """A configuration file for a lonc in that directory."""
-    values = {
-        "lonHostID": "a1",
-        "lonTabDir": directory / "tabs",
-        "lonSockDir": directory / "sockets",
-        "lonDaemons": directory / "daemons",
-        "londPort": port,
-        **settings,
-    }
-    file = directory / "loncapa.conf"
-    file.write_text("".join(f"PerlSetVar {name} {value}\n" for name, value in values.items()))
-    return file
 
 
 def table(directory, addresses):
@@ -111,7 +88,12 @@ class Subject:
 
     def settle(self, meanwhile):
         """Wait until all is there, and let the londs speak `meanwhile`."""
-        wait_for(self.serves, meanwhile)
+
+        def serves():
+            meanwhile()
+            return self.serves()
+
+        eventually(serves, 60)
         self.pids = self.workers()
 
     def serves(self):
@@ -140,7 +122,7 @@ class Lonc(Subject):
     def command(self):
         values = {"loncMaxConnections": self.connections, "loncLogLevel": "error", **self.settings}
         table(self.directory, self.addresses)
-        return [BIN_LONC, "-c", configuration(self.directory, self.port, **values), "run"]
+        return [BIN_LONC, "-c", write_configuration(self.directory, self.port, **values), "run"]
 
     def serves(self):
         pid_file = self.directory / "daemons" / "logs" / "lonc.pid"
