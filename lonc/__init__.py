@@ -3,7 +3,8 @@
 A tour, in reading order:
 
 - what is said on the wire: `lond_protocol`, with `line_buffer` and `cipher` under it, and
-  `lond_connection`, which gives it a socket, and `resolver`, which finds where to connect;
+  `lond_connection`, which gives it a socket, and `resolver`, which finds where to connect; `keying` says
+  how each connection is to come to its key, and `tls` is for those that are told one in it;
 - who asks: `listener` and `client`;
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection; `stock`
   counts what is held for whom, `tally` what became of it, and a `chronicle` keeps what happened;
@@ -20,7 +21,8 @@ A tour, in reading order:
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;
 - the commands: `cli`, with `operation`, `monitoring` and `sending`, which read the files by `sources`;
-- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, and `demo`;
+- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, and `demo`,
+  which makes an `authority` for its certificates;
 - what can go wrong: `errors`.
 """
 

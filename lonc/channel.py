@@ -9,6 +9,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lonc.errors import LineTooLong
 from lonc.event_loop import FORGOTTEN, READ, EventLoop
@@ -18,6 +19,13 @@ RECEIVE_SIZE = 65536
 MAX_LINE = 1 << 20  # a status report of one host has a few hundred bytes
 SCM_MAX_FD = 253  # sockets that one message can bring, by Linux
 PASS_AGAIN = 0.01  # seconds; the kernel limits how many sockets of a user are under way
+
+
+class Lines(Protocol):
+    """What makes lines of what has arrived; a LineBuffer, unless more is to be done."""
+
+    def feed(self, data: bytes) -> None: ...
+    def next_line(self) -> bytes | bytearray | None: ...
 
 
 class Channel:
@@ -47,7 +55,7 @@ class Channel:
         on_line: Callable[[bytes], None],
         on_closed: Callable[[], None],
         on_sent: Callable[[], None] | None = None,
-        max_line: int = MAX_LINE,
+        lines: Lines | None = None,
     ) -> None:
         connection.setblocking(False)
         self.received: deque[socket.socket] = deque()
@@ -56,7 +64,7 @@ class Channel:
         self._on_line = on_line
         self._on_closed = on_closed
         self._on_sent = on_sent
-        self._lines = LineBuffer(max_line)
+        self._lines: Lines = LineBuffer(MAX_LINE) if lines is None else lines
         self._unsent: deque[tuple[bytes | memoryview, Sequence[socket.socket]]] = deque()
         self._watch = loop.watch(connection, self._readable, self._writable)
 

@@ -36,10 +36,11 @@ from lonc.backoff import Backoff
 from lonc.channel import Channel
 from lonc.chronicle import Chronicle, wall_clock
 from lonc.client import Client
-from lonc.configuration import ON_DEMAND, Settings
+from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
 from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
+from lonc.keying import Keying
 from lonc.line_buffer import Line
 from lonc.listener import Listener
 from lonc.log import logger
@@ -118,6 +119,9 @@ class Child:
             self._pool_changed,
         )
         self._find = self._make_find()
+        self._keying = Keying(host, settings)
+        self._mode: str | None = None  # how the last connection came to its key
+        self._lond_version: str | None = None
         self._timeouts = Timeouts(
             settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
         )
@@ -178,16 +182,31 @@ class Child:
         """A connection to this host's lond that still has to connect."""
         return LondConnection(
             self._loop,
-            LondProtocol(self._host.id, self._settings.host_id, self._settings.max_reply),
+            LondProtocol(
+                self._host.id,
+                self._settings.host_id,
+                self._settings.max_reply,
+                self._keying.choose,
+            ),
             self._find,
             self._settings.bind_address,
             self._timeouts,
-            on_ready=self._pool.connection_ready,
+            on_ready=self._connection_ready,
             on_idle=self._pool.server_to_idle,
             on_reply=self._pool.complete_transaction,
             on_held=self.held,
             on_closed=self._pool.connection_closed,
         )
+
+    def _connection_ready(self, connection: LondConnection) -> None:
+        mode, version = connection.mode, connection.lond_version
+        if (mode, version) != (self._mode, self._lond_version):
+            self._mode, self._lond_version = mode, version
+            if mode != CLASSIC:
+                worst = mode == INSECURE and self._settings.key_mode != INSECURE
+                tell = logger.warning if worst else logger.info
+                tell("keys are agreed upon in mode %s, with lond %s", mode, version)
+        self._pool.connection_ready(connection)
 
     def answer(self, request: Line, client: Client) -> bytes | None:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
@@ -233,6 +252,8 @@ class Child:
             host=self._host.id,
             state=self._pool.state.value,
             state_since=changes[-1][0],
+            mode=self._mode,
+            lond_version=self._lond_version,
             connections=dict(Counter(connection.state.value for connection in self._pool)),
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
@@ -355,6 +376,9 @@ class Child:
         if self._chronicle.heard(state, why) and state is HostState.READY:
             self._replay.look()  # it may be back after a while
 
+    def _mode_in_title(self) -> str:
+        return "" if self._mode in (None, CLASSIC) else f" ({self._mode})"
+
     def _set_title(self) -> None:
         """The original's words; operators and their scripts look for them."""
         pool = self._pool
@@ -364,5 +388,5 @@ class Child:
             leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
                 f"lonc: {self._host.id} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}{leaving}"
+                f" Retries remaining: {pool.retries_remaining}{self._mode_in_title()}{leaving}"
             )

@@ -10,11 +10,11 @@ import codecs
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lonc.errors import Fault, Misconfigured
 
@@ -29,6 +29,7 @@ _PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
 _WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
 
 EAGER, ON_DEMAND = "eager", "ondemand"  # children
+CLASSIC, AUTO, LOCAL, SSL, INSECURE = KEY_MODES = ("classic", "auto", "local", "ssl", "insecure")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 Reader = Callable[[str], Any]  # a value out of its text; raises ValueError with a sentence
@@ -90,6 +91,12 @@ def daemons(text: str) -> Path:
     return path
 
 
+def file_name(text: str) -> Path:
+    if not text or text.endswith("/") or "\0" in text:
+        raise ValueError(f"{text!r} is no name of a file")
+    return Path(text)
+
+
 def ipv4(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
@@ -106,6 +113,17 @@ def octal_mode(text: str) -> int:
 def setting(name: str, default: Any, read: Reader, *, fixed: bool = False) -> Any:
     """A `fixed` one cannot change while lonc runs."""
     return field(default=default, metadata={"name": name, "read": read, "fixed": fixed})
+
+
+class Certificates(NamedTuple):
+    """What TLS needs: our certificate and its private key, and that of the authority of all hosts."""
+
+    certificate: Path
+    private_key: Path
+    authority: Path
+
+
+CERTIFICATE_SETTINGS = ("lonnetCertificate", "lonnetPrivateKey", "lonnetCertificateAuthority")
 
 
 # fmt: off
@@ -137,12 +155,25 @@ class Settings:
     max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
     delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
     children: str            = setting("loncChildren", EAGER, one_of(EAGER, ON_DEMAND))
+    key_mode: str            = setting("loncKeyMode", CLASSIC, one_of(*KEY_MODES))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
+    certificate_directory: Path | None = setting("lonCertificateDirectory", None, absolute)
+    certificate: Path | None = setting("lonnetCertificate", None, file_name)
+    private_key: Path | None = setting("lonnetPrivateKey", None, file_name)
+    authority: Path | None   = setting("lonnetCertificateAuthority", None, file_name)
 # fmt: on
 
     @property
     def hosts_file(self) -> Path:
         return self.table_directory / "hosts.tab"
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """None unless all of it is set."""
+        place, files = self.certificate_directory, (self.certificate, self.private_key, self.authority)
+        if place is None or None in files:
+            return None
+        return Certificates(*(place / file for file in files if file is not None))
 
     @property
     def log_directory(self) -> Path:
@@ -216,23 +247,36 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
     except OSError as error:
         raise Misconfigured([Fault(file, None, f"{error.strerror}")]) from error
     values: dict[str, Any] = {}
-    named = set()
+    lines_of: dict[str, int] = {}
     faults: list[Fault] = []
     for number, line in enumerate(lines, start=1):
         if not _PERL_SET_VAR.match(line):
             continue
         try:
             name, text = _name_and_value(line)
-            named.add(name)
+            lines_of[name] = number
             if name in _BY_NAME:
                 values[_BY_NAME[name].name] = _value(name, text)
             elif name.startswith("lonc"):
                 raise ValueError(f"there is no setting {name!r}{did_you_mean(name, _BY_NAME)}")
         except ValueError as error:
             faults.append(Fault(file, number, str(error)))
-    if "lonHostID" not in named:
+    settings = Settings(**values)
+    faults += _contradictions(settings, file, lines_of)
+    if "lonHostID" not in lines_of:
         faults.append(Fault(file, None, "lonHostID, the id of this machine, is not set"))
-    return Settings(**values), faults
+    return settings, faults
+
+
+def _contradictions(settings: Settings, file: Path, lines_of: Mapping[str, int]) -> Iterator[Fault]:
+    mode = settings.key_mode
+    line = lines_of.get("loncKeyMode")
+    if mode in (CLASSIC, INSECURE) and not settings.allow_insecure:
+        text = f"loncAllowInsecure 0 forbids loncKeyMode {mode}: set it to auto or ssl"
+        yield Fault(file, lines_of["loncAllowInsecure"], text)
+    if mode == SSL and settings.certificates is None:
+        names = ", ".join(("lonCertificateDirectory", *CERTIFICATE_SETTINGS))
+        yield Fault(file, line, f"loncKeyMode ssl needs all of {names}")
 
 
 def _name_and_value(line: bytes) -> tuple[str, str]:

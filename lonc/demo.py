@@ -17,10 +17,12 @@ from types import FrameType
 from typing import Any
 
 from lonc import lonnet
+from lonc.authority import Authority
 from lonc.configuration import Settings, read_settings
 
 ADDRESSES = {"demo1": "127.0.0.2", "demo2": "127.0.0.3", "demo3": "127.0.0.4"}
 LATE = "demo4"  # it joins them while lonc runs, under demo3's address
+STRANGER, STRANGERS_ADDRESS = "demo5", "127.0.0.5"
 CLIENTS = 200
 PATIENCE = 10.0  # seconds; what takes longer has failed
 DRAIN_TIMEOUT = 2  # seconds; an interrupted tour shall not take long to end
@@ -79,6 +81,7 @@ class Tour:
         self._stack = stack
         self._configuration = directory / "loncapa.conf"
         self._settings = Settings()
+        self._port = 0  # of all londs
 
     def steps(self) -> list[Callable[[], str]]:
         return [
@@ -93,28 +96,20 @@ class Tour:
             self.kill_a_child,
             self.reload,
             self.show_status,
+            self.agree_in_tls,
+            self.meet_a_stranger,
             self.stop_lonc,
         ]
 
     def start_londs(self) -> str:
-        port = _free_port()
-        self._configuration.write_text(
-            "PerlSetVar lonHostID demo0\n"
-            "PerlSetVar loncBindAddress 127.0.0.1\n"
-            f"PerlSetVar lonTabDir {self._directory}\n"
-            f"PerlSetVar lonDaemons {self._directory}\n"
-            f"PerlSetVar lonSockDir {self._directory / 'sockets'}\n"
-            f"PerlSetVar londPort {port}\n"
-            f"PerlSetVar loncDrainTimeout {DRAIN_TIMEOUT}\n"
-        )
+        self._port = port = _free_port()
+        self._certify(Authority("the demo"), self._directory)
+        self._configure(self._configuration, self._directory)
         self._write_table(ADDRESSES)
         self._settings, faults = read_settings(self._configuration)
         _check(not faults, f"the configuration has faults: {faults}")
         for host in ADDRESSES:
-            lond = self._start("lond", host, stdout=subprocess.PIPE)
-            assert lond.stdout is not None
-            self._stack.callback(lond.stdout.close)
-            _check(b"listens" in lond.stdout.readline(), f"the lond of {host} does not start")
+            self._start_lond(host, self._configuration)
         return f"{len(ADDRESSES)} londs listen at {', '.join(ADDRESSES.values())}, port {port}"
 
     def start_lonc(self) -> str:
@@ -190,11 +185,55 @@ class Tour:
         _check(said.count(" ready ") == len(ADDRESSES) + 1, f"not every host is ready:\n{said}")
         return said.replace("\n", "\n           ")
 
+    def agree_in_tls(self) -> str:
+        self._write_table(ADDRESSES)
+        self._configure(self._configuration, self._directory, "PerlSetVar loncKeyMode ssl\n")
+        self._lonc("reload")
+        for host in ADDRESSES:
+            self._expect("ping", host, host)
+            _check(self._status(host)["mode"] == "ssl", f"the key of {host} was not said in TLS")
+        self._expect("encrypt:auth:demo:student:secret", "authorized")
+        return "loncKeyMode ssl, with an authority made on the spot: keys are said in TLS, none in clear"
+
+    def meet_a_stranger(self) -> str:
+        place = self._directory / "stranger"
+        place.mkdir()
+        self._certify(Authority("another one"), place)
+        self._write_table({STRANGER: STRANGERS_ADDRESS})
+        self._configure(configuration := place / "loncapa.conf", place)
+        self._start_lond(STRANGER, configuration)
+        self._write_table({**ADDRESSES, STRANGER: STRANGERS_ADDRESS})
+        self._lonc("update")
+        _check(self._ask("ping", STRANGER, may_be_lost=True) == lonnet.CON_LOST, "a stranger answered")
+        why = self._status(STRANGER)["last_error"][1]
+        _check("its certificate is of another authority" in why, f"a stranger was refused for: {why}")
+        return f"a lond with a certificate of another authority gets nothing: {why}"
+
     def stop_lonc(self) -> str:
         said = self._lonc("stop")
         left = [each for each in self._settings.socket_directory.iterdir() if each.is_socket()]
         _check(not left, f"sockets are left: {left}")
         return f"{said}, and its sockets are gone"
+
+    def _certify(self, authority: Authority, place: Path) -> None:
+        """One certificate is for all, since all are this machine."""
+        authority.write(place / "authority.pem")
+        authority.issue("localhost", place / "certificate.pem", place / "key.pem")
+
+    def _configure(self, file: Path, certificates: Path, more: str = "") -> None:
+        file.write_text(
+            "PerlSetVar lonHostID demo0\n"
+            "PerlSetVar loncBindAddress 127.0.0.1\n"
+            f"PerlSetVar lonTabDir {self._directory}\n"
+            f"PerlSetVar lonDaemons {self._directory}\n"
+            f"PerlSetVar lonSockDir {self._directory / 'sockets'}\n"
+            f"PerlSetVar londPort {self._port}\n"
+            f"PerlSetVar loncDrainTimeout {DRAIN_TIMEOUT}\n"
+            f"PerlSetVar lonCertificateDirectory {certificates}\n"
+            "PerlSetVar lonnetCertificate certificate.pem\n"
+            "PerlSetVar lonnetPrivateKey key.pem\n"
+            f"PerlSetVar lonnetCertificateAuthority authority.pem\n{more}"
+        )
 
     def _write_table(self, addresses: Mapping[str, str]) -> None:
         rows = [f"{host}:demo:library:localhost:{address}\n" for host, address in addresses.items()]
@@ -211,13 +250,15 @@ class Tour:
         arguments = [*LONC, "-c", str(self._configuration), command]
         return subprocess.run(arguments, capture_output=True, text=True, start_new_session=True)
 
-    def _start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """A lonc command that goes on behind us, in a session of its own too."""
-        command = [*LONC, "-c", str(self._configuration), *arguments]
+    def _start_lond(self, host: str, configuration: Path) -> None:
+        """It goes on behind us, in a session of its own too."""
+        command = [*LONC, "-c", str(configuration), "lond", host]
         with _undisturbed():
-            process = subprocess.Popen(command, start_new_session=True, **options)
-            self._stack.callback(_end, process)
-        return process
+            lond = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+            self._stack.callback(_end, lond)
+        assert lond.stdout is not None
+        self._stack.callback(lond.stdout.close)
+        _check(b"listens" in lond.stdout.readline(), f"the lond of {host} does not start")
 
     def _connect(self, host: str) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -225,9 +266,11 @@ class Tour:
         client.connect(str(self._settings.socket_directory / host))
         return client
 
-    def _ask(self, request: str | bytes, host: str) -> bytes:
+    def _ask(self, request: str | bytes, host: str, may_be_lost: bool = False) -> bytes:
         reply = lonnet.reply(request, host, timeout=PATIENCE, settings=self._settings)
-        _check(reply != lonnet.CON_LOST, f"{host} has lost the connection:\n{self._log()}")
+        _check(
+            may_be_lost or reply != lonnet.CON_LOST, f"{host} has lost the connection:\n{self._log()}"
+        )
         return reply
 
     def _log(self) -> str:
@@ -272,7 +315,7 @@ def _free_port() -> int:
         with ExitStack() as stack:
             port = 0
             try:
-                for address in ADDRESSES.values():
+                for address in (*ADDRESSES.values(), STRANGERS_ADDRESS):
                     probe = stack.enter_context(socket.socket())
                     probe.bind((address, port))
                     port = probe.getsockname()[1]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from lonc.channel import Channel
 from lonc.client import Passing
 from lonc.event_loop import EventLoop
+from lonc.line_buffer import LineBuffer
 
 # What is held of a client may be as long as the leaving child's settings allow; it is read by ourselves.
 NO_LIMIT = 1 << 62
@@ -78,7 +79,7 @@ class Succession:
         self._expect = expect
         self._adopt = adopt
         self._channel = Channel(
-            loop, predecessor, self._heard, on_closed=lambda: expect(0), max_line=NO_LIMIT
+            loop, predecessor, self._heard, on_closed=lambda: expect(0), lines=LineBuffer(NO_LIMIT)
         )
         self._client: tuple[bool, int, int] | None = None  # of the header
         self._lines: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What this machine allows of the settings: open files, and the address that connections come from."""
+"""What this machine allows of the settings: open files, where connections come from, certificates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from lonc.configuration import Settings
 from lonc.control import MAX_ASKING
 from lonc.errors import CannotStart
+from lonc.keying import require_certificates
 from lonc.log import logger
 from lonc.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.rollout import ABREAST
@@ -16,9 +17,10 @@ from lonc.rollout import ABREAST
 def within_limits(settings: Settings, hosts: int) -> Settings:
     """`settings`, with fewer clients a host if there are few open files.
 
-    Raises CannotStart where there are too few even for one, or for so many hosts, or where connections
-    cannot come from `loncBindAddress`.
+    Raises CannotStart where there are too few even for one, or for so many hosts, where connections
+    cannot come from `loncBindAddress`, or certificates are needed and cannot be used.
     """
+    require_certificates(settings)
     if settings.bind_address is not None:
         _try_address(settings.bind_address)
     limit = raise_descriptor_limit()

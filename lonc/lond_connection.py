@@ -55,6 +55,7 @@ class LondConnection:
         "_on_late",
         "_on_ready",
         "_on_reply",
+        "_peer",
         "_protocol",
         "_socket",
         "_target",
@@ -94,6 +95,7 @@ class LondConnection:
         self._transaction: Transaction | None = None
         self._addresses: deque[Address] = deque()  # still to be tried
         self._failures: list[str] = []  # what was wrong with those that were
+        self._peer = ""  # its address, and with its port:
         self._target = ""
         self._socket: socket.socket
         self._watch: Watch | None = None
@@ -104,6 +106,16 @@ class LondConnection:
     @property
     def state(self) -> State:
         return self._protocol.state
+
+    @property
+    def mode(self) -> str:
+        """How it comes to its key: one of loncKeyMode, but auto."""
+        return self._protocol.mode
+
+    @property
+    def lond_version(self) -> str | None:
+        """As lond says, where it is asked."""
+        return self._protocol.lond_version
 
     @property
     def held(self) -> int:
@@ -214,6 +226,7 @@ class LondConnection:
         """Connect to the next address, or end with what was wrong with each."""
         while self._addresses:
             family, address = self._addresses.popleft()
+            self._peer = address[0]
             self._target = f"{address[0]} port {address[1]}"
             try:
                 self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -249,6 +262,11 @@ class LondConnection:
             self._not_there(os.strerror(refusal))
             return
         self._expect_within(self._timeouts.dialogue, LondConnection._dialogue_late)
+        try:
+            self._protocol.connected(self._peer)
+        except ProtocolError as error:
+            self.close(str(error))
+            return
         self._watch.on_writable = self.lond_writable
         self._watch.want(read=True)
         self.lond_writable()

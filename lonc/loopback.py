@@ -1,8 +1,9 @@
-"""A small lond for this machine, to try lonc on: its side of the dialogue, and a few commands.
+"""A small lond for this machine, to try lonc on: its side of the dialogues, and a few commands.
 
     ping                     this lond's host id
     pong                     the client's host id
     version                  ours
+    sethost:ID               ok if that is its host id
     load                     the load average of the last minute
     echo:X                   X
     put:D:U:NS:k=v&k=v       ok
@@ -20,10 +21,12 @@ Values are bytes, escaped by whoever needs it; they live in SQLite, in memory un
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +38,11 @@ from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
+from lonc.line_buffer import LineBuffer
+from lonc.tls import Tunnel, server_context
 
 BUILD_KEY_BYTES = 15  # 30 digits, as the original's
+KEY_BYTES = 16
 BACKLOG = 128
 ACCEPT_AGAIN = 0.1  # seconds
 
@@ -91,6 +97,9 @@ class Loopback:
     def __init__(self, host: Host, settings: Settings, database: Path | None) -> None:
         if host.address is None:
             raise CannotStart(f"{host.id} has no address in the table to serve at")
+        certificates = settings.certificates
+        self.context = None if certificates is None else server_context(certificates)
+        self.allow_insecure = settings.allow_insecure
         self.host_id = host.id
         self.client_id = settings.host_id
         self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
@@ -140,18 +149,64 @@ class Session:
         self._lond = lond
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())
         self._cipher: LineCipher | None = None
+        self._tunnel: Tunnel | None = None  # while what comes may be TLS
+        self._lines = LineBuffer(lond.max_line)
         self._hear: Callable[[bytes], None] = self._hear_init
-        self._channel = Channel(loop, connection, self._line, self.close, max_line=lond.max_line)
+        self._channel = Channel(loop, connection, self._line, self.close, lines=self)
+
+    def feed(self, data: bytes) -> None:
+        """What has come, if need be through TLS."""
+        if self._tunnel is not None:
+            try:
+                data = self._tunnel.receive(data)
+            except ProtocolError as error:
+                print(f"closed a connection: {error}", flush=True)
+                self._channel.send(self._tunnel.data_to_send())  # which tells the other side why
+                self.close()
+                return
+            if out := self._tunnel.data_to_send():
+                self._channel.send(out)
+        if data:
+            self._tunnel = None
+            self._lines.feed(data)
+
+    def next_line(self) -> bytes | bytearray | None:
+        return self._lines.next_line()
 
     def _line(self, line: bytes) -> None:
         self._hear(line)
 
     def _hear_init(self, line: bytes) -> None:
-        if line == b"init\n":
+        word, _, more = line[:-1].partition(b":")
+        mode, _, rest = more.partition(b":")
+        if word != b"init":
+            self._refuse()
+        elif mode == b"local":
+            self._agree_by_file(rest.rpartition(b":")[0])
+        elif mode == b"ssl" and self._lond.context is not None:
+            key = secrets.token_hex(KEY_BYTES).encode()
+            self._channel.send(b"ok:ssl\n")
+            self._tunnel = Tunnel(self._lond.context, None, key)
+            self._agreed(key)
+        elif self._lond.allow_insecure:  # also where there is no certificate
             self._channel.send(self._challenge)
             self._hear = self._hear_challenge
         else:
             self._refuse()
+
+    def _agree_by_file(self, file: bytes) -> None:
+        try:
+            key = _take_key(file)
+        except (OSError, ValueError) as error:
+            print(f"the key file {os.fsdecode(file)!r} does not do: {error}", flush=True)
+            self._refuse()
+        else:
+            self._channel.send(b"ok:local\n")
+            self._agreed(key)
+
+    def _agreed(self, key: bytes) -> None:
+        self._cipher = LineCipher(bytes.fromhex(key.decode()))
+        self._hear = self._hear_request
 
     def _hear_challenge(self, line: bytes) -> None:
         if line == self._challenge:
@@ -167,6 +222,8 @@ class Session:
             key = shared_key(self._lond.host_id, self._lond.client_id, build_key)
             self._cipher = LineCipher(key)
             self._hear = self._hear_request
+        elif line.startswith((b"version\n", b"sethost:")):
+            self._hear_request(line)
         else:
             self._refuse()
 
@@ -194,6 +251,8 @@ class Session:
                     return self._lond.client_id.encode()
                 case b"version":
                     return __version__.encode()
+                case b"sethost":
+                    return b"ok" if rest == self._lond.host_id.encode() else b"refused"
                 case b"load":
                     return b"%.2f" % os.getloadavg()[0]
                 case b"connections":
@@ -238,3 +297,22 @@ class Session:
     def close(self) -> None:
         self._channel.close()
         self._lond.sessions.discard(self)
+
+
+def _take_key(file: bytes) -> bytes:
+    """The key in hex from the file that lonc has made for us, which then is no more.
+
+    Raises OSError, ValueError.
+    """
+    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError("it is no file that its owner alone can read")
+        key = os.read(fd, 2 * KEY_BYTES + 1)
+    finally:
+        os.close(fd)
+    if not re.fullmatch(rb"[0-9A-Fa-f]{32}", key):
+        raise ValueError("it is not 32 hex digits")
+    os.unlink(file)
+    return key

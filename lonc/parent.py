@@ -18,6 +18,7 @@ from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misc
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Keeper
+from lonc.keying import remove_key_files
 from lonc.limits import within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
@@ -79,6 +80,7 @@ class Parent:
             stack.callback(self._loop.close)
             roster = self._roster
             roster.settings = within_limits(roster.settings, len(roster.hosts))
+            remove_key_files(roster.settings.socket_directory)
             roster.bind(roster.hosts, roster.settings)
             stack.callback(roster.retire)
             orders = {

@@ -32,6 +32,8 @@ class HostStatus:
     host: str
     state: str  # the pool's; the parent's: starting, no child, resting, not answering
     state_since: str | None = None
+    mode: str | None = None  # how its connections came to their keys: one of loncKeyMode, but auto
+    lond_version: str | None = None  # as lond says, where it is asked
     connections: dict[str, int] | None = None  # how many are in each state of the dialogue
     clients: int | None = None
     waiting: int | None = None  # transactions that no connection has taken yet

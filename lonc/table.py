@@ -38,6 +38,9 @@ def to_text(report: Report, colour: bool = False) -> str:
 def host_to_text(host: HostStatus, health: Health) -> str:
     """All that is known of one host, a line for each thing."""
     lines = [host.to_text()]
+    if host.mode is not None:
+        lond = "" if host.lond_version is None else f", with lond {host.lond_version}"
+        lines.append(f"keys are agreed upon in mode {host.mode}{lond}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):

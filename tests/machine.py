@@ -134,7 +134,7 @@ class Machine:
     def __init__(self, directory):
         self.directory = directory
         self.network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
-        self.port = _free_port(f"{self.network}.1")
+        self.port = free_port(f"{self.network}.1")
         self.table = directory / "tabs" / "hosts.tab"
         self.sockets = directory / "sockets"
         self.pid_file = directory / "daemons" / "logs" / "lonc.pid"
@@ -329,7 +329,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def _free_port(address):
+def free_port(address):
     with socket.socket() as probe:
         probe.bind((address, 0))
         return probe.getsockname()[1]

@@ -4,6 +4,7 @@ import pytest
 
 from lonc.channel import Channel
 from lonc.event_loop import EventLoop
+from lonc.line_buffer import LineBuffer
 
 
 class Line:
@@ -12,7 +13,11 @@ class Line:
         ours, self.there = socket.socketpair()
         self.heard = []
         self.channel = Channel(
-            self.loop, ours, self.heard.append, lambda: self.heard.append("closed"), max_line=100
+            self.loop,
+            ours,
+            self.heard.append,
+            lambda: self.heard.append("closed"),
+            lines=LineBuffer(100),
         )
 
 

@@ -61,10 +61,20 @@ def test_every_setting_can_be_set(read):
         PerlSetVar loncMaxBuffered 1048576
         PerlSetVar loncDelayedInterval 10.5
         PerlSetVar loncChildren ondemand
+        PerlSetVar loncKeyMode ssl
         PerlSetVar loncAllowInsecure 0
+        PerlSetVar lonCertificateDirectory /d
+        PerlSetVar lonnetCertificate certificate.pem
+        PerlSetVar lonnetPrivateKey /e/key.pem
+        PerlSetVar lonnetCertificateAuthority authority.pem
         """
     )
     assert faults == []
+    assert settings.certificates == (
+        Path("/d/certificate.pem"),
+        Path("/e/key.pem"),
+        Path("/d/authority.pem"),
+    )
     assert settings == Settings(
         "my-host_1",
         Path("/a"),
@@ -90,8 +100,29 @@ def test_every_setting_can_be_set(read):
         1048576,
         10.5,
         "ondemand",
+        "ssl",
         False,
+        Path("/d"),
+        Path("certificate.pem"),
+        Path("/e/key.pem"),
+        Path("authority.pem"),
     )
+
+
+def test_modes_of_a_key_that_contradict_other_settings(read):
+    head = "PerlSetVar lonHostID a1\n"
+    _, faults = read(f"{head}PerlSetVar loncAllowInsecure 0\n")
+    assert faults == [":2: loncAllowInsecure 0 forbids loncKeyMode classic: set it to auto or ssl"]
+    _, faults = read(f"{head}PerlSetVar loncAllowInsecure 0\nPerlSetVar loncKeyMode insecure\n")
+    assert faults == [":2: loncAllowInsecure 0 forbids loncKeyMode insecure: set it to auto or ssl"]
+    settings, faults = read(f"{head}PerlSetVar loncKeyMode ssl\nPerlSetVar lonnetCertificate c.pem\n")
+    assert settings.certificates is None
+    assert faults == [
+        ":2: loncKeyMode ssl needs all of lonCertificateDirectory, lonnetCertificate,"
+        " lonnetPrivateKey, lonnetCertificateAuthority"
+    ]
+    _, faults = read(f"{head}PerlSetVar loncAllowInsecure 0\nPerlSetVar loncKeyMode auto\n")
+    assert faults == []
 
 
 def test_apaches_syntax(read):
@@ -149,6 +180,9 @@ def test_apaches_syntax(read):
             "PerlSetVar loncDrainTimeout 90000",
             "90000 is not between 0 and 86400 seconds",
         ),
+        ("PerlSetVar loncKeyMode tls", "loncKeyMode: 'tls' is none of classic, auto, local, ssl"),
+        ('PerlSetVar lonnetCertificate ""', "lonnetCertificate: '' is no name of a file"),
+        ("PerlSetVar lonnetPrivateKey keys/", "lonnetPrivateKey: 'keys/' is no name of a file"),
         ("PerlSetVar loncAllowInsecure yes", "loncAllowInsecure: 'yes' is no whole number"),
     ],
 )
@@ -235,7 +269,14 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     uncommented.write_text(shipped.replace("#PerlSetVar", "PerlSetVar"))
     settings, faults = read_settings(uncommented)
     assert faults == []
-    assert settings == Settings(host_id=settings.host_id, bind_address=settings.bind_address)
+    assert settings == Settings(
+        host_id=settings.host_id,
+        bind_address=settings.bind_address,
+        certificate_directory=settings.certificate_directory,
+        certificate=settings.certificate,
+        private_key=settings.private_key,
+        authority=settings.authority,
+    )
 
 
 def test_what_cannot_change_while_lonc_runs():

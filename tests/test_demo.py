@@ -54,8 +54,19 @@ def test_the_tour_holds_and_leaves_nothing_behind(demo, tmp_path):
     assert (demo.returncode, err) == (0, b"")
     assert time.monotonic() - begun < 20
     lines = out.decode().splitlines()
-    assert sum(re.match(r" *\d+\.\d{3} s  \S", line) is not None for line in lines) == 13
-    for word in ("authorized", "refused", "17", "1 MiB", "200 clients", "killed", "demo4", "stopped"):
+    assert sum(re.match(r" *\d+\.\d{3} s  \S", line) is not None for line in lines) == 15
+    for word in (
+        "authorized",
+        "refused",
+        "17",
+        "1 MiB",
+        "200 clients",
+        "killed",
+        "demo4",
+        "said in TLS",
+        "another authority",
+        "stopped",
+    ):
         assert word in out.decode()
     assert os.listdir(tmp_path) == []
     eventually(lambda: processes_of(tmp_path) == [])

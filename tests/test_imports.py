@@ -12,7 +12,7 @@ PACKAGE = Path(lonc.__file__).parent
 PATH_OF_A_REQUEST = {
     "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers", "delayed",
     "errors",
-    "event_loop", "handover", "hosts", "line_buffer", "listener", "log", "lond_connection",
+    "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log", "lond_connection",
     "lond_protocol", "pool", "process", "replay", "resolver", "status", "stock", "tally",
     "transaction",
 }  # fmt: skip
@@ -33,7 +33,10 @@ MAY_IMPORT = {
     "configuration": {"errors"},
     "hosts": {"configuration", "errors"},
     "log": set(),
-    "lond_protocol": {"cipher", "errors", "line_buffer"},
+    "lond_protocol": {"cipher", "configuration", "errors", "line_buffer"},
+    "tls": {"configuration", "errors"},
+    "keying": {"__init__", "configuration", "errors", "hosts", "lond_protocol", "tls"},
+    "authority": set(),
     "resolver": {"event_loop"},
     "lond_connection": {
         "errors", "event_loop", "line_buffer", "lond_protocol", "resolver", "transaction",
@@ -41,7 +44,7 @@ MAY_IMPORT = {
     "stock": set(),
     "client": {"errors", "event_loop", "line_buffer", "transaction"},
     "listener": {"client", "event_loop"},
-    "handover": {"channel", "client", "event_loop"},
+    "handover": {"channel", "client", "event_loop", "line_buffer"},
     "tally": set(),
     "pool": {"backoff", "containers", "line_buffer", "tally", "transaction"},
     "chronicle": {"event_loop", "log", "pool"},
@@ -60,14 +63,14 @@ MAY_IMPORT = {
     "rollout": {"event_loop", "keeper"},
     "roster": {"configuration", "errors", "event_loop", "hosts", "keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
-    "limits": {"configuration", "control", "errors", "log", "process", "rollout"},
+    "limits": {"configuration", "control", "errors", "keying", "log", "process", "rollout"},
     "control": {
         "client", "configuration", "errors", "event_loop", "line_buffer", "listener", "log",
         "socket_file", "status", "transaction",
     },
     "parent": {
-        "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "limits",
-        "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "table",
+        "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "keying",
+        "limits", "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "table",
         "transaction",
     },
     "health": {"status"},
@@ -93,7 +96,8 @@ MAY_IMPORT = {
     "shutdown": {"configuration", "control", "errors", "hosts", "instance"},
     "lonnet": {"configuration", "delayed", "errors", "hosts"},
     "loopback": {
-        "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "line_buffer",
+        "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "keying",
+        "line_buffer", "tls",
     },
 }  # fmt: skip
 

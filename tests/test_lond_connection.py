@@ -10,7 +10,7 @@ from test_lond_protocol import BUILD_KEY, reach
 
 from lonc.event_loop import EventLoop
 from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
-from lonc.lond_protocol import LondProtocol, State
+from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 from lonc.resolver import known
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
@@ -259,6 +259,15 @@ def test_an_address_that_cannot_be_reached_or_bound_is_one_sentence(wire):
     assert wire.events[1] == ("closed", "cannot connect from 192.0.2.1: Cannot assign requested address")
 
 
+class Reached(LondProtocol):
+    """One that had been connected before."""
+
+    __slots__ = ()
+
+    def connected(self, address):
+        pass
+
+
 def in_state(wire, state):
     """A connected LondConnection that stays in that state, with a transaction where there is one."""
     if state in (State.IDLE, State.SENDING_REQUEST, State.RECEIVING_REPLY):
@@ -270,7 +279,8 @@ def in_state(wire, state):
             wire.ask(b"ping\n")
     else:
         talk = reach(state)
-        if state in (State.CHALLENGE_RECEIVED, State.REQUESTING_KEY, State.CONNECTED):
+        talk.protocol.__class__ = Reached
+        if not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
             talk.protocol.data_to_send = TOO_MUCH
         wire.connect(protocol=talk.protocol)
     assert wire.connection.state is state

@@ -1,10 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from lonc.cipher import LineCipher, shared_key
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
+from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State, init
 
 BUILD_KEY = "54559A79EDEA097AD9ADB087C71818"
 CIPHER = LineCipher(shared_key("msul1", "msua3", BUILD_KEY.encode() + b"\n"))
@@ -29,9 +30,10 @@ class Talk:
     it gets, `! ` the error that ends it. What lond says between two other lines arrives in chunks of
     `size` bytes."""
 
-    def __init__(self, size):
+    def __init__(self, size, choose=init):
         self.size = size
-        self.protocol = LondProtocol("msul1", "msua3", MAX_REPLY)
+        self.protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose)
+        self.protocol.connected("192.0.2.9")
         self.replies = []
 
     def play(self, script):
@@ -186,6 +188,7 @@ def test_a_wrong_build_key_is_a_failure_and_is_not_told(talk, build_key):
 
 def test_a_build_key_too_short_for_the_ids_is_a_failure(talk):
     talk.protocol = LondProtocol("l1", "a1", MAX_REPLY)
+    talk.protocol.connected("192.0.2.9")
     talk.play(f"""
         {UP_TO_EKEY}
         < 123456
@@ -193,33 +196,105 @@ def test_a_build_key_too_short_for_the_ids_is_a_failure(talk):
     """)
 
 
+def local(_):
+    return Opening("local", b"init:local:/f:1\n", key=b"0123456789abcdef" * 2)
+
+
+def insecure(_):
+    return Opening("insecure", b"init::1\n")
+
+
+class Deaf:
+    """A tunnel in which nothing is ever said."""
+
+    key = None
+
+    def __len__(self):
+        return 0
+
+    def begin(self):
+        pass
+
+    def data_to_send(self):
+        return b"hello"
+
+    def receive(self, data):
+        raise ProtocolError("what should be TLS is none")
+
+
+def ssl(_):
+    return Opening("ssl", b"init:ssl:1\n", tunnel=Deaf())
+
+
 def reach(state, size=10**6):
     """A protocol in that state, reached by talking."""
-    talk = Talk(size)
-    steps = {
-        State.CONNECTED: lambda: None,
-        State.INITIALIZED: talk.sent,
-        State.CHALLENGE_RECEIVED: lambda: talk.protocol.receive(b"12345\n"),
-        State.CHALLENGE_REPLIED: talk.sent,
-        State.REQUESTING_KEY: lambda: talk.protocol.receive(b"ok\n"),
-        State.RECEIVING_KEY: talk.sent,
-        State.IDLE: lambda: talk.protocol.receive(BUILD_KEY.encode() + b"\n"),
-        State.SENDING_REQUEST: lambda: talk.protocol.start_request(b"ping\n"),
-        State.RECEIVING_REPLY: talk.sent,
-        State.DISCONNECTED: talk.protocol.disconnect,
-    }
+    if state is State.RECEIVING_KEY_IN_TLS:
+        talk = Talk(size, ssl)
+        talk.play("""
+            > init:ssl:1
+            < ok:ssl
+        """)
+        assert talk.sent() == b"hello"
+        return talk
+    if state in (
+        State.REQUESTING_VERSION,
+        State.READING_VERSION_STRING,
+        State.SET_HOST,
+        State.HOST_SET,
+    ):
+        return follow(Talk(size, local), LOCAL_STEPS, state)
+    return follow(Talk(size), CLASSIC_STEPS, state)
+
+
+def follow(talk, steps, state):
     for reached, step in steps.items():
-        step()
+        step(talk)
         assert talk.protocol.state is reached
         if reached is state:
             return talk
     raise AssertionError(state)
 
 
-LISTENING = [State.INITIALIZED, State.CHALLENGE_REPLIED, State.RECEIVING_KEY, State.RECEIVING_REPLY]
+def said(line):
+    return lambda talk: talk.protocol.receive(line)
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in LISTENING])
+LOCAL_STEPS = {
+    State.CONNECTED: lambda talk: None,
+    State.INITIALIZED: Talk.sent,
+    State.REQUESTING_VERSION: said(b"ok:local\n"),
+    State.READING_VERSION_STRING: Talk.sent,
+    State.SET_HOST: said(b"2.11.4\n"),
+    State.HOST_SET: Talk.sent,
+    State.IDLE: said(b"ok\n"),
+}
+
+CLASSIC_STEPS = {
+    State.CONNECTED: lambda talk: None,
+    State.INITIALIZED: Talk.sent,
+    State.CHALLENGE_RECEIVED: said(b"12345\n"),
+    State.CHALLENGE_REPLIED: Talk.sent,
+    State.REQUESTING_KEY: said(b"ok\n"),
+    State.RECEIVING_KEY: Talk.sent,
+    State.IDLE: said(BUILD_KEY.encode() + b"\n"),
+    State.SENDING_REQUEST: lambda talk: talk.protocol.start_request(b"ping\n"),
+    State.RECEIVING_REPLY: Talk.sent,
+    State.DISCONNECTED: lambda talk: talk.protocol.disconnect(),
+}
+
+
+LISTENING = [
+    State.INITIALIZED,
+    State.CHALLENGE_REPLIED,
+    State.READING_VERSION_STRING,
+    State.HOST_SET,
+    State.RECEIVING_KEY,
+    State.RECEIVING_REPLY,
+]
+SILENT = [state for state in State if state not in LISTENING and state is not State.RECEIVING_KEY_IN_TLS]
+
+
+@pytest.mark.parametrize("state", SILENT)
 def test_a_byte_in_a_state_that_waits_for_none_ends_the_connection(state):
     talk = reach(state)
     with pytest.raises(ProtocolError, match=f"unasked in state {state.value}"):
@@ -232,6 +307,8 @@ def test_a_byte_in_a_state_that_waits_for_none_ends_the_connection(state):
     [
         (State.INITIALIZED, b"12345\n"),
         (State.CHALLENGE_REPLIED, b"ok\n"),
+        (State.READING_VERSION_STRING, b"2.11.4\n"),
+        (State.HOST_SET, b"ok\n"),
         (State.RECEIVING_KEY, BUILD_KEY.encode() + b"\n"),
     ],
 )
@@ -276,11 +353,17 @@ def test_one_byte_more_than_the_longest_reply_ends_the_connection(talk):
     assert protocol.state is State.DISCONNECTED
 
 
+# Where it is to go when what is due has come, on the ways of `reach`.
 NEXT = {
     (State.CONNECTED, Event.SENT): State.INITIALIZED,
     (State.INITIALIZED, Event.LINE): State.CHALLENGE_RECEIVED,
     (State.CHALLENGE_RECEIVED, Event.SENT): State.CHALLENGE_REPLIED,
     (State.CHALLENGE_REPLIED, Event.LINE): State.REQUESTING_KEY,
+    (State.RECEIVING_KEY_IN_TLS, Event.SENT): State.RECEIVING_KEY_IN_TLS,
+    (State.REQUESTING_VERSION, Event.SENT): State.READING_VERSION_STRING,
+    (State.READING_VERSION_STRING, Event.LINE): State.SET_HOST,
+    (State.SET_HOST, Event.SENT): State.HOST_SET,
+    (State.HOST_SET, Event.LINE): State.IDLE,
     (State.REQUESTING_KEY, Event.SENT): State.RECEIVING_KEY,
     (State.RECEIVING_KEY, Event.LINE): State.IDLE,
     (State.IDLE, Event.REQUEST): State.SENDING_REQUEST,
@@ -288,13 +371,32 @@ NEXT = {
     (State.RECEIVING_REPLY, Event.LINE): State.IDLE,
 }
 
+# And what a line turned out to mean, where there is more than one way to go on.
+MEANINGS = {
+    (State.INITIALIZED, Event.LINE): State.INITIALIZED,
+    (State.INITIALIZED, Event.CHALLENGE): State.CHALLENGE_RECEIVED,
+    (State.INITIALIZED, Event.LOCAL): State.REQUESTING_VERSION,
+    (State.INITIALIZED, Event.SSL): State.RECEIVING_KEY_IN_TLS,
+    (State.CHALLENGE_REPLIED, Event.LINE): State.CHALLENGE_REPLIED,
+    (State.CHALLENGE_REPLIED, Event.CLASSIC_OK): State.REQUESTING_KEY,
+    (State.CHALLENGE_REPLIED, Event.LATER_OK): State.REQUESTING_VERSION,
+    (State.RECEIVING_KEY_IN_TLS, Event.KEY): State.REQUESTING_VERSION,
+    (State.HOST_SET, Event.LINE): State.HOST_SET,
+    (State.HOST_SET, Event.KEYLESS): State.REQUESTING_KEY,
+    (State.HOST_SET, Event.KEYED): State.IDLE,
+}
 
-@pytest.mark.parametrize("event", Event)
+
+@pytest.mark.parametrize("event", [Event.REQUEST, Event.SENT, Event.LINE, Event.END])
 @pytest.mark.parametrize("state", State)
 def test_every_pair_of_state_and_event(state, event):
     talk = reach(state)
     protocol = talk.protocol
-    due = {State.CHALLENGE_REPLIED: b"ok\n", State.RECEIVING_KEY: BUILD_KEY.encode() + b"\n"}
+    due = {
+        State.CHALLENGE_REPLIED: b"ok\n",
+        State.HOST_SET: b"ok\n",
+        State.RECEIVING_KEY: BUILD_KEY.encode() + b"\n",
+    }
     if event is Event.END:
         protocol.disconnect()
         assert protocol.state is State.DISCONNECTED
@@ -324,4 +426,126 @@ def test_every_pair_of_state_and_event(state, event):
 
 def test_the_table_has_these_rows_and_no_others():
     ends = {(state, Event.END): State.DISCONNECTED for state in State}
-    assert {pair: row[1] for pair, row in TRANSITIONS.items()} == NEXT | ends
+    assert {pair: row[1] for pair, row in TRANSITIONS.items()} == NEXT | MEANINGS | ends
+
+
+VERSION_AND_HOST = """
+    > version
+    < 2.11.4
+    > sethost:msul1
+    < ok
+"""
+
+
+class TestTheLaterDialogue:
+    @pytest.fixture(params=[1, 2, 3, 7, 10**6])
+    def size(self, request):
+        return request.param
+
+    def test_a_key_in_a_file(self, size):
+        over = []
+        talk = Talk(size, lambda _: replace(local(_), on_over=lambda: over.append(True)))
+        talk.play("""
+            > init:local:/f:1
+        """)
+        assert over == []
+        talk.play("< ok:local")
+        assert over == [True]
+        protocol = talk.play(VERSION_AND_HOST)
+        assert protocol.state is State.IDLE
+        assert (protocol.mode, protocol.lond_version) == ("local", "2.11.4")
+        protocol.start_request(b"encrypt:x\n")
+        key = LineCipher(bytes.fromhex("0123456789abcdef" * 2))
+        assert talk.sent() == key.encipher(b"x")
+        protocol.disconnect()
+        assert over == [True]
+
+    def test_insecure(self, size):
+        talk = Talk(size, insecure)
+        protocol = talk.play(f"""
+            > init::1
+            < 12345
+            > 12345
+            < ok
+            {VERSION_AND_HOST}
+            > ekey
+            < {BUILD_KEY}
+        """)
+        assert protocol.state is State.IDLE
+        assert (protocol.mode, protocol.lond_version) == ("insecure", "2.11.4")
+        protocol.start_request(b"encrypt:x\n")
+        assert talk.sent() == CIPHER.encipher(b"x")
+
+    @pytest.mark.parametrize("choose", [local, ssl])
+    def test_an_old_lond_answers_with_a_challenge_and_is_talked_to_as_it_is_used_to(self, size, choose):
+        over = []
+        talk = Talk(size, lambda _: replace(choose(_), on_over=lambda: over.append(True)))
+        first = talk.sent().decode().strip()
+        assert first.startswith("init:")
+        protocol = talk.play(f"""
+            < 12345
+            > 12345
+            < ok
+            > version
+            < unknown_cmd
+            > sethost:msul1
+            < unknown_cmd
+            > ekey
+            < {BUILD_KEY}
+        """)
+        assert protocol.state is State.IDLE
+        assert protocol.mode == "insecure"
+        assert over == [True]
+
+    @pytest.mark.parametrize("choose", [local, ssl])
+    def test_an_old_lond_where_insecure_is_not_allowed(self, size, choose):
+        talk = Talk(size, lambda _: replace(choose(_), may_be_insecure=False))
+        talk.sent()
+        talk.play("""
+            < 12345
+            ! lond knows only the insecure dialogue, and loncAllowInsecure is 0
+        """)
+
+    @pytest.mark.parametrize(
+        ("choose", "begun", "answer"),
+        [
+            (local, "init:local", "ok:ssl"),
+            (local, "init:local", "refused"),
+            (ssl, "init:ssl", "ok:local"),
+            (ssl, "init:ssl", "unknown_cmd"),
+            (ssl, "init:ssl", ""),
+            (insecure, "init", "refused"),
+        ],
+    )
+    def test_any_other_answer_is_a_failure(self, choose, begun, answer):
+        talk = Talk(10**6, choose)
+        talk.sent()
+        talk.pending = answer.encode() + b"\n"
+        with pytest.raises(ProtocolError, match=f"lond answered {begun} with b'{answer}"):
+            talk.arrive()
+
+    def test_a_host_that_lond_does_not_serve(self, size):
+        talk = Talk(size, local)
+        talk.play("""
+            > init:local:/f:1
+            < ok:local
+            > version
+            < 2.11.4
+            > sethost:msul1
+            < refused
+            ! lond answered sethost with b'refused.n', not ok
+        """)
+
+    def test_a_way_that_is_not_open(self):
+        def closed(address):
+            raise ProtocolError(f"not to {address}")
+
+        protocol = LondProtocol("msul1", "msua3", MAX_REPLY, closed)
+        with pytest.raises(ProtocolError, match=r"not to 192\.0\.2\.9"):
+            protocol.connected("192.0.2.9")
+        assert protocol.state is State.DISCONNECTED
+
+    def test_a_version_without_end_is_not_kept(self):
+        talk = reach(State.READING_VERSION_STRING)
+        talk.protocol.receive(b"\xff\n"[:1] * 150 + b"\n")
+        assert talk.protocol.lond_version == "\\xff" * 80

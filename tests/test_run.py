@@ -203,6 +203,7 @@ class TestRequestsForLoncItself:
         assert status == {
             "host": "l1",
             "state": "ready",
+            "mode": "classic",
             "connections": {"Idle": 1},
             "clients": 1,
             "waiting": 0,

@@ -1,0 +1,115 @@
+"""How each connection comes to its key: what `loncKeyMode` and the other side's address allow.
+
+Knows files and certificates, so that the dialogue need not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lonc import __version__
+from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
+from lonc.errors import CannotStart, ProtocolError
+from lonc.hosts import Host
+from lonc.lond_protocol import INIT, Opening
+
+if TYPE_CHECKING:
+    import ssl
+
+LOCALHOST = "127.0.0.1"
+KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot inside
+KEY_BYTES = 16
+
+# TLS is imported by who needs it alone: it is memory of every child.
+
+
+class Keying:
+    """For one host's connections."""
+
+    def __init__(self, host: Host, settings: Settings) -> None:
+        self._host = host
+        self._settings = settings
+        self._context: ssl.SSLContext | None = None
+
+    def choose(self, peer: str) -> Opening:
+        """How a connection to that address is to begin. Raises ProtocolError where it may not."""
+        mode = self._settings.key_mode
+        if mode == CLASSIC:
+            return INIT
+        if mode == LOCAL or (mode == AUTO and peer == LOCALHOST):
+            return self._by_file(peer)
+        if mode == SSL or (mode == AUTO and self._settings.certificates is not None):
+            return self._in_tls()
+        if self._settings.allow_insecure:
+            return Opening(INSECURE, f"init::{__version__}\n".encode())
+        raise ProtocolError("no certificates are configured, and loncAllowInsecure is 0")
+
+    def _by_file(self, peer: str) -> Opening:
+        if peer != LOCALHOST:
+            raise ProtocolError(f"loncKeyMode is local, and {peer} is not {LOCALHOST}")
+        key = secrets.token_hex(KEY_BYTES).encode()
+        file = self._settings.socket_directory / f"{KEY_FILE}{secrets.token_hex(KEY_BYTES)}"
+        try:
+            _write(file, key)
+        except OSError as error:
+            raise ProtocolError(f"cannot write the key file {file}: {error.strerror}") from error
+        return Opening(
+            LOCAL,
+            f"init:local:{file}:{__version__}\n".encode(),
+            key=key,
+            may_be_insecure=self._settings.allow_insecure,
+            on_over=partial(_remove, file),
+        )
+
+    def _in_tls(self) -> Opening:
+        from lonc.tls import Tunnel, client_context
+
+        certificates = self._settings.certificates
+        assert certificates is not None  # the configuration would be faulty
+        try:
+            self._context = self._context or client_context(certificates)
+        except CannotStart as error:
+            raise ProtocolError(str(error)) from error
+        return Opening(
+            SSL,
+            f"init:ssl:{__version__}\n".encode(),
+            tunnel=Tunnel(self._context, self._host.dnsname or self._host.address),
+            may_be_insecure=self._settings.allow_insecure,
+        )
+
+
+def require_certificates(settings: Settings) -> None:
+    """Raises CannotStart where they are needed, and cannot be used."""
+    if settings.key_mode in (SSL, AUTO) and settings.certificates is not None:
+        from lonc.tls import client_context
+
+        client_context(settings.certificates)
+
+
+def remove_key_files(directory: Path) -> None:
+    """Those that are left by a daemon that was killed."""
+    with contextlib.suppress(OSError):
+        for file in directory.glob(f"{KEY_FILE}*"):
+            file.unlink()
+
+
+def _write(file: Path, key: bytes) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, key)
+    except OSError:
+        _remove(file)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _remove(file: Path) -> None:
+    """lond has, unless it has not come so far."""
+    with contextlib.suppress(OSError):
+        file.unlink()

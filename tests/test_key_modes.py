@@ -1,0 +1,270 @@
+"""The dialogue in every mode of loncKeyMode, by the whole program."""
+
+import signal
+from datetime import timedelta
+
+import pytest
+from certificates import Office, settings_for
+from machine import eventually, free_port, title
+from scripted_lond import BUILD_KEY, ScriptedLond
+
+from lonc.cipher import LineCipher, shared_key
+from lonc.keying import KEY_FILE
+from lonc.tls import Tunnel, server_context
+
+KEY = b"0123456789abcdef" * 2
+QUICK = {"loncRetryDelay": "0.1", "loncRetryMaxDelay": "0.2"}
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory):
+    return Office(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def certified(office):
+    """Both sides have a certificate, the one for the other's name in the table."""
+    return settings_for(office.issue("l1.example.org"))
+
+
+def serve_at_localhost(machine):
+    machine.port = free_port("127.0.0.1")
+    machine.table.write_text("l1:dom:library:l1.example.org:127.0.0.1\n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "at_localhost", "comes_to"),
+    [
+        ("classic", False, "classic"),
+        ("insecure", False, "insecure"),
+        ("local", True, "local"),
+        ("ssl", False, "ssl"),
+        ("ssl", True, "ssl"),
+        ("auto", True, "local"),
+        ("auto", False, "ssl"),
+    ],
+)
+def test_a_request_enciphered_and_in_clear(machine, certified, mode, at_localhost, comes_to):
+    if at_localhost:
+        serve_at_localhost(machine)
+    machine.configure(loncKeyMode=mode, **certified)
+    machine.start_lond("l1")
+    machine.run()
+    assert machine.ask(b"put:d:u:passwd:password=pw") == b"ok"
+    assert machine.ask(b"encrypt:auth:d:u:pw") == b"authorized"
+    assert machine.ask(b"auth:d:u:pw") == b"refused"
+    status = machine.status()
+    assert status["mode"] == comes_to
+    assert (status.get("lond_version") is None) == (comes_to == "classic")
+    words = {"classic": ""}.get(comes_to, f" ({comes_to})")
+    assert title(machine.children()["l1"]) == f"lonc: l1 Connection count: 1 Retries remaining: 2{words}"
+    assert machine.socket_files() == ["l1"]  # no key file is left
+    with_lond = "" if comes_to == "classic" else ", with lond "
+    said = machine.command("status", "l1").stdout.decode()
+    assert f"keys are agreed upon in mode {comes_to}{with_lond}" in said
+
+
+def test_auto_without_certificates_is_insecure_and_the_log_warns_of_it(machine):
+    machine.configure(loncKeyMode="auto")
+    machine.start_lond("l1")
+    machine.run()
+    assert machine.ask(b"ping") == b"l1"
+    assert machine.status()["mode"] == "insecure"
+    assert machine.log().count("WARNING") == 1
+    assert "keys are agreed upon in mode insecure, with lond" in machine.log()
+
+
+def test_a_lond_without_certificates_is_spoken_to_as_an_old_one_is(machine, certified):
+    machine.start_lond("l1")
+    machine.configure(loncKeyMode="ssl", **certified)
+    machine.run()
+    assert machine.ask(b"ping") == b"l1"
+    assert machine.status()["mode"] == "insecure"
+    assert "WARNING" in machine.log()
+
+
+def test_an_old_lond_where_insecure_is_not_allowed_is_a_dead_host(machine, certified):
+    machine.start_lond("l1")
+    machine.configure(loncKeyMode="ssl", loncAllowInsecure=0, **QUICK, **certified)
+    machine.run()
+    assert machine.ask(b"ping") == b"con_lost"
+    assert machine.status()["last_error"][1] == (
+        "an attempt failed: lond knows only the insecure dialogue, and loncAllowInsecure is 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("issued", "sentence"),
+    [
+        ({"ours": False}, "its certificate is of another authority"),
+        ({"until": -timedelta(days=1)}, "its certificate has expired"),
+        ({"host": "l2.example.org"}, "its certificate is not for l1.example.org"),
+    ],
+)
+def test_a_lond_whose_certificate_does_not_do(machine, office, certified, issued, sentence):
+    machine.configure(**settings_for(office.issue(**{"host": "l1.example.org", **issued})))
+    machine.start_lond("l1")
+    machine.configure(loncKeyMode="ssl", **QUICK, **certified)
+    machine.run()
+    assert machine.ask(b"ping") == b"con_lost"
+    assert machine.status()["last_error"][1] == f"an attempt failed: {sentence}"
+    assert "mode" not in machine.status()
+
+
+def test_a_lond_that_does_not_accept_ours(machine, office, certified):
+    machine.configure(**certified)
+    machine.start_lond("l1")
+    others = office.issue("a1.example.org", ours=False)
+    machine.configure(loncKeyMode="ssl", **QUICK, **settings_for(others))
+    machine.run()
+    assert machine.ask(b"ping") == b"con_lost"
+    assert "it does not accept our certificate: unknown ca" in machine.status()["last_error"][1]
+
+
+class TestFilesThatOthersCanRead:
+    def test_a_private_key_keeps_lonc_from_starting(self, machine, office):
+        files = office.issue("open.example.org")
+        files.private_key.chmod(0o644)
+        machine.configure(loncKeyMode="ssl", **settings_for(files))
+        sentence = f"{files.private_key} (lonnetPrivateKey) can be read by others, mode 0644"
+        for command in ("start", "run"):
+            done = machine.command(command)
+            assert done.returncode == 1
+            assert sentence in done.stderr.decode()
+        assert f"it will not start: {sentence}" in machine.command("check").stdout.decode()
+
+    def test_a_reload_with_one_changes_nothing(self, machine, office, certified):
+        machine.configure(loncKeyMode="ssl", **certified)
+        machine.start_lond("l1")
+        machine.start()
+        before = machine.children()
+        files = office.issue("also-open.example.org")
+        files.private_key.chmod(0o604)
+        machine.configure(loncKeyMode="ssl", **settings_for(files))
+        done = machine.command("reload")
+        assert done.returncode == 1
+        assert "can be read by others, mode 0604" in done.stderr.decode()
+        assert machine.children() == before
+
+
+def test_key_files_of_a_daemon_that_was_killed_are_removed_by_the_next(machine):
+    serve_at_localhost(machine)
+
+    def silent(peer):
+        peer.hear()
+        peer.hear()
+
+    machine.configure(loncKeyMode="local")
+    with ScriptedLond("127.0.0.1", machine.port, silent):
+        machine.start()
+        eventually(lambda: [name for name in machine.socket_files() if name.startswith(KEY_FILE)])
+        machine.lonc.send_signal(signal.SIGKILL)
+        machine.lonc.wait()
+        left = [name for name in machine.socket_files() if name.startswith(KEY_FILE)]
+        assert len(left) == 1
+        machine.start()
+        assert left[0] not in machine.socket_files()
+
+
+def test_a_key_file_that_lond_has_not_removed_is_removed(machine):
+    serve_at_localhost(machine)
+    seen = []
+
+    def forgetful(peer):
+        _, _, file, _ = peer.hear().split(b":")
+        with open(file, "rb") as key:
+            seen.append(key.read())
+        peer.say(b"ok:local")
+        assert peer.hear() == b"version"
+        peer.say(b"2.11")
+        assert peer.hear() == b"sethost:l1"
+        peer.say(b"ok")
+        cipher = LineCipher(bytes.fromhex(seen[0].decode()))
+        assert bytes(cipher.decipher(peer.hear() + b"\n")) == b"secret"
+        peer.say(b"heard")
+        peer.hear()
+
+    machine.configure(loncKeyMode="local")
+    with ScriptedLond("127.0.0.1", machine.port, forgetful):
+        machine.run()
+        assert machine.ask(b"encrypt:secret") == b"heard"
+        assert machine.socket_files() == ["l1"]
+
+
+class Recorder:
+    """Stands between lonc and lond, and writes down all that passes."""
+
+    def __init__(self):
+        self.said = bytearray()
+
+    def hear(self, peer):
+        line = peer.hear()
+        self.said += line + b"\n"
+        return line
+
+    def say(self, peer, line):
+        self.said += line + b"\n"
+        peer.say(line)
+
+    def in_tls(self, context):
+        """A script that says KEY in TLS, and answers one request."""
+
+        def script(peer):
+            assert self.hear(peer).startswith(b"init:ssl:")
+            self.say(peer, b"ok:ssl")
+            tunnel = Tunnel(context, None, KEY)
+            clear = b""
+            while not clear:
+                data = peer.socket.recv(65536)
+                if not data:
+                    return
+                self.said += data
+                clear = tunnel.receive(data)
+                out = tunnel.data_to_send()
+                self.said += out
+                peer.socket.sendall(out)
+            assert clear == b"version\n"
+            self.say(peer, b"2.11")
+            assert self.hear(peer) == b"sethost:l1"
+            self.say(peer, b"ok")
+            self.answer(peer, LineCipher(bytes.fromhex(KEY.decode())))
+
+        return script
+
+    def classic(self, peer):
+        for answer in (b"12345", b"ok", BUILD_KEY):
+            self.hear(peer)
+            self.say(peer, answer)
+        self.answer(peer, LineCipher(shared_key("l1", "a1", BUILD_KEY + b"\n")))
+
+    def answer(self, peer, cipher):
+        assert bytes(cipher.decipher(self.hear(peer) + b"\n")) == b"secret"
+        self.say(peer, bytes(cipher.encipher(b"answer")).removesuffix(b"\n"))
+        peer.hear()
+
+
+def test_in_ssl_mode_the_key_is_not_on_the_wire(machine, office, certified):
+    recorder = Recorder()
+    context = server_context(office.issue("l1.example.org"))
+    machine.configure(loncKeyMode="ssl", **certified)
+    with ScriptedLond(machine.address(1), machine.port, recorder.in_tls(context)):
+        machine.run()
+        assert machine.ask(b"encrypt:secret") == b"answer"
+    wire = bytes(recorder.said)
+    assert b"enc:6:" in wire  # the recording is of all
+    for form in (KEY, KEY.upper(), bytes.fromhex(KEY.decode())):
+        assert form not in wire
+    assert b"secret" not in wire
+
+
+def test_in_classic_mode_whoever_reads_the_wire_has_the_key(machine):
+    recorder = Recorder()
+    with ScriptedLond(machine.address(1), machine.port, recorder.classic):
+        machine.run()
+        assert machine.ask(b"encrypt:secret") == b"answer"
+    lines = bytes(recorder.said).split(b"\n")
+    build_key = lines[lines.index(b"ekey") + 1]  # and the ids are in the table of every host
+    eavesdropper = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
+    request, reply = (line + b"\n" for line in lines if line.startswith(b"enc:"))
+    assert bytes(eavesdropper.decipher(request)) == b"secret"
+    assert bytes(eavesdropper.decipher(reply)) == b"answer"

@@ -1,0 +1,151 @@
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from certificates import Office
+from machine import as_nobody
+
+from lonc.configuration import Settings
+from lonc.errors import CannotStart, ProtocolError
+from lonc.hosts import Host
+from lonc.keying import KEY_FILE, Keying, remove_key_files, require_certificates
+from lonc.lond_protocol import INIT
+
+HOST = Host("l1", "d", "library", "l1.example", None, 1)
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory):
+    return Office(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def choose(tmp_path, office):
+    """How a connection begins to whom, with which settings."""
+
+    def choose(mode, address, certified=False, **settings):
+        files = office.issue("lonc.example") if certified else (None, None, None)
+        settings |= dict(zip(("certificate", "private_key", "authority"), files, strict=True))
+        made = Settings(
+            "a1",
+            socket_directory=tmp_path,
+            key_mode=mode,
+            certificate_directory=Path("/"),
+            **settings,
+        )
+        return Keying(HOST, made).choose(address)
+
+    return choose
+
+
+def test_classic_is_the_dialogue_of_2003_whoever_it_is_and_whatever_there_is(choose):
+    assert choose("classic", "127.0.0.1") is INIT
+    assert choose("classic", "192.0.2.1", certified=True) is INIT
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "certified", "how"),
+    [
+        ("auto", "127.0.0.1", False, "local"),
+        ("auto", "127.0.0.1", True, "local"),
+        ("auto", "192.0.2.1", True, "ssl"),
+        ("auto", "127.0.0.2", True, "ssl"),
+        ("auto", "192.0.2.1", False, "insecure"),
+        ("local", "127.0.0.1", True, "local"),
+        ("ssl", "127.0.0.1", True, "ssl"),
+        ("insecure", "127.0.0.1", True, "insecure"),
+    ],
+)
+def test_which_mode_is_for_whom(choose, mode, address, certified, how):
+    opening = choose(mode, address, certified)
+    assert opening.mode == how
+    opening.on_over()
+
+
+def test_what_may_not_be_is_a_sentence(choose):
+    with pytest.raises(
+        ProtocolError, match="no certificates are configured, and loncAllowInsecure is 0"
+    ):
+        choose("auto", "192.0.2.1", allow_insecure=False)
+    with pytest.raises(
+        ProtocolError, match=r"loncKeyMode is local, and 127\.0\.0\.2 is not 127\.0\.0\.1"
+    ):
+        choose("local", "127.0.0.2")
+
+
+def test_the_key_file_is_new_each_time_and_nobody_elses(choose, tmp_path):
+    openings = [choose("local", "127.0.0.1") for _ in range(20)]
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == len({opening.key for opening in openings}) == 20
+    for opening in openings:
+        word, mode, name, version = opening.line.rstrip(b"\n").split(b":")
+        file = Path(name.decode())
+        assert (word, mode) == (b"init", b"local")
+        assert re.fullmatch(rb"[0-9.]+", version)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert file.read_bytes() == opening.key
+        assert re.fullmatch(rb"[0-9a-f]{32}", opening.key)
+        opening.on_over()
+        assert not file.exists()
+        opening.on_over()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+def test_a_key_file_that_cannot_be_written_is_a_sentence(choose, tmp_path):
+    tmp_path.chmod(0o555)
+
+    def try_it():
+        try:
+            choose("local", "127.0.0.1")
+        except ProtocolError as error:
+            return str(error)
+        return "written"
+
+    assert re.fullmatch("cannot write the key file .*: Permission denied", as_nobody(try_it))
+
+
+def test_files_left_by_who_was_killed_are_removed_and_no_others(tmp_path):
+    (tmp_path / f"{KEY_FILE}0123").write_bytes(b"0" * 32)
+    (tmp_path / ".l1").touch()
+    (tmp_path / "l1").touch()
+    remove_key_files(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".l1", "l1"]
+
+
+def test_insecure_is_allowed_to_be_fallen_back_to_only_where_the_setting_says_so(choose):
+    for mode, address in (("ssl", "192.0.2.1"), ("local", "127.0.0.1")):
+        for allowed in (True, False):
+            opening = choose(mode, address, certified=True, allow_insecure=allowed)
+            assert opening.may_be_insecure is allowed
+            opening.on_over()
+
+
+def test_certificates_that_are_needed_are_looked_at_before_anything_starts(office, tmp_path):
+    files = office.issue("lonc.example")._replace(authority=tmp_path / "none.pem")
+    names = dict(zip(("certificate", "private_key", "authority"), files, strict=True))
+    for mode in ("auto", "ssl"):
+        with pytest.raises(CannotStart, match=r"cannot read .*none\.pem"):
+            require_certificates(Settings(key_mode=mode, certificate_directory=Path("/"), **names))
+    for mode in ("classic", "insecure", "local"):
+        require_certificates(Settings(key_mode=mode, certificate_directory=Path("/"), **names))
+
+
+def test_certificates_that_vanish_later_are_a_failed_attempt_until_they_are_back(office, tmp_path):
+    certificate, key, authority = office.issue("lonc.example")
+    moved = tmp_path / "certificate.pem"
+    settings = Settings(
+        "a1",
+        key_mode="ssl",
+        certificate_directory=Path("/"),
+        certificate=moved,
+        private_key=key,
+        authority=authority,
+    )
+    keying = Keying(HOST, settings)
+    with pytest.raises(ProtocolError, match="No such file"):
+        keying.choose("192.0.2.1")
+    moved.write_bytes(certificate.read_bytes())
+    assert keying.choose("192.0.2.1").mode == "ssl"
