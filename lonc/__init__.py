@@ -13,7 +13,8 @@ A tour, in reading order:
   sees it as a `child_process`, and has a `keeper` that always puts one in the last one's place
   (`socket_file`, `channel`, `backoff`, `process`);
 - all hosts: `parent` has a `roster` of their keepers, brings up many children by a `rollout`, asks them
-  all by a `survey`, stays within the `limits` of the machine, and takes orders on the `control` socket;
+  all by a `survey`, stays within the `limits` of the machine, takes orders on the `control` socket, and
+  is `answering` there itself;
 - the daemon: `launch` becomes it, `instance` makes it the only one and finds it, `shutdown` ends it,
   `systemd` is told;
 - what waits on the disk for a host to come back: `delayed`, which its child carries out by a `replay`;

@@ -65,6 +65,8 @@ LEAVING = b"leaving\n"
 # They would change or end a connection that all clients share.
 _REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
 _NOT_FOR_LOND = re.compile(_REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
+_FOR_WHOM = re.compile(rb"sethost:([^:\n]*):")  # from later clients
+_SECRET = re.compile(rb"(?:sethost:[^:]*:)?encrypt:")
 _ORDERS = (b"reset_retries\n", b"close_connection_exit\n")
 
 
@@ -143,7 +145,7 @@ class Child:
         self._replay = Replay(
             self._loop,
             settings,
-            host.id,
+            host.ids,
             _NOT_FOR_LOND.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
@@ -187,6 +189,7 @@ class Child:
                 self._settings.host_id,
                 self._settings.max_reply,
                 self._keying.choose,
+                several=len(self._host.ids) > 1,
             ),
             self._find,
             self._settings.bind_address,
@@ -210,6 +213,10 @@ class Child:
 
     def answer(self, request: Line, client: Client) -> bytes | None:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
+        if self._settings.by_dns and (for_whom := _FOR_WHOM.match(request)):
+            if for_whom[1].decode(errors="replace") not in self._host.ids:
+                return b"no_such_host\n"
+            request = request[for_whom.end() :]
         if _REFUSED.match(request) or (request in _ORDERS and not _may_order(client)):
             return b"refused\n"
         if request == b"lonc:status\n":
@@ -227,7 +234,7 @@ class Child:
     def _tell_and_queue(self, transaction: Transaction) -> None:
         """What travels encrypted is not told."""
         request = transaction.request.removesuffix(b"\n")
-        if not request.startswith(b"encrypt:"):
+        if not _SECRET.match(request):
             cut = request[:LONGEST_TOLD].decode(errors="backslashreplace")
             logger.debug("request: %s%s", cut, "…" if len(request) > LONGEST_TOLD else "")
         self._pool.queue_transaction(transaction)
@@ -249,7 +256,7 @@ class Child:
     def _status(self) -> HostStatus:
         changes = self._chronicle.changes
         return HostStatus(
-            host=self._host.id,
+            host=self._host.name,
             state=self._pool.state.value,
             state_since=changes[-1][0],
             mode=self._mode,
@@ -383,10 +390,10 @@ class Child:
         """The original's words; operators and their scripts look for them."""
         pool = self._pool
         if pool.state is HostState.DEAD:
-            setproctitle(f"lonc: {self._host.id} >>> DEAD !!!! <<<")
+            setproctitle(f"lonc: {self._host.name} >>> DEAD !!!! <<<")
         else:
             leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
-                f"lonc: {self._host.id} Connection count: {len(pool)}"
+                f"lonc: {self._host.name} Connection count: {len(pool)}"
                 f" Retries remaining: {pool.retries_remaining}{self._mode_in_title()}{leaving}"
             )

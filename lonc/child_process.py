@@ -53,7 +53,7 @@ class ChildProcess:
         self.listening = listening
         self.ready_at: float | None = None  # by the loop's clock
         self.left = False  # it has ended as it was asked to
-        self.how_it_ended = f"a child of {host.id} runs"  # a sentence, once it has
+        self.how_it_ended = f"a child of {host.name} runs"  # a sentence, once it has
         self._loop = loop
         self.drain_timeout = settings.drain_timeout
         self._on_word = on_word
@@ -123,8 +123,8 @@ class ChildProcess:
         self.left = status == 0
         how = ending(status) if self._killed_for is None else f"was killed: {self._killed_for}"
         words = "" if self._last_words is None else f": {self._last_words}"
-        self.how_it_ended = f"child {self.pid} of {self.host.id} {how}{words}"
-        self._answer(HostStatus(self.host.id, NO_CHILD))
+        self.how_it_ended = f"child {self.pid} of {self.host.name} {how}{words}"
+        self._answer(HostStatus(self.host.name, NO_CHILD))
         self._on_ended(self)
 
     def _ask_again(self) -> None:
@@ -186,7 +186,7 @@ def _be_child(
     own = [each for each in (listening, to_parent, predecessor) if each is not None]
     keep_only(each.fileno() for each in own)
     die_with(parent_pid)
-    speak_for(host.id)
+    speak_for(host.name)
     try:
         Child(host, settings, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # whatever it was, the parent shall say it

@@ -29,6 +29,7 @@ _PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
 _WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
 
 EAGER, ON_DEMAND = "eager", "ondemand"  # children
+BY_ID, BY_DNS = "id", "dns"  # what the socket of a host is called
 CLASSIC, AUTO, LOCAL, SSL, INSECURE = KEY_MODES = ("classic", "auto", "local", "ssl", "insecure")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -82,12 +83,16 @@ def absolute(text: str) -> Path:
     return Path(text)
 
 
+def socket_path(text: str) -> Path:
+    path = absolute(text)
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise ValueError(f"the socket path {path} is longer than {SOCKET_PATH_MAX} bytes")
+    return path
+
+
 def daemons(text: str) -> Path:
     path = absolute(text)
-    if len(os.fsencode(path / CONTROL_SOCKET)) > SOCKET_PATH_MAX:
-        raise ValueError(
-            f"the socket path {path / CONTROL_SOCKET} is longer than {SOCKET_PATH_MAX} bytes"
-        )
+    socket_path(f"{path / CONTROL_SOCKET}")
     return path
 
 
@@ -155,6 +160,8 @@ class Settings:
     max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
     delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
     children: str            = setting("loncChildren", EAGER, one_of(EAGER, ON_DEMAND))
+    socket_name: str         = setting("loncSocketName", BY_ID, one_of(BY_ID, BY_DNS), fixed=True)
+    create_socket: Path | None = setting("lonSockCreate", None, socket_path, fixed=True)
     key_mode: str            = setting("loncKeyMode", CLASSIC, one_of(*KEY_MODES))
     allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
     certificate_directory: Path | None = setting("lonCertificateDirectory", None, absolute)
@@ -162,6 +169,11 @@ class Settings:
     private_key: Path | None = setting("lonnetPrivateKey", None, file_name)
     authority: Path | None   = setting("lonnetCertificateAuthority", None, file_name)
 # fmt: on
+
+    @property
+    def by_dns(self) -> bool:
+        """Whether a host's socket has its DNS name, and not its id."""
+        return self.socket_name == BY_DNS
 
     @property
     def hosts_file(self) -> Path:

@@ -6,63 +6,30 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 
-from lonc.client import Client
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
-from lonc.event_loop import EventLoop
-from lonc.line_buffer import Line
-from lonc.listener import Listener
-from lonc.log import Complaints
-from lonc.socket_file import SocketFile
 from lonc.status import Phase, Report
 from lonc.transaction import Transaction
 
 MODE = 0o600  # who may use it may restart everything
-MAX_ASKING = 64  # connections at a time
-MAX_ORDER = 1000  # bytes
 
 ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
 RECEIVE_SIZE = 65536
 
 
-class ControlSocket:
-    """The daemon's side. Each of `orders` gets a transaction, to be completed with the answer; each of
-    `host_orders` also the host that the order names.
-
-    Who has asked nothing makes room for who comes when all places are taken. Raises CannotStart.
-    """
-
-    maybe_own: tuple[bytes, ...] = ()  # what comes is an order
+class Orders:
+    """Each of `orders` gets a transaction, to be completed with the answer; each of `host_orders` also
+    the host that the order names."""
 
     def __init__(
         self,
-        loop: EventLoop,
-        settings: Settings,
         orders: Mapping[str, Callable[[Transaction], None]],
         host_orders: Mapping[str, Callable[[Transaction, str], None]],
     ) -> None:
         self._orders = orders
         self._host_orders = host_orders
-        self._socket = SocketFile(settings.control_file, MODE)
-        self._complain = Complaints(loop, "control socket: ").complain
-        self._listener = Listener(
-            loop,
-            self._socket.listening,
-            self,
-            max_clients=MAX_ASKING,
-            max_request=MAX_ORDER,
-            on_full=self._make_room,
-            on_drained=lambda: None,
-            on_quiet=lambda: None,
-        )
 
-    def close(self) -> None:
-        self._socket.close()
-
-    def answer(self, request: Line, client: Client) -> bytes | None:
-        raise AssertionError("no request begins like one of none")
-
-    def queue_transaction(self, transaction: Transaction) -> None:
+    def take(self, transaction: Transaction) -> None:
         order = transaction.request.decode(errors="backslashreplace").rstrip("\n")
         word, _, host = order.partition(" ")
         if order in self._orders:
@@ -71,21 +38,6 @@ class ControlSocket:
             self._host_orders[word](transaction, host)
         else:
             transaction.complete(outcome(USAGE, f"there is no order {order!r}"))
-
-    def drop_transaction(self, transaction: Transaction) -> None:
-        """Whoever asked has gone; what was asked for goes on."""
-
-    def held(self, count: int) -> None:
-        """Orders are short."""
-
-    def _make_room(self, why: str) -> None:
-        for client in list(self._listener.clients):
-            if client.at_rest:
-                client.client_request()  # it may have asked a moment ago
-            if client.at_rest:
-                client.close()
-                return
-        self._complain(why)
 
 
 def outcome(status: int, text: str, **more: float) -> bytes:

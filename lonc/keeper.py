@@ -99,14 +99,14 @@ class Keeper:
         """What is known of a child that does not say how it is."""
         if self.child is None:
             return self._without_child()
-        return HostStatus(self.host.id, NOT_ANSWERING, pid=self.child.pid)
+        return HostStatus(self.host.name, NOT_ANSWERING, pid=self.child.pid)
 
     def _without_child(self) -> HostStatus:
         if self._next is not None:
-            return HostStatus(self.host.id, "starting")
+            return HostStatus(self.host.name, "starting")
         if self._knock is not None:
-            return HostStatus(self.host.id, "disabled" if self.disabled else "resting")
-        return HostStatus(self.host.id, NO_CHILD)
+            return HostStatus(self.host.name, "disabled" if self.disabled else "resting")
+        return HostStatus(self.host.name, NO_CHILD)
 
     def disable(self, disabled: bool) -> None:
         """Let the host be served no more, or again."""
@@ -144,7 +144,7 @@ class Keeper:
                 child.terminate()
 
     def _bind(self) -> SocketFile:
-        return SocketFile(self.settings.socket_directory / self.host.id, self.settings.socket_mode)
+        return SocketFile(self.settings.socket_directory / self.host.name, self.settings.socket_mode)
 
     def _rest(self) -> None:
         """Be without a child until somebody comes."""
@@ -186,7 +186,7 @@ class Keeper:
             )
         except OSError as error:
             self._drop_to_next()
-            why = f"cannot fork a child for {self.host.id}: {error.strerror}"
+            why = f"cannot fork a child for {self.host.name}: {error.strerror}"
             self._again_in(0, partial(self._failed, why, logging.WARNING))
             return
         finally:

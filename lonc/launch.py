@@ -61,7 +61,7 @@ def obstacles(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
         yield f"cannot make {settings.delayed_directory} (lonSockDir): File exists"
     for host in hosts:
         try:
-            require_place(settings.socket_directory / host.id)
+            require_place(settings.socket_directory / host.name)
         except CannotStart as error:
             yield str(error)
     log = settings.log_file

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 
+from lonc.answering import MAX_ASKING
 from lonc.configuration import Settings
-from lonc.control import MAX_ASKING
 from lonc.errors import CannotStart
 from lonc.keying import require_certificates
 from lonc.log import logger
@@ -25,7 +25,8 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
         _try_address(settings.bind_address)
     limit = raise_descriptor_limit()
     # Listener and channel of each host, for each child that is being replaced two more, and commands.
-    parents_need = 2 * hosts + 2 * min(hosts, ABREAST) + MAX_ASKING + SPARE_DESCRIPTORS
+    sockets = 1 if settings.create_socket is None else 2
+    parents_need = 2 * hosts + 2 * min(hosts, ABREAST) + sockets * MAX_ASKING + SPARE_DESCRIPTORS
     if limit < parents_need:
         raise CannotStart(
             f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"

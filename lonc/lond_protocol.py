@@ -37,9 +37,9 @@ and then goes on with
 
 A lond that does not know the way in which lonc has begun answers with the challenge.
 
-A request that starts with `encrypt:` goes out without that word and enciphered; a reply that starts
-with `enc:` is deciphered. Whatever else arrives, at whatever other time, ends the connection: a line
-that nobody asked for would be the next client's reply.
+A request that starts with `encrypt:`, or with `sethost:ID:encrypt:`, goes out without that word and
+enciphered; a reply that starts with `enc:` is deciphered. Whatever else arrives, at whatever other time,
+ends the connection: a line that nobody asked for would be the next client's reply.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ from lonc.errors import LineTooLong, ProtocolError
 from lonc.line_buffer import Line, LineBuffer
 
 ENCRYPT = b"encrypt:"
+SET_HOST = b"sethost:"  # and an id, and a colon
+_MARKS = (ENCRYPT, SET_HOST)
 LONGEST_VERSION = 80  # bytes of lond's version that are kept
 
 
@@ -145,13 +147,16 @@ class LondProtocol:
 
     `server_id` is lond's host id, `client_id` that of this machine; `max_reply` is in bytes, without
     the newline; `choose(address)` says how to begin with a lond that is there, and may raise
-    ProtocolError. Every method that raises ProtocolError leaves the protocol Disconnected.
+    ProtocolError. A lond that has `several` ids is told with each request for whom it is: for
+    `server_id`, unless the request says so itself by `sethost:ID:` in front. Every method that raises
+    ProtocolError leaves the protocol Disconnected.
     """
 
     __slots__ = (
         "_choose",
         "_cipher",
         "_client_id",
+        "_default",
         "_lines",
         "_opening",
         "_server_id",
@@ -168,6 +173,7 @@ class LondProtocol:
         client_id: str,
         max_reply: int,
         choose: Callable[[str], Opening] = init,
+        several: bool = False,
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but auto
@@ -175,6 +181,7 @@ class LondProtocol:
         self._server_id = server_id
         self._client_id = client_id
         self._choose = choose
+        self._default = f"sethost:{server_id}:".encode() if several else b""
         self._opening = INIT
         self._cipher: LineCipher | None = None
         self._tunnel: Tunnel | None = None  # while what comes may be TLS
@@ -333,10 +340,23 @@ class LondProtocol:
         self._cipher = LineCipher(key)
 
     def _send_request(self, request: Line) -> None:
+        if self._default or request.startswith(_MARKS):
+            request = self._marked(request)
+        self.data_to_send = request
+
+    def _marked(self, request: Line) -> Line:
+        """What stands in front of a request is not as it travels: for whom it is, and that it is to be
+        enciphered."""
+        for_whom = self._default
+        if request.startswith(SET_HOST):
+            end = request.index(b":", len(SET_HOST)) + 1
+            if for_whom:
+                for_whom = bytes(request[:end])
+            request = request[end:]
         if request.startswith(ENCRYPT):
             assert self._cipher is not None
             request = self._cipher.encipher(request[len(ENCRYPT) : -1])
-        self.data_to_send = request
+        return for_whom + request if for_whom else request
 
     def _take_reply(self, reply: Line) -> Line:
         if not reply.startswith(b"enc:"):

@@ -50,6 +50,7 @@ class Lonc:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = _usual_settings() if settings is None else settings
         self._kept: dict[str, socket.socket] = {}  # by host; on none of them is anything awaited
+        self._table = _Table(self._settings)
         self._pid = os.getpid()  # whose they are
 
     def __enter__(self) -> Lonc:
@@ -83,8 +84,10 @@ class Lonc:
         line = _line(request)
         if not _may_be_host(host):
             return NO_SUCH_HOST
+        settings = self._settings
+        if settings.by_dns:
+            line = b"sethost:%b:%b" % (host.encode(), line)
         if timeout is None:
-            settings = self._settings
             lonc_takes = settings.connect_timeout + settings.queue_timeout + settings.request_timeout
             timeout = lonc_takes + MARGIN
         deadline = time.monotonic() + timeout
@@ -118,7 +121,7 @@ class Lonc:
                 answer = self.reply(line, host, timeout)
                 if answer != CON_LOST:
                     return answer
-        if not _in_table(self._settings, host):
+        if not self._table.may_have(host):
             return NO_SUCH_HOST
         if len(line) > self._settings.max_request:
             return TOO_LONG  # lonc would not take it later, either
@@ -142,7 +145,7 @@ class Lonc:
 
         None if the line was not taken and may be sent again. Raises OSError.
         """
-        connection = self._take(host) or _connect(self._settings, host, deadline)
+        connection = self._take(host) or _connect(self._settings, self._table, host, deadline)
         with contextlib.ExitStack() as unless_kept:
             unless_kept.enter_context(connection)
             answer, at_rest = _ask(connection, line + b"\n", deadline)
@@ -204,9 +207,9 @@ def _may_be_host(host: str) -> bool:
     return HOST_ID.fullmatch(host) is not None and host != "delayed"  # which is beside the sockets
 
 
-def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
+def _connect(settings: Settings, table: _Table, host: str, deadline: float) -> socket.socket:
     """Raises FileNotFoundError for a host that the table lacks, other OSErrors after all tries."""
-    path = settings.socket_directory / host
+    path = settings.socket_directory / (table.socket_of(host) if settings.by_dns else host)
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -223,7 +226,7 @@ def _connect(settings: Settings, host: str, deadline: float) -> socket.socket:
         except FileNotFoundError:
             connection.close()
             last = restarted
-            if not _in_table(settings, host):
+            if not table.may_have(host):
                 raise
         except OSError:
             connection.close()
@@ -265,10 +268,39 @@ def _left(deadline: float) -> float:
     return min(left, LONGEST_WAIT)
 
 
-def _in_table(settings: Settings, host: str) -> bool:
-    """Whether it is, or may be: a table with faults may have it, and an empty one is being written."""
-    hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory)
-    return bool(faults) or not hosts or any(each.id == host for each in hosts)
+class _Table:
+    """The hosts table, read again whenever it has changed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._look: tuple[int, int, int] | None = None
+        self._names: dict[str, str] = {}  # of sockets, by host id
+        self._sound = False
+
+    def may_have(self, host: str) -> bool:
+        """A table with faults may have any, and an empty one is being written."""
+        self._read()
+        return not self._sound or not self._names or host in self._names
+
+    def socket_of(self, host: str) -> str:
+        """The name of a host's socket. Raises FileNotFoundError where the table lacks the host."""
+        self._read()
+        if host not in self._names:
+            raise ConnectionRefusedError if self.may_have(host) else FileNotFoundError
+        return self._names[host]
+
+    def _read(self) -> None:
+        settings = self._settings
+        try:
+            found = os.stat(settings.hosts_file)
+            look = found.st_ino, found.st_size, found.st_mtime_ns
+        except OSError:
+            look = None
+        if look is None or look != self._look:
+            hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+            self._names = {id_: host.name for host in hosts for id_ in host.ids}
+            self._sound = not faults
+            self._look = look
 
 
 @functools.cache

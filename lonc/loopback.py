@@ -1,9 +1,10 @@
 """A small lond for this machine, to try lonc on: its side of the dialogues, and a few commands.
 
-    ping                     this lond's host id
+    ping                     this lond's host id, of several the one that was set last
     pong                     the client's host id
     version                  ours
-    sethost:ID               ok if that is its host id
+    sethost:ID               ok if that is its host id, or one of them
+    sethost:ID:X             what it says to X, after that
     load                     the load average of the last minute
     echo:X                   X
     put:D:U:NS:k=v&k=v       ok
@@ -100,6 +101,7 @@ class Loopback:
         certificates = settings.certificates
         self.context = None if certificates is None else server_context(certificates)
         self.allow_insecure = settings.allow_insecure
+        self.ids = [id_.encode() for id_ in host.ids]
         self.host_id = host.id
         self.client_id = settings.host_id
         self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
@@ -147,6 +149,7 @@ class Session:
 
     def __init__(self, lond: Loopback, loop: EventLoop, connection: socket.socket) -> None:
         self._lond = lond
+        self._id = lond.ids[0]
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())
         self._cipher: LineCipher | None = None
         self._tunnel: Tunnel | None = None  # while what comes may be TLS
@@ -228,6 +231,16 @@ class Session:
             self._refuse()
 
     def _hear_request(self, line: bytes) -> None:
+        if line.startswith(b"sethost:"):
+            _, id_, *behind = line[:-1].split(b":", 2)
+            if id_ not in self._lond.ids:
+                self._channel.send(b"refused\n")
+                return
+            self._id = id_
+            if not behind:
+                self._channel.send(b"ok\n")
+                return
+            line = behind[0] + b"\n"
         if not line.startswith(b"enc:"):
             self._channel.send(self._reply(line[:-1], encrypted=False) + b"\n")
             return
@@ -246,13 +259,11 @@ class Session:
                 case b"echo":
                     return rest
                 case b"ping":
-                    return self._lond.host_id.encode()
+                    return self._id
                 case b"pong":
                     return self._lond.client_id.encode()
                 case b"version":
                     return __version__.encode()
-                case b"sethost":
-                    return b"ok" if rest == self._lond.host_id.encode() else b"refused"
                 case b"load":
                     return b"%.2f" % os.getloadavg()[0]
                 case b"connections":

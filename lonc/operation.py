@@ -103,5 +103,5 @@ def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
     with contextlib.suppress(OSError):
         names, _ = delayed.waiting(settings.delayed_directory)
-        for id_, count in count_strays(names, {host.id for host in hosts}).items():
+        for id_, count in count_strays(names, {each for host in hosts for each in host.ids}).items():
             yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")

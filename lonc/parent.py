@@ -12,8 +12,10 @@ from functools import partial
 from setproctitle import setproctitle
 
 from lonc import __version__, systemd
+from lonc.answering import AnsweringSocket
 from lonc.configuration import Settings, did_you_mean
-from lonc.control import ControlSocket, outcome
+from lonc.control import MODE as CONTROL_MODE
+from lonc.control import Orders, outcome
 from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
@@ -95,8 +97,14 @@ class Parent:
                 "disable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=True)),
                 "enable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=False)),
             }
-            control = ControlSocket(self._loop, roster.settings, orders, host_orders)
+            take_order = Orders(orders, host_orders).take
+            control = AnsweringSocket(self._loop, roster.settings.control_file, CONTROL_MODE, take_order)
             stack.callback(control.close)
+            if (path := roster.settings.create_socket) is not None:
+                creation = AnsweringSocket(
+                    self._loop, path, roster.settings.socket_mode, self._create_socket
+                )
+                stack.callback(creation.close)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, roster)
             self._rollout = Rollout(self._loop, self._fail, self._started)
@@ -157,10 +165,29 @@ class Parent:
 
         Survey(self._loop, [keeper], done)
 
+    def _create_socket(self, transaction: Transaction) -> None:
+        """Later clients ask for the socket of a host before they use it: DNSNAME:HOSTID, and more."""
+        name, _, more = transaction.request.decode(errors="replace").rstrip("\n").partition(":")
+        keepers = self._roster.keepers
+        keeper = keepers.get(name) or keepers.get(more.partition(":")[0])
+        if keeper is None:
+            transaction.complete(b"no_such_host\n")
+            return
+        try:
+            keeper.renew_socket()
+        except CannotStart as error:
+            logger.error("%s", error)
+            transaction.complete(f"error: {error}\n".encode())
+            return
+        if keeper.outdated:  # its child has the one that was removed
+            keeper.bring_up(lambda _: transaction.complete(b"done\n"))
+        else:
+            transaction.complete(b"done\n")
+
     def _look_for_delayed(self) -> None:
         """Callback, now and then: tell the children what is theirs."""
         keepers = self._roster.keepers
-        for host in self._post.look(keepers):
+        for host in self._post.look(self._roster.names):
             keepers[host].look()
         self._loop.after(self._roster.settings.delayed_interval, self._look_for_delayed)
 
@@ -255,7 +282,7 @@ class Parent:
         self._rollout.begin(
             keeper
             for keeper in self._roster
-            if not only_changed or keeper.host.id in change.new or keeper.outdated
+            if not only_changed or keeper.host.name in change.new or keeper.outdated
         )
 
     def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lonc.delayed import Name, listing, put_aside
@@ -32,9 +32,12 @@ class Post:
         self._loop = loop
         self._complain = Complaints(loop).complain
 
-    def look(self, hosts: Collection[str]) -> list[str]:
-        """The ids of those `hosts` that something waits for. What has an impossible name, and has not
-        changed since the last look, is put aside; what was never finished is removed in the end."""
+    def look(self, hosts: Mapping[str, str]) -> list[str]:
+        """The names of those `hosts`, which are by their ids, that something waits for.
+
+        What has an impossible name, and has not changed since the last look, is put aside; what was
+        never finished is removed in the end.
+        """
         try:
             names, impossible, unfinished = listing(self._directory)
         except OSError as error:
@@ -46,8 +49,8 @@ class Post:
         for host in strays.keys() - self.strays.keys():
             logger.warning("%s", stray(host, strays[host]))
         self.strays = strays
-        waited_for = {name.host for name in names}
-        return [host for host in hosts if host in waited_for]
+        waited_for = {hosts.get(name.host) for name in names}
+        return [host for host in dict.fromkeys(hosts.values()) if host in waited_for]
 
     def _put_aside(self, impossible: list[str]) -> None:
         before, self._impossible = self._impossible, {}

@@ -1,4 +1,4 @@
-"""Carries out the delayed transactions of one host, oldest first, one at a time.
+"""Carries out the delayed transactions of one host, of all its ids, oldest first, one at a time.
 
 Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
 only when it was the same at two looks, and locked while it is in flight. One that cannot be read twice
@@ -14,7 +14,7 @@ import fcntl
 import os
 import stat
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lonc.configuration import Settings
 from lonc.delayed import SENT, Name, put_aside, record, waiting
@@ -42,7 +42,7 @@ class Replay(Transaction):
         self,
         loop: EventLoop,
         settings: Settings,
-        host: str,
+        ids: Collection[str],
         not_for_lond: Callable[[bytes], object],
         queue_delayed: Callable[[Transaction], None],
         drop: Callable[[Transaction], None],
@@ -52,7 +52,7 @@ class Replay(Transaction):
         self._loop = loop
         self._settings = settings
         self._directory = settings.delayed_directory
-        self._host = host
+        self._ids = ids
         self._not_for_lond = not_for_lond
         self._queue_delayed = queue_delayed
         self._drop = drop
@@ -62,6 +62,8 @@ class Replay(Transaction):
         self._ready: deque[Name] = deque()  # the same at two looks, and nothing older in their way
         self._done: set[Name] = set()  # carried out, and could not be removed
         self._doubtful: set[Name] = set()  # could not be read, once
+        self._by_dns = settings.by_dns
+        self._content = b""  # of the file that is on its way
         self._flight: tuple[Name, int] | None = None  # what is on its way, and its descriptor, locked
         self._next_look: object | None = None
         self._leaving = False
@@ -99,7 +101,7 @@ class Replay(Transaction):
         try:
             names, _ = waiting(self._directory)
             for name in names:
-                if name.host == self._host and (look := self._look_at(name)) is not None:
+                if name.host in self._ids and (look := self._look_at(name)) is not None:
                     self._looks[name] = look
         except OSError as error:
             self._on_trouble(f"cannot read {self._directory}: {error.strerror}")
@@ -164,7 +166,8 @@ class Replay(Transaction):
             self._look_in(LOOK_AGAIN)
             return False
         self._flight = name, fd
-        self.request = request
+        self._content = request
+        self.request = b"sethost:%b:%b" % (name.host.encode(), request) if self._by_dns else request
         self._queue_delayed(self)
         return True
 
@@ -200,7 +203,7 @@ class Replay(Transaction):
         """Callback: lond has answered, whatever it said."""
         name, fd = self._land()
         try:
-            record(self._settings, SENT, self._host, bytes(self.request[:-1]))
+            record(self._settings, SENT, name.host, self._content[:-1])
         except OSError as error:
             self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
         self._remove(name)

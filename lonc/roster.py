@@ -15,7 +15,7 @@ from lonc.keeper import Family, Keeper
 
 @dataclass(frozen=True)
 class Change:
-    """Ids of the hosts that came or are no more what they were, and of those that are gone."""
+    """Names of the hosts that came or are no more what they were, and of those that are gone."""
 
     new: list[str]
     gone: list[str]
@@ -27,7 +27,7 @@ class Roster:
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
-        self.keepers: dict[str, Keeper] = {}  # by host id
+        self.keepers: dict[str, Keeper] = {}  # by the host's name
         self._loop = loop
         self._family: Family = {}
 
@@ -37,6 +37,11 @@ class Roster:
     def __iter__(self) -> Iterator[Keeper]:
         return iter(self.keepers.values())
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Of each id, its host's."""
+        return {id_: host.name for host in self.hosts for id_ in host.ids}
+
     def bind(self, hosts: Sequence[Host], settings: Settings) -> None:
         """Make a keeper for each host that has none; if one cannot be made, for none.
 
@@ -45,10 +50,10 @@ class Roster:
         made: dict[str, Keeper] = {}
         try:
             for host in hosts:
-                if host.id in self.keepers:
-                    self.keepers[host.id].renew_socket()
+                if host.name in self.keepers:
+                    self.keepers[host.name].renew_socket()
                 else:
-                    made[host.id] = Keeper(self._loop, self._family, host, settings)
+                    made[host.name] = Keeper(self._loop, self._family, host, settings)
         except CannotStart:
             for keeper in made.values():
                 keeper.retire()
@@ -60,17 +65,17 @@ class Roster:
 
         Children that run go on with what they were forked with.
         """
-        ids = {host.id for host in hosts}
+        names = {host.name for host in hosts}
         change = Change(
-            new=[host.id for host in hosts if host not in self.hosts],
-            gone=[id_ for id_ in self.keepers if id_ not in ids],
+            new=[host.name for host in hosts if host not in self.hosts],
+            gone=[name for name in self.keepers if name not in names],
         )
-        for id_ in change.gone:
-            self.keepers.pop(id_).retire()
-        self.keepers = {host.id: self.keepers[host.id] for host in hosts}
+        for name in change.gone:
+            self.keepers.pop(name).retire()
+        self.keepers = {host.name: self.keepers[host.name] for host in hosts}
         self.settings, self.hosts = settings, hosts
         for host in hosts:
-            keeper = self.keepers[host.id]
+            keeper = self.keepers[host.name]
             keeper.host, keeper.settings = host, settings
         return change
 

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from lonc import lonnet
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, UsageError
-from lonc.hosts import find_host
+from lonc.hosts import Host, find_host
 from lonc.sources import load
 
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
@@ -36,21 +36,21 @@ BAR = 30  # characters
 
 def send(options: argparse.Namespace) -> int:
     settings, hosts = load(options)
-    host = find_host(hosts, options.host, settings.hosts_file).id
+    host = find_host(hosts, options.host, settings.hosts_file)
     if not 1 <= options.parallel <= MOST_ABREAST:
         raise UsageError(f"--parallel wants 1 to {MOST_ABREAST}")
     one = os.fsencode(options.request)
     progress = _Progress()
     requests = progress.of(sys.stdin.buffer) if one == b"-" else iter([one])
     status = DONE
-    with contextlib.closing(_Sender(settings, host, options.critical)) as sender:
+    with contextlib.closing(_Sender(settings, _id(options.host, host), options.critical)) as sender:
         for reply in sender.send(requests, options.parallel):
             progress.clear()
             sys.stdout.buffer.write(reply + b"\n")
             sys.stdout.buffer.flush()
             if reply in (lonnet.CON_LOST, lonnet.CON_FAILED):
                 status = FAILED
-                complain(settings, host)
+                complain(settings, host.name)
             progress.replied()
     progress.clear()
     return status
@@ -166,17 +166,19 @@ class _Progress:
 
 def ping(options: argparse.Namespace) -> int:
     settings, hosts = load(options)
-    asked = [find_host(hosts, each, settings.hosts_file) for each in options.hosts] or hosts
-    width = max((len(host.id) for host in asked), default=0)
+    found = [(each, find_host(hosts, each, settings.hosts_file)) for each in options.hosts]
+    asked = [(_id(each, host), host) for each, host in found]
+    asked = asked or [(id_, host) for host in hosts for id_ in host.ids]
+    width = max((len(id_) for id_, _ in asked), default=0)
     status = DONE
     workers = _Workers(min(MOST_ABREAST, len(asked)), partial(_ping, settings))
-    answers = [workers.submit(host.id.encode()) for host in asked]
-    for host, answer in zip(asked, answers, strict=True):
+    answers = [workers.submit(id_.encode()) for id_, _ in asked]
+    for (id_, host), answer in zip(asked, answers, strict=True):
         reply, seconds = answer.result()
-        print(f"{host.id:<{width}}  {seconds * 1000:8.1f} ms  {_printable(reply)}", flush=True)
+        print(f"{id_:<{width}}  {seconds * 1000:8.1f} ms  {_printable(reply)}", flush=True)
         if reply == lonnet.CON_LOST:
             status = FAILED
-            complain(settings, host.id)
+            complain(settings, host.name)
     return status
 
 
@@ -187,9 +189,14 @@ def _ping(settings: Settings, host: bytes) -> tuple[bytes, float]:
     return reply, time.monotonic() - begun
 
 
-def complain(settings: Settings, host: str) -> None:
+def _id(named: str, host: Host) -> str:
+    """Whom it is for: the id that was named, or the first behind a DNS name."""
+    return named if named in host.ids else host.id
+
+
+def complain(settings: Settings, name: str) -> None:
     """con_lost may mean that no lonc was there to be asked: say so."""
-    path = settings.socket_directory / host
+    path = settings.socket_directory / name
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         refusal = probe.connect_ex(str(path))

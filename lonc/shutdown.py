@@ -80,7 +80,10 @@ def _ends(pidfd: int, seconds: float) -> bool:
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
     """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
     with contextlib.suppress(CannotStart, OSError), hold(settings):
-        for path in [settings.control_file, *(settings.socket_directory / host.id for host in hosts)]:
+        paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
+        if settings.create_socket is not None:
+            paths.append(settings.create_socket)
+        for path in paths:
             if _is_dead(path):
                 path.unlink()
 

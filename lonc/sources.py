@@ -34,7 +34,7 @@ def loader(options: argparse.Namespace) -> Callable[[], Loaded]:
 def read(file: Path) -> Loaded:
     """Configuration and table; raises Misconfigured with the faults of both."""
     settings, faults = read_settings(file)
-    hosts, more = read_hosts(settings.hosts_file, settings.socket_directory)
+    hosts, more = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
     if faults or more:
         raise Misconfigured(faults + more)
     return settings, hosts

@@ -61,6 +61,8 @@ def test_every_setting_can_be_set(read):
         PerlSetVar loncMaxBuffered 1048576
         PerlSetVar loncDelayedInterval 10.5
         PerlSetVar loncChildren ondemand
+        PerlSetVar loncSocketName dns
+        PerlSetVar lonSockCreate /f
         PerlSetVar loncKeyMode ssl
         PerlSetVar loncAllowInsecure 0
         PerlSetVar lonCertificateDirectory /d
@@ -100,6 +102,8 @@ def test_every_setting_can_be_set(read):
         1048576,
         10.5,
         "ondemand",
+        "dns",
+        Path("/f"),
         "ssl",
         False,
         Path("/d"),
@@ -272,6 +276,7 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     assert settings == Settings(
         host_id=settings.host_id,
         bind_address=settings.bind_address,
+        create_socket=settings.create_socket,
         certificate_directory=settings.certificate_directory,
         certificate=settings.certificate,
         private_key=settings.private_key,

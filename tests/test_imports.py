@@ -63,13 +63,14 @@ MAY_IMPORT = {
     "rollout": {"event_loop", "keeper"},
     "roster": {"configuration", "errors", "event_loop", "hosts", "keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
-    "limits": {"configuration", "control", "errors", "keying", "log", "process", "rollout"},
-    "control": {
-        "client", "configuration", "errors", "event_loop", "line_buffer", "listener", "log",
-        "socket_file", "status", "transaction",
+    "limits": {"answering", "configuration", "errors", "keying", "log", "process", "rollout"},
+    "answering": {
+        "client", "event_loop", "line_buffer", "listener", "log", "socket_file", "transaction",
     },
+    "control": {"configuration", "errors", "status", "transaction"},
     "parent": {
-        "__init__", "configuration", "control", "errors", "event_loop", "hosts", "keeper", "keying",
+        "__init__", "answering", "configuration", "control", "errors", "event_loop", "hosts", "keeper",
+        "keying",
         "limits", "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "table",
         "transaction",
     },

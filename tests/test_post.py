@@ -20,7 +20,7 @@ def test_what_is_wrong_is_told_once_in_a_minute_each_of_several(loop, tmp_path, 
         (tmp_path / name).write_bytes(b"x\n")
     post = Post(loop, tmp_path)
     for _ in range(10):
-        post.look([])
+        post.look({})
     assert sorted(caplog.messages) == [
         f"cannot move {name} to {tmp_path}/bad: File exists" for name in ("impossible", "too")
     ]
@@ -36,10 +36,10 @@ def test_a_file_that_was_begun_is_removed_a_day_after_we_saw_it_whatever_the_wal
     post = Post(loop, tmp_path)
     for seconds in (0, ABANDONED_AFTER):
         loop.now += seconds
-        post.look([])
+        post.look({})
         assert begun.exists()
     loop.now += 1
-    post.look([])
+    post.look({})
     assert not begun.exists()
     assert foreign.exists()
     assert caplog.messages == [f"removed {begun}: its writer has died"]

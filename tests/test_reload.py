@@ -267,7 +267,7 @@ class TestOutcome:
         for each in asking:
             each.connect(str(three.pid_file.with_name("lonc.ctl")))
             each.sendall(b"status\n")
-        eventually(lambda: three.log().count("control socket: 64 clients are connected") == 1)
+        eventually(lambda: three.log().count("lonc.ctl: 64 clients are connected") == 1)
         for each in asking:
             assert read_line(each).startswith(b'{"phase": "running"')
             each.close()

@@ -1,0 +1,223 @@
+"""Sockets that are called by DNS names, as later clients look for them; lonSockCreate."""
+
+import os
+from pathlib import Path
+
+import pytest
+from machine import eventually, read_line, title
+from scripted_lond import BUILD_KEY, ScriptedLond, remembering
+
+from lonc import lonnet
+from lonc.cipher import LineCipher, shared_key
+from lonc.hosts import Host, read_hosts
+
+SOCKETS = Path("/s")
+
+
+class TestTheTable:
+    def read(self, tmp_path, text):
+        file = tmp_path / "hosts.tab"
+        file.write_text(text)
+        hosts, faults = read_hosts(file, SOCKETS, by_dns=True)
+        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+
+    def test_hosts_of_one_dns_name_are_one_machine_with_several_ids(self, tmp_path):
+        hosts, faults = self.read(
+            tmp_path,
+            "l1:dom:library:one.example.org:127.0.0.1\n"
+            "l2:dom:library:two.example.org:127.0.0.2\n"
+            "l3:other:library:one.example.org:127.0.0.1\n",
+        )
+        assert faults == []
+        one = Host("l1", "dom", "library", "one.example.org", "127.0.0.1", 1)
+        two = Host("l2", "dom", "library", "two.example.org", "127.0.0.2", 2)
+        assert [(host.name, host.ids, host.id) for host in hosts] == [
+            ("one.example.org", ("l1", "l3"), "l1"),
+            ("two.example.org", ("l2",), "l2"),
+        ]
+        assert (one.name, one.ids) == ("l1", ("l1",))  # without the setting
+        assert hosts[1] != two
+
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [
+            ("l2:d:r::127.0.0.1", "'' is no DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:../x:127.0.0.1", "'../x' is no DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:.x:127.0.0.1", "'.x' is no DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:delayed:127.0.0.1", "no host may be called delayed"),
+            ("l2:d:r:one.example:127.0.0.2", "l2 has another address than l1, of the same DNS name"),
+            (f"l2:d:r:{'x' * 106}:127.0.0.1", "the socket path /s/"),
+        ],
+    )
+    def test_what_cannot_be(self, tmp_path, line, fault):
+        _, faults = self.read(tmp_path, f"l1:d:r:one.example:127.0.0.1\n{line}\n")
+        assert len(faults) == 1
+        assert faults[0].startswith(f":2: {fault}")
+
+
+@pytest.fixture
+def machine(machine):
+    machine.configure(loncSocketName="dns", loncDelayedInterval="0.2", loncRetryMaxDelay="0.2")
+    machine.table.write_text(
+        f"l1:dom:library:one.example.org:{machine.address(1)}\n"
+        f"l2:dom:library:two.example.org:{machine.address(2)}\n"
+        f"l3:other:library:one.example.org:{machine.address(1)}\n"
+    )
+    return machine
+
+
+@pytest.fixture
+def up(machine):
+    for host in ("l1", "l2"):
+        machine.start_lond(host)
+    machine.run()
+    return machine
+
+
+ONE, TWO = "one.example.org", "two.example.org"
+
+
+def test_one_child_for_each_dns_name(up):
+    assert up.socket_files() == [ONE, TWO]
+    assert set(up.children()) == {ONE, TWO}
+    assert up.status(ONE)["host"] == ONE
+    eventually(lambda: f" {ONE}: ready: connected" in up.log())
+
+
+def test_each_id_behind_it_is_spoken_to(up):
+    assert up.ask(b"ping", ONE) == b"l1"
+    assert up.ask(b"sethost:l3:ping", ONE) == b"l3"
+    assert up.ask(b"ping", ONE) == b"l1"  # whatever that connection was told before
+    assert up.ask(b"sethost:l2:ping", TWO) == b"l2"
+    assert up.ask(b"ping", TWO) == b"l2"
+    assert up.ask(b"sethost:l3:put:d:u:passwd:password=x", ONE) == b"ok"
+    assert up.ask(b"sethost:l3:encrypt:auth:d:u:x", ONE) == b"authorized"
+    assert up.ask(b"encrypt:auth:d:u:x", ONE) == b"authorized"
+    assert up.ask(b"sethost:l3:auth:d:u:x", ONE) == b"refused"
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (b"sethost:l2:ping", b"no_such_host"),
+        (b"sethost::ping", b"no_such_host"),
+        (b"sethost:\xff:ping", b"no_such_host"),
+        (b"sethost:l1", b"refused"),
+        (b"sethost:l1:sethost:l3:ping", b"refused"),
+        (b"sethost:l1:encrypt:sethost:l3:ping", b"refused"),
+        (b"sethost:l1:init", b"refused"),
+        (b"sethost:l1:exit", b"refused"),
+        (b"sethost:l1:encrypt:ekey", b"refused"),
+        (b"sethost:l1:lonc:nonsense", b"error: unknown lonc command"),
+        (b"sethost:l1:reset_retries", b"ok"),
+        (b"sethost:l1:", b"unknown_cmd"),
+    ],
+)
+def test_what_would_change_a_shared_connection_is_refused_behind_an_id_too(up, request_, reply):
+    assert up.ask(request_, ONE) == reply
+    assert up.ask(b"ping", ONE) == b"l1"
+
+
+def test_what_goes_over_the_wire(machine):
+    seen, alone = [], []
+    with (
+        ScriptedLond(machine.address(1), machine.port, remembering(seen)),
+        ScriptedLond(machine.address(2), machine.port, remembering(alone)),
+    ):
+        machine.run()
+        for request in (b"a", b"sethost:l3:b", b"encrypt:c", b"sethost:l3:encrypt:d"):
+            assert machine.ask(request, ONE) == b"ok"
+        for request in (b"a", b"sethost:l2:b", b"sethost:l2:encrypt:c"):
+            assert machine.ask(request, TWO) == b"ok"
+
+    def enciphered(id_, text):
+        key = shared_key(id_, "a1", BUILD_KEY + b"\n")
+        return bytes(LineCipher(key).encipher(text)).removesuffix(b"\n")
+
+    assert seen == [
+        b"sethost:l1:a",
+        b"sethost:l3:b",
+        b"sethost:l1:" + enciphered("l1", b"c"),
+        b"sethost:l3:" + enciphered("l1", b"d"),
+    ]
+    assert alone == [b"a", b"b", enciphered("l2", b"c")]
+
+
+def test_the_later_dialogue_sets_the_first_id(machine):
+    machine.configure(loncSocketName="dns", loncKeyMode="insecure")
+    machine.start_lond("l1")
+    machine.run()
+    assert machine.ask(b"ping", ONE) == b"l1"
+    assert machine.ask(b"sethost:l3:ping", ONE) == b"l3"
+    assert title(machine.children()[ONE]).endswith("(insecure)")
+
+
+def test_programs_ask_by_id_and_so_do_the_commands(up):
+    settings = up.settings()
+    with lonnet.Lonc(settings) as lonc:
+        assert [lonc.reply("ping", host) for host in ("l1", "l2", "l3")] == [b"l1", b"l2", b"l3"]
+        assert lonc.reply("ping", "l4") == b"no_such_host"
+        up.table.write_text(up.table.read_text() + f"l4:dom:library:{TWO}:{up.address(2)}\n")
+        assert lonc.reply("ping", "l4") == b"no_such_host"  # lonc has not heard of it yet
+        assert up.command("update").returncode == 0
+        assert lonc.reply("ping", "l2") == b"l2"
+    said = up.command("ping").stdout.decode().splitlines()
+    assert [line.split()[0] for line in said] == ["l1", "l3", "l2", "l4"]
+    assert up.command("send", "l3", "ping").stdout == b"l3\n"
+    assert up.command("send", ONE, "ping").stdout == b"l1\n"
+    assert up.command("status", TWO).stdout.decode().startswith(f"{TWO}: ready")
+    assert up.command("disable", TWO).stdout.decode() == f"{TWO} is disabled\n"
+
+
+def test_delayed_transactions_of_each_id_are_carried_out(machine):
+    machine.run()
+    settings = machine.settings()
+    for host in ("l1", "l3", "l2"):
+        assert lonnet.critical(f"put:{host}", host, settings=settings) == b"con_delayed"
+    seen, alone = [], []
+    with (
+        ScriptedLond(machine.address(1), machine.port, remembering(seen)),
+        ScriptedLond(machine.address(2), machine.port, remembering(alone)),
+    ):
+        eventually(lambda: len(seen) == 2 and len(alone) == 1)
+        eventually(lambda: not [n for n in os.listdir(settings.delayed_directory) if n != "bad"])
+    assert sorted(seen) == [b"sethost:l1:put:l1", b"sethost:l3:put:l3"]
+    assert alone == [b"put:l2"]
+    sent = [line.split(":")[1:5] for line in settings.perm_log.read_text().splitlines() if ":S:" in line]
+    assert sorted(sent) == [["S", host, "put", host] for host in ("l1", "l2", "l3")]
+
+
+def test_what_is_secret_is_not_told_behind_an_id_either(machine):
+    machine.configure(loncSocketName="dns", loncLogLevel="debug")
+    machine.start_lond("l1")
+    machine.run()
+    machine.ask(b"sethost:l3:encrypt:auth:d:u:hush", ONE)
+    machine.ask(b"sethost:l3:echo:told", ONE)
+    assert "hush" not in machine.log()
+    assert "request: sethost:l3:echo:told" in machine.log()
+
+
+def test_a_socket_that_was_removed_is_made_again_for_whoever_asks(machine):
+    create = machine.sockets / "common_parent"
+    machine.configure(loncSocketName="dns", lonSockCreate=create)
+    machine.start_lond("l1")
+    machine.start()
+    assert (create.stat().st_mode & 0o777) == 0o660
+    (machine.sockets / ONE).unlink()
+    with machine.connect("common_parent") as asking:
+        asking.sendall(f"{ONE}:l1:more\n".encode())
+        assert read_line(asking) == b"done"
+        assert machine.ask(b"ping", ONE) == b"l1"
+        asking.sendall(b"elsewhere.example.org:l9\n")
+        assert read_line(asking) == b"no_such_host"
+        asking.sendall(b"one.example.org\n")
+        assert read_line(asking) == b"done"
+    machine.command("stop")
+    assert machine.socket_files() == []
+
+
+def test_how_sockets_are_called_cannot_change_while_it_runs(up):
+    up.configure(loncSocketName="id", lonSockCreate="/tmp/x")
+    done = up.command("reload")
+    assert done.returncode == 1
+    assert b"loncSocketName, lonSockCreate cannot change while lonc runs" in done.stderr
