@@ -92,7 +92,7 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
     error = "" if host.last_error is None else "{}: {}".format(*host.last_error)
     cells = [
         ("host", "host", escape(host.host)),
-        ("state", "state" + level, escape(host.state)),
+        ("state", "state" + level, escape(host.shown_state)),
         ("for", "", "" if host.state_since is None else short_time(health.age(host.state_since))),
         ("last hour", "", _plot(host.host, done, failed)),
         ("a minute", "", f"{sum(done[-RATE_OF:]) / RATE_OF:.0f}" if done else ""),

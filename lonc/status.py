@@ -59,6 +59,11 @@ class HostStatus:
     version: str | None = None
 
     @property
+    def shown_state(self) -> str:
+        """With the mode of its keys, as in the child's title, where that is not the mode of 2003."""
+        return self.state if self.mode in (None, "classic") else f"{self.state} ({self.mode})"
+
+    @property
     def connected(self) -> int | None:
         """How many connections there are, in whatever state."""
         return None if self.connections is None else sum(self.connections.values())

@@ -58,7 +58,7 @@ def _row(host: HostStatus, health: Health) -> list[str]:
     hour = host.last_hour or {}
     return [
         host.host,
-        host.state,
+        host.shown_state,
         "-" if host.state_since is None else _time(health.age(host.state_since)),
         _number(host.connected),
         _number(host.clients),

@@ -118,7 +118,7 @@ class Top:
             minute = host.last_minute or {}
             table.add_row(
                 Text(host.host),
-                Text(host.state, style=STYLES[verdict.level]),
+                Text(host.shown_state, style=STYLES[verdict.level]),
                 f"{rate:.0f}",
                 if_known(host.failed),
                 short_time(minute["p50"]) if minute else "",

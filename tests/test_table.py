@@ -48,6 +48,14 @@ def test_the_worst_first_and_the_sums_last():
     ]
 
 
+def test_the_mode_of_the_keys_stands_beside_the_state_where_it_is_not_that_of_2003():
+    modes = ("classic", "ssl", "insecure", "local", None)
+    hosts = [HostStatus(f"l{number}", "ready", mode=mode) for number, mode in enumerate(modes)]
+    lines = to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, hosts, {})).splitlines()
+    shown = [" ".join(line.split()[1:3]) for line in lines[2:7]]
+    assert shown == ["ready -", "ready (ssl)", "ready (insecure)", "ready (local)", "ready -"]
+
+
 def test_without_hosts():
     text = to_text(Report(Phase.STOPPING, 41, "1.0", SINCE, [], {}))
     assert text == f"lonc 1.0 is stopping, pid 41, since {SINCE}: no hosts\nno requests are served\n"
