@@ -15,8 +15,8 @@ A tour, in reading order:
 - all hosts: `parent` has a `roster` of their keepers, brings up many children by a `rollout`, asks them
   all by a `survey`, stays within the `limits` of the machine, takes orders on the `control` socket, and
   is `answering` there itself;
-- the daemon: `launch` becomes it, `instance` makes it the only one and finds it, `shutdown` ends it,
-  `systemd` is told;
+- the daemon: `launch` becomes it, with the `privileges` that it is to have, `instance` makes it the only
+  one and finds it, `shutdown` ends it, `systemd` is told;
 - what waits on the disk for a host to come back: `delayed`, which its child carries out by a `replay`;
   the parent sees only the `post`;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;

@@ -7,8 +7,10 @@ names in the table below and whatever begins with `lonc`, which is ours.
 from __future__ import annotations
 
 import codecs
+import grp
 import ipaddress
 import os
+import pwd
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -115,6 +117,24 @@ def octal_mode(text: str) -> int:
     return int(text, 8)
 
 
+def user(text: str) -> str:
+    try:
+        found = pwd.getpwnam(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no user {text!r}") from None
+    if found.pw_uid == 0:
+        raise ValueError(f"{text} is whom lonc is to leave: name another user, or none")
+    return text
+
+
+def group(text: str) -> str:
+    try:
+        grp.getgrnam(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"there is no group {text!r}") from None
+    return text
+
+
 def setting(name: str, default: Any, read: Reader, *, fixed: bool = False) -> Any:
     """A `fixed` one cannot change while lonc runs."""
     return field(default=default, metadata={"name": name, "read": read, "fixed": fixed})
@@ -168,6 +188,8 @@ class Settings:
     certificate: Path | None = setting("lonnetCertificate", None, file_name)
     private_key: Path | None = setting("lonnetPrivateKey", None, file_name)
     authority: Path | None   = setting("lonnetCertificateAuthority", None, file_name)
+    user: str | None         = setting("loncUser", None, user, fixed=True)
+    group: str | None        = setting("loncGroup", None, group, fixed=True)
 # fmt: on
 
     @property
@@ -282,13 +304,14 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
 
 def _contradictions(settings: Settings, file: Path, lines_of: Mapping[str, int]) -> Iterator[Fault]:
     mode = settings.key_mode
-    line = lines_of.get("loncKeyMode")
     if mode in (CLASSIC, INSECURE) and not settings.allow_insecure:
         text = f"loncAllowInsecure 0 forbids loncKeyMode {mode}: set it to auto or ssl"
         yield Fault(file, lines_of["loncAllowInsecure"], text)
     if mode == SSL and settings.certificates is None:
         names = ", ".join(("lonCertificateDirectory", *CERTIFICATE_SETTINGS))
-        yield Fault(file, line, f"loncKeyMode ssl needs all of {names}")
+        yield Fault(file, lines_of["loncKeyMode"], f"loncKeyMode ssl needs all of {names}")
+    if "loncGroup" in lines_of and "loncUser" not in lines_of:
+        yield Fault(file, lines_of["loncGroup"], "loncGroup is set, and loncUser is not")
 
 
 def _name_and_value(line: bytes) -> tuple[str, str]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from lonc import delayed
+from lonc import delayed, privileges
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
+from lonc.privileges import Identity
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
@@ -40,6 +41,7 @@ def hold(settings: Settings) -> Iterator[WritePid]:
     """
     with contextlib.ExitStack() as stack:
         make_directories(settings)
+        _make_delayed(settings)
         _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY, 0, Busy)
         # Whoever has this one without the other is over other sockets: not the daemon that is wanted.
         pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT, LOCK_WITHIN, CannotStart)
@@ -62,16 +64,21 @@ def directories(settings: Settings) -> list[tuple[Path, str]]:
     return [(settings.socket_directory, "lonSockDir"), (settings.log_directory, "lonDaemons")]
 
 
-def make_directories(settings: Settings) -> None:
-    """Make what may be missing. Raises CannotStart."""
+def make_directories(settings: Settings, owner: Identity | None = None) -> None:
+    """Make what may be missing, for `owner`, if that is somebody else. Raises CannotStart."""
     for directory, setting in directories(settings):
         try:
             directory.mkdir(DIRECTORY_MODE)
             directory.chmod(DIRECTORY_MODE)  # whatever the umask
+            if owner is not None:
+                privileges.hand_over(directory, owner, group=True)
         except FileExistsError:
             pass
         except OSError as error:
             raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
+
+
+def _make_delayed(settings: Settings) -> None:
     try:
         delayed.make_directory(settings.delayed_directory)
     except OSError as error:

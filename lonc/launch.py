@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from daemon import DaemonContext
 from setproctitle import getproctitle
 
-from lonc import instance
+from lonc import instance, privileges
 from lonc.cipher import require_idea
 from lonc.configuration import Settings
 from lonc.control import ask, ask_phase
@@ -23,7 +23,7 @@ from lonc.instance import State
 from lonc.limits import within_limits
 from lonc.log import in_one_line, logger, open_log
 from lonc.parent import Load, Parent
-from lonc.process import fork
+from lonc.process import forbid_core_dumps, fork
 from lonc.socket_file import require_place
 from lonc.status import Phase
 
@@ -41,32 +41,37 @@ SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
     """Serve in the foreground until told to stop. Raises CannotStart."""
     require_idea()
+    os.umask(UMASK)
+    forbid_core_dumps()
+    _become_the_user(settings, load)
     with instance.hold(settings) as write_pid:
         Parent(settings, hosts, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
 
 
-def obstacles(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
+def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator[str]:
     """A sentence for each thing that would keep lonc from starting. Changes nothing."""
-    try:
-        require_idea()
-        within_limits(settings, len(hosts))
-    except CannotStart as error:
-        yield str(error)
     for directory, name in instance.directories(settings):
-        if not directory.exists() and not directory.parent.is_dir():
+        if not os.path.exists(directory) and not os.path.isdir(directory.parent):
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
-        elif directory.exists() and not directory.is_dir():
+        elif os.path.exists(directory) and not os.path.isdir(directory):
             yield f"{directory} ({name}) is no directory"
     if os.path.lexists(settings.delayed_directory) and not os.path.isdir(settings.delayed_directory):
         yield f"cannot make {settings.delayed_directory} (lonSockDir): File exists"
-    for host in hosts:
+    requirements: list[Callable[[], object]] = [
+        require_idea,
+        partial(within_limits, settings, len(hosts)),
+        partial(privileges.require_closed, settings.socket_directory, "lonSockDir"),
+        *(partial(require_place, settings.socket_directory / host.name) for host in hosts),
+    ]
+    for requirement in requirements:
         try:
-            require_place(settings.socket_directory / host.name)
+            requirement()
         except CannotStart as error:
             yield str(error)
     log = settings.log_file
-    if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
+    if os.path.isdir(log) or (os.path.exists(log) and not os.access(log, os.W_OK)):
         yield f"cannot write {log}"
+    yield from _missing_to_the_user(settings, load)
 
 
 def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
@@ -126,11 +131,11 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
         report.close()
 
     try:
-        instance.make_directories(settings)
+        _become_the_user(settings, load)
         _open_log(settings)
         with DaemonContext(
             detach_process=True,
-            umask=UMASK,
+            umask=UMASK,  # (and no core dumps, by default)
             signal_map={},
             files_preserve=[report_fd],
             stderr=sys.stderr,  # which is the log by now
@@ -149,6 +154,35 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
     else:
         return 0
     return 1
+
+
+def _become_the_user(settings: Settings, load: Load) -> None:
+    """Make what may be missing, and be who the daemon is from now on. Raises CannotStart."""
+    who = privileges.identity(settings)
+    instance.make_directories(settings, who if os.geteuid() == 0 else None)
+    privileges.require_closed(settings.socket_directory, "lonSockDir")
+    if who is None:
+        return
+    files = privileges.own_files(settings)
+    if os.geteuid() == 0:
+        for path in files:
+            with contextlib.suppress(OSError):  # what is then missing is told below
+                privileges.hand_over(path, who)
+    privileges.become(who)
+    for sentence in privileges.missing(who, settings, files, load):
+        raise CannotStart(sentence)
+
+
+def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
+    """What would still be missing to the daemon's user, asked by whoever may become it."""
+    try:
+        who = privileges.identity(settings)
+    except CannotStart as error:
+        return [str(error)]
+    if who is None:
+        return []
+    files = [path for path in privileges.own_files(settings) if not privileges.is_roots(path)]
+    return privileges.answered_as(who, partial(privileges.missing, who, settings, files, load))
 
 
 class _Report:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from lonc import delayed, instance
 from lonc.configuration import Settings, find_configuration
@@ -47,7 +48,7 @@ def restart(options: argparse.Namespace) -> int:
 
     load_again = loader(options)
     settings, hosts = load_again()
-    for obstacle in launch.obstacles(settings, hosts):
+    for obstacle in launch.obstacles(settings, hosts, load_again):
         raise CannotStart(f"{obstacle}; nothing is stopped")
     print(stop_daemon(settings, hosts))
     sys.stdout.flush()
@@ -91,7 +92,7 @@ def check(options: argparse.Namespace) -> int:
         return error.exit_status
     for warning in _warnings(settings, hosts):
         print(warning)
-    for obstacle in launch.obstacles(settings, hosts):
+    for obstacle in launch.obstacles(settings, hosts, partial(read, file)):
         print(f"{file}: warning: it will not start: {obstacle}")
     print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
     return DONE

@@ -84,6 +84,11 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
+def forbid_core_dumps() -> None:
+    """What is in our memory, passwords too, stays there; in that of children as well."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def ignore_signals(but: Iterable[int]) -> None:
     """Ignore whatever would end us and means nothing to us, all `but` what is heard.
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lonc.configuration import Settings
@@ -18,6 +19,7 @@ from lonc.control import ask
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.instance import PAUSE, State, find, hold, settled
+from lonc.privileges import answered_as, identity
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
 CHILDREN_END_WITHIN = 1.0  # seconds
@@ -79,6 +81,12 @@ def _ends(pidfd: int, seconds: float) -> bool:
 
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
     """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
+    with contextlib.suppress(CannotStart):
+        answered_as(identity(settings), partial(_remove_sockets, settings, hosts))
+
+
+def _remove_sockets(settings: Settings, hosts: Sequence[Host]) -> list[str]:
+    """As the daemon's user: there is nothing to be said."""
     with contextlib.suppress(CannotStart, OSError), hold(settings):
         paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
         if settings.create_socket is not None:
@@ -86,6 +94,7 @@ def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
         for path in paths:
             if _is_dead(path):
                 path.unlink()
+    return []
 
 
 def _is_dead(path: Path) -> bool:

@@ -1,5 +1,7 @@
 import contextlib
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,6 +53,19 @@ def nothing_left():
         time.sleep(0.01)
     assert _descriptors() - descriptors == set()
     assert _children() - children == set()
+
+
+@pytest.fixture
+def public():
+    """A machine whose files everybody may read."""
+    directory = Path(tempfile.mkdtemp(prefix="lonc-test-"))
+    directory.chmod(0o755)
+    made = Machine(directory)
+    yield made
+    try:
+        made.end()
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

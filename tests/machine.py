@@ -35,10 +35,16 @@ def program(preparation):
     return [sys.executable, "-bb", "-W", "error", "-c", code]
 
 
-# Whatever a command imports must be there before: the environment may be root's alone.
-AS_NOBODY = program(
-    "import daemon, lonc.launch, lonc.demo; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
-)
+def program_of(number):
+    """A lonc command of the user, and of the group, of that number.
+
+    Whatever a command imports must be there before: the environment may be root's alone.
+    """
+    ids = f"os.setgroups([]); os.setgid({number}); os.setuid({number})"
+    return program(f"import daemon, lonc.launch, lonc.demo; {ids}")
+
+
+AS_NOBODY = program_of(65534)
 
 
 def title(pid):

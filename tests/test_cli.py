@@ -45,7 +45,7 @@ def test_what_would_keep_it_from_starting_is_a_warning_and_no_reason_to_stop(
     machine, obstacle, sentence
 ):
     place = machine.directory / obstacle
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     if obstacle.endswith("/"):
         place.mkdir()
     elif obstacle:
@@ -63,7 +63,7 @@ def test_what_would_keep_it_from_starting_is_a_warning_and_no_reason_to_stop(
 
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command):
-    machine.configure(londPort="x", loncFoo=1)
+    machine.configure(londPort="x", loncXy=1)
     machine.table.write_text("# table\nl1\n../x:d:r:n\n")
     done = machine.command(command)
     assert done.returncode == 6
@@ -71,7 +71,7 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     configuration = machine.configuration
     assert told.decode().splitlines() == [
         f"{configuration}:5: londPort: 'x' is no whole number",
-        f"{configuration}:6: there is no setting 'loncFoo'",
+        f"{configuration}:6: there is no setting 'loncXy'",
         f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
         f"{machine.table}:3: '../x' is no host id: letters, digits, _ and -, no - in front",
     ]

@@ -69,6 +69,8 @@ def test_every_setting_can_be_set(read):
         PerlSetVar lonnetCertificate certificate.pem
         PerlSetVar lonnetPrivateKey /e/key.pem
         PerlSetVar lonnetCertificateAuthority authority.pem
+        PerlSetVar loncUser nobody
+        PerlSetVar loncGroup daemon
         """
     )
     assert faults == []
@@ -110,6 +112,8 @@ def test_every_setting_can_be_set(read):
         Path("certificate.pem"),
         Path("/e/key.pem"),
         Path("authority.pem"),
+        "nobody",
+        "daemon",
     )
 
 
@@ -188,12 +192,22 @@ def test_apaches_syntax(read):
         ('PerlSetVar lonnetCertificate ""', "lonnetCertificate: '' is no name of a file"),
         ("PerlSetVar lonnetPrivateKey keys/", "lonnetPrivateKey: 'keys/' is no name of a file"),
         ("PerlSetVar loncAllowInsecure yes", "loncAllowInsecure: 'yes' is no whole number"),
+        ("PerlSetVar loncUser who-is-that", "loncUser: there is no user 'who-is-that'"),
+        ("PerlSetVar loncUser 65534", "loncUser: there is no user '65534'"),
+        (
+            "PerlSetVar loncUser root",
+            "loncUser: root is whom lonc is to leave: name another user, or none",
+        ),
+        (
+            "PerlSetVar loncUser nobody\nPerlSetVar loncGroup who-is-that",
+            "loncGroup: there is no group 'who-is-that'",
+        ),
     ],
 )
 def test_each_fault_is_one_sentence_with_its_line(read, line, text):
     _, faults = read(f"PerlSetVar lonHostID msul1\n{line}\n")
     assert len(faults) == 1
-    assert faults[0].startswith(":2: ")
+    assert faults[0].startswith(f":{2 + line.count(chr(10))}: ")
     assert text in faults[0]
 
 
@@ -270,18 +284,25 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     for name in NAMES:
         assert f"PerlSetVar {name} " in shipped
     uncommented = tmp_path / "loncapa.conf"
-    uncommented.write_text(shipped.replace("#PerlSetVar", "PerlSetVar"))
+    here = shipped.replace("loncUser www-data", "loncUser nobody")  # not every system has a www-data
+    here = here.replace("loncGroup www-data", "loncGroup daemon")
+    uncommented.write_text(here.replace("#PerlSetVar", "PerlSetVar"))
     settings, faults = read_settings(uncommented)
     assert faults == []
-    assert settings == Settings(
-        host_id=settings.host_id,
-        bind_address=settings.bind_address,
-        create_socket=settings.create_socket,
-        certificate_directory=settings.certificate_directory,
-        certificate=settings.certificate,
-        private_key=settings.private_key,
-        authority=settings.authority,
+    without_default = (
+        "bind_address",
+        "create_socket",
+        "certificate_directory",
+        "certificate",
+        "private_key",
+        "authority",
+        "user",
+        "group",
     )
+    assert settings == Settings(
+        host_id=settings.host_id, **{name: getattr(settings, name) for name in without_default}
+    )
+    assert (settings.user, settings.group) == ("nobody", "daemon")
 
 
 def test_what_cannot_change_while_lonc_runs():
@@ -289,6 +310,13 @@ def test_what_cannot_change_while_lonc_runs():
     assert before.fixed_changes(Settings("a2", lond_port=1, max_clients=7)) == []
     after = Settings("a1", socket_directory=Path("/x"), daemons=Path("/y"), socket_mode=0o600)
     assert before.fixed_changes(after) == ["lonSockDir", "lonDaemons", "loncSocketMode"]
+    after = Settings("a1", user="nobody", group="daemon")
+    assert before.fixed_changes(after) == ["loncUser", "loncGroup"]
+
+
+def test_a_group_needs_a_user(read):
+    _, faults = read("PerlSetVar lonHostID a1\nPerlSetVar loncGroup daemon\n")
+    assert faults == [":2: loncGroup is set, and loncUser is not"]
 
 
 def test_the_path_of_the_control_socket_must_fit(read):

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,6 @@ import pytest
 from machine import (
     AS_NOBODY,
     LONC,
-    Machine,
     asked,
     children_of,
     eventually,
@@ -43,19 +41,6 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become s
 def three(machine):
     machine.hosts("l1", "l2", "l3")
     return machine
-
-
-@pytest.fixture
-def public(tmp_path):
-    """A machine whose files everybody may read."""
-    directory = Path(tempfile.mkdtemp(prefix="lonc-test-"))
-    directory.chmod(0o755)
-    made = Machine(directory)
-    yield made
-    try:
-        made.end()
-    finally:
-        shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -165,7 +150,8 @@ class TestStart:
         assert done.stderr.decode() == (
             f"lonc: cannot make {public.sockets} (lonSockDir): Permission denied\n"
         )
-        public.sockets.mkdir(mode=0o755)
+        public.sockets.mkdir(mode=0o750)
+        os.chown(public.sockets, -1, 65534)
         public.pid_file.parent.mkdir(mode=0o777)
         public.pid_file.parent.chmod(0o777)
         done = public.command("start", program=AS_NOBODY)
@@ -442,11 +428,11 @@ class TestStop:
 
     def test_faults_in_the_files_do_not_make_it_unstoppable(self, three):
         three.start()
-        three.configure(londPort="x", loncFoo=1)
+        three.configure(londPort="x", loncXy=1)
         three.table.write_text("nonsense\n")
         faults = [
             f"{three.configuration}:5: londPort: 'x' is no whole number",
-            f"{three.configuration}:6: there is no setting 'loncFoo'",
+            f"{three.configuration}:6: there is no setting 'loncXy'",
         ]
         done = three.command("status")
         assert done.returncode == 0

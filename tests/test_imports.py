@@ -89,12 +89,13 @@ MAY_IMPORT = {
         "configuration", "control", "errors", "exporter", "health", "instance", "page", "sources",
         "status", "table", "top",
     },
-    "instance": {"configuration", "delayed", "errors"},
+    "privileges": {"configuration", "delayed", "errors", "process"},
+    "instance": {"configuration", "delayed", "errors", "privileges"},
     "launch": {
         "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
-        "process", "socket_file", "status",
+        "privileges", "process", "socket_file", "status",
     },
-    "shutdown": {"configuration", "control", "errors", "hosts", "instance"},
+    "shutdown": {"configuration", "control", "errors", "hosts", "instance", "privileges"},
     "lonnet": {"configuration", "delayed", "errors", "hosts"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "keying",

@@ -1,0 +1,613 @@
+"""Who the daemon is: whom it becomes, what it needs as that user, and how it lives as one."""
+
+import ctypes
+import grp
+import os
+import pwd
+import re
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from machine import (
+    AS_NOBODY,
+    LONC,
+    children_of,
+    eventually,
+    exists,
+    in_child,
+    program,
+    program_of,
+    read_line,
+)
+
+from lonc import delayed, lonnet
+from lonc.configuration import Settings
+from lonc.errors import CannotStart
+from lonc.privileges import answered_as, become, hand_over, identity, require_closed
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+
+NOBODY = pwd.getpwnam("nobody")
+GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
+UID, GID = NOBODY.pw_uid, NOBODY.pw_gid
+STRANGER = 54321  # neither user nor group of anybody
+
+NO_NEW_PRIVS, MDWE = 38, 65  # of prctl
+PR_MDWE_REFUSE_EXEC_GAIN = 1
+
+
+def of(pid, what):
+    """Lines of /proc/PID/status, by their names."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return re.search(rf"^{what}:(.*)$", text, re.M)[1].split()
+
+
+def family(machine):
+    return [machine.lonc.pid, *children_of(machine.lonc.pid)]
+
+
+def owner_and_mode(path):
+    found = path.lstat()
+    return found.st_uid, found.st_gid, oct(stat.S_IMODE(found.st_mode))
+
+
+def saying(uid, gid, function):
+    """What `function` returns in a process of that user and group, and of no other group."""
+
+    def run():
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        return function()
+
+    return in_child(run)
+
+
+def assert_nothing_left_of_root(pid):
+    assert of(pid, "Uid") == [str(UID)] * 4
+    assert of(pid, "Gid") == [str(GID)] * 4
+    assert of(pid, "Groups") == []
+    assert of(pid, "CapEff") == of(pid, "CapPrm") == of(pid, "CapInh") == of(pid, "CapAmb") == ["0" * 16]
+    assert of(pid, "Umask") == ["0027"]
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"^Max core file size +(\S+) +(\S+)", limits, re.M).groups() == ("0", "0")
+
+
+@pytest.fixture
+def theirs(public):
+    """A machine of two hosts whose lonc becomes nobody."""
+    public.hosts("l1", "l2")
+    public.configure(loncUser="nobody")
+    return public
+
+
+class TestIdentity:
+    def test_without_a_user_it_stays_who_it_is(self):
+        assert identity(Settings()) is None
+
+    def test_the_group_is_that_of_the_user_unless_another_is_named(self):
+        assert identity(Settings(user="nobody")).gid == GID
+        daemon = grp.getgrnam("daemon").gr_gid
+        who = identity(Settings(user="nobody", group="daemon"))
+        assert (who.uid, who.gid, who.user, who.group) == (UID, daemon, "nobody", "daemon")
+
+    def test_a_user_that_has_been_removed_meanwhile(self):
+        with pytest.raises(CannotStart, match=r"who is nobodys \(loncUser, loncGroup\)\? .*not found"):
+            identity(Settings(user="nobodys"))
+
+    @needs_root
+    def test_there_is_no_way_back(self):
+        def ids():
+            os.setgroups([1, 2, 3])
+            become(identity(Settings(user="nobody", group="daemon")))
+            ways = [
+                lambda: os.setuid(0),
+                lambda: os.seteuid(0),
+                lambda: os.setresuid(-1, 0, -1),
+                lambda: os.setgid(0),
+                lambda: os.setgroups([0]),
+            ]
+            for way in ways:
+                with pytest.raises(PermissionError):
+                    way()
+            become(identity(Settings(user="nobody", group="daemon")))  # already: nothing to be done
+            return f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+
+        daemon = grp.getgrnam("daemon").gr_gid
+        assert in_child(ids) == f"{(UID,) * 3} {(daemon,) * 3} []"
+
+    @needs_root
+    def test_only_root_can_become_somebody(self):
+        def become_nobody():
+            try:
+                become(identity(Settings(user="nobody")))
+            except CannotStart as error:
+                return str(error)
+
+        why = f"only root can become nobody:{GROUP} (loncUser, loncGroup)"
+        assert saying(STRANGER, GID, become_nobody) == why
+        assert saying(UID, STRANGER, become_nobody) == why
+
+    @needs_root
+    def test_what_is_asked_as_somebody_leaves_us_as_we_are(self):
+        who = identity(Settings(user="nobody"))
+        assert answered_as(who, lambda: [str(os.getuid()), str(os.getgid())]) == [str(UID), str(GID)]
+        assert os.getuid() == 0
+        assert answered_as(who, lambda: 1 // 0) == ["cannot tell what nobody (loncUser) may do"]
+        assert answered_as(None, lambda: ["here"]) == ["here"]
+
+
+class TestHandingOver:
+    @needs_root
+    def test_roots_files_and_directories_and_nothing_else(self, tmp_path):
+        who = identity(Settings(user="nobody", group="daemon"))
+        file, directory = tmp_path / "file", tmp_path / "directory"
+        file.touch()
+        directory.mkdir()
+        hand_over(file, who)
+        hand_over(directory, who, group=True)
+        assert owner_and_mode(file)[:2] == (UID, 0)
+        assert owner_and_mode(directory)[:2] == (UID, who.gid)
+
+        victim, twice, another = tmp_path / "victim", tmp_path / "twice", tmp_path / "another's"
+        for path in (victim, twice, another):
+            path.touch()
+        os.chown(another, STRANGER, STRANGER)
+        linked, hard = tmp_path / "linked", tmp_path / "hard"
+        linked.symlink_to(victim)
+        hard.hardlink_to(twice)
+        os.mkfifo(tmp_path / "fifo")
+        for path in (linked, hard, another, tmp_path / "fifo"):
+            before = owner_and_mode(path)
+            hand_over(path, who)
+            assert owner_and_mode(path) == before
+        assert owner_and_mode(victim)[0] == owner_and_mode(twice)[0] == 0
+        with pytest.raises(FileNotFoundError):
+            hand_over(tmp_path / "none", who)
+
+    @pytest.mark.parametrize(("mode", "closed"), [(0o2770, True), (0o751, False), (0o2752, False)])
+    def test_what_is_open_to_everybody_is_refused(self, tmp_path, mode, closed):
+        tmp_path.chmod(mode)
+        if closed:
+            require_closed(tmp_path, "lonSockDir")
+        else:
+            with pytest.raises(CannotStart) as refusal:
+                require_closed(tmp_path, "lonSockDir")
+            sentence = f"{tmp_path} (lonSockDir) is open to everybody: chmod o-rwx {tmp_path}"
+            assert str(refusal.value) == sentence
+        tmp_path.chmod(0o700)
+        require_closed(tmp_path / "none", "lonSockDir")
+
+
+def _careless():
+    """What whoever starts lonc may bring along."""
+    os.setgroups([4, 5])
+    os.umask(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["start", "run"])
+class TestStartedAsRoot:
+    def test_parent_and_children_are_the_user_and_nobody_else(self, theirs, command):
+        getattr(theirs, command)(preexec_fn=_careless)
+        assert len(family(theirs)) == 3
+        for pid in family(theirs):
+            assert_nothing_left_of_root(pid)
+        before = theirs.children()
+        os.kill(before["l1"], signal.SIGKILL)  # replaced after a death, after a reload
+        eventually(lambda: theirs.children().get("l1") not in (None, before["l1"]))
+        assert theirs.command("reload").returncode == 0
+        eventually(lambda: not exists(before["l2"]))
+        assert len(family(theirs)) == 3
+        for pid in family(theirs):
+            assert_nothing_left_of_root(pid)
+
+    def test_what_it_makes_is_the_users_and_as_open_as_configured(self, theirs, command):
+        theirs.configure(loncUser="nobody", loncGroup="daemon", loncSocketMode="0640")
+        getattr(theirs, command)(preexec_fn=_careless)
+        daemon = grp.getgrnam("daemon").gr_gid
+        logs = theirs.pid_file.parent
+        expected = {
+            theirs.sockets: "0o750",
+            theirs.sockets / "l1": "0o640",
+            theirs.sockets / "delayed": "0o2770",
+            logs: "0o750",
+            logs / "lonc.pid": "0o640",
+            logs / "lonc.ctl": "0o600",
+        }
+        if command == "start":
+            expected[logs / "lonc.log"] = "0o640"
+        assert {path: owner_and_mode(path) for path in expected} == {
+            path: (UID, daemon, mode) for path, mode in expected.items()
+        }
+
+    def test_children_end_with_a_parent_that_is_killed(self, theirs, command):
+        getattr(theirs, command)()
+        before = children_of(theirs.lonc.pid)
+        assert len(before) == 2
+        for child in before:
+            os.kill(child, signal.SIGSTOP)  # it cannot see for itself that the parent has gone
+        theirs.lonc.kill()
+        theirs.lonc.wait()
+        eventually(lambda: not any(map(exists, before)), 1)
+
+    def test_what_stays_of_root_is_roots_when_no_user_is_named(self, theirs, command):
+        theirs.configure()
+        getattr(theirs, command)(preexec_fn=_careless)
+        for pid in family(theirs):
+            assert of(pid, "Uid") == ["0"] * 4
+            assert of(pid, "Groups") == ["4", "5"]
+            assert of(pid, "Umask") == ["0027"]
+
+
+@needs_root
+class TestLifeAsTheUser:
+    def test_hosts_come_and_go_and_sockets_are_made_anew(self, theirs):
+        theirs.start()
+        theirs.hosts("l1", "l3")
+        (theirs.sockets / "l1").unlink()
+        assert theirs.command("update").stdout == b"updated, 2 hosts; new or changed: l3; gone: l2\n"
+        assert theirs.socket_files() == ["l1", "l3"]
+        theirs.hosts("l4")
+        assert theirs.command("reload").returncode == 0
+        assert theirs.socket_files() == ["l4"]
+        assert owner_and_mode(theirs.sockets / "l4") == (UID, GID, "0o660")
+        assert theirs.status("l4")["state"] in ("connecting", "DEAD")
+        assert theirs.command("stop").stdout == b"lonc is stopped\n"
+        assert theirs.socket_files() == []
+        assert theirs.pid_file.read_text() == ""
+
+    def test_log_and_status_file_are_written_on(self, theirs):
+        theirs.start()
+        theirs.log_file.rename(theirs.log_file.with_name("lonc.log.1"))
+        theirs.lonc.send_signal(signal.SIGUSR1)
+        status = theirs.log_file.with_name("lonc_status.txt")
+        eventually(lambda: status.exists() and theirs.log_file.exists())
+        assert owner_and_mode(theirs.log_file) == (UID, GID, "0o640")
+        assert owner_and_mode(status)[0] == UID
+
+    def test_root_and_the_user_command_it_and_others_do_not(self, theirs):
+        theirs.start()
+        for whoever in (LONC, AS_NOBODY):
+            assert theirs.command("status", program=whoever).returncode == 0
+            assert theirs.command("reload", program=whoever).returncode == 0
+            assert theirs.command("start", program=whoever).stdout.startswith(b"lonc is running already")
+        stranger = program_of(STRANGER)
+        for command in ("status", "reload", "stop"):
+            assert theirs.command(command, program=stranger).returncode == 4
+        first = theirs.lonc.pid
+        assert theirs.command("restart", program=AS_NOBODY).returncode == 0
+        assert not exists(first)
+        theirs.start()  # it runs already
+        assert_nothing_left_of_root(theirs.lonc.pid)
+        assert theirs.command("restart").returncode == 0
+        theirs.start()
+        assert_nothing_left_of_root(theirs.lonc.pid)
+        assert theirs.command("stop", program=AS_NOBODY).stdout == b"lonc is stopped\n"
+
+    def test_it_starts_as_the_user_without_root(self, theirs):
+        theirs.sockets.mkdir(mode=0o750)
+        theirs.pid_file.parent.mkdir(mode=0o750)
+        for directory in (theirs.sockets, theirs.pid_file.parent):
+            os.chown(directory, UID, GID)
+        theirs.start(program=AS_NOBODY)
+        for pid in family(theirs):
+            assert_nothing_left_of_root(pid)
+
+    def test_nobody_else_can_start_it(self, theirs):
+        stranger = program_of(STRANGER)
+        why = f"only root can become nobody:{GROUP} (loncUser, loncGroup)"
+        for directory in (theirs.sockets, theirs.pid_file.parent):
+            directory.mkdir(mode=0o750)
+        for command in ("start", "run"):
+            done = theirs.command(command, program=stranger)
+            assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {why}\n")
+        done = theirs.command("check", program=stranger)
+        warning = f"{theirs.configuration}: warning: it will not start: {why}"
+        assert warning in done.stdout.decode().splitlines()
+        assert done.returncode == 0
+
+    def test_it_imports_nothing_any_more(self, theirs):
+        """Where Python lies may be closed to the user: what is missing then is missing for ever."""
+        imported = theirs.directory / "imported"
+        imported.touch()
+        imported.chmod(0o666)
+        theirs.start_lond("l1")
+        theirs.table.write_text(theirs.table.read_text() + "l3:dom:library:localhost\n")
+        theirs.configure(loncUser="nobody", loncDelayedInterval=0.1)
+        hook = (
+            "lambda event, arguments: event == 'import' and os.getuid() != 0"
+            f" and open({str(imported)!r}, 'a').write(arguments[0] + '\\n')"
+        )
+        theirs.start(program=program(f"sys.addaudithook({hook})"))
+        assert theirs.ask(b"encrypt:put:a:b:c:d=1") == b"ok"
+        assert theirs.ask(b"ping", "l3") == b"con_lost"
+        assert "Connection refused" in theirs.status("l3")["last_error"][1]
+        os.kill(theirs.children()["l1"], signal.SIGKILL)
+        theirs.lonc.send_signal(signal.SIGUSR1)
+        assert theirs.command("disable", "l4").returncode == 2
+        theirs.configure(loncUsr="nobody")
+        assert theirs.command("reload").returncode == 6
+        theirs.configure(loncUser="nobody")
+        assert theirs.command("reload").returncode == 0
+        assert theirs.command("stop").returncode == 0
+        assert imported.read_text() == ""
+
+    def test_user_and_group_cannot_change_while_it_runs(self, theirs):
+        theirs.start()
+        theirs.configure(loncUser="nobody", loncGroup="daemon")
+        done = theirs.command("reload")
+        why = "loncGroup cannot change while lonc runs: restart it"
+        assert (done.returncode, done.stderr.decode()) == (1, f"{why}\n")
+
+    @pytest.mark.parametrize("hands_on", [True, False])
+    def test_the_web_servers_group_asks_and_saves_and_others_do_neither(self, theirs, hands_on):
+        """The web server is another user of the daemon's group."""
+        theirs.configure(loncUser="nobody", loncGroup="daemon", loncDelayedInterval=0.1)
+        daemon = grp.getgrnam("daemon").gr_gid
+        if hands_on:  # the directory, made before
+            theirs.sockets.mkdir()
+            os.chown(theirs.sockets, UID, daemon)
+            theirs.sockets.chmod(0o2750)
+        theirs.start()
+        settings = theirs.settings()
+
+        def ask():
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(str(theirs.sockets / "l1"))
+                except PermissionError as error:
+                    return error.strerror
+                client.sendall(b"ping\n")
+                return read_line(client).decode()
+
+        def save():
+            os.umask(0o077)
+            return lonnet.critical("put:a:b:c:d=1", "l1", settings=settings).decode()
+
+        def record():
+            delayed.record(settings, delayed.DELAYED, "l1", b"put:x")
+            return "recorded"
+
+        assert saying(STRANGER, daemon, ask) == "con_lost"
+        assert saying(STRANGER, STRANGER, ask) == "Permission denied"
+        assert saying(STRANGER, STRANGER, save) == "con_failed"
+        assert saying(STRANGER, daemon, save) == "con_delayed"
+        (waiting,) = delayed.waiting(settings.delayed_directory)[0]
+        path = settings.delayed_directory / waiting.text
+        assert owner_and_mode(path) == (STRANGER, daemon, "0o660")
+
+        def spoil():
+            (settings.delayed_directory / "impossible").touch()
+            return "spoiled"
+
+        assert saying(STRANGER, daemon, spoil) == "spoiled"
+        theirs.start_lond("l1")
+        eventually(lambda: not path.exists())
+        bad = settings.delayed_directory / "bad"
+        eventually(lambda: bad.exists() and os.listdir(bad) == ["impossible"])
+        assert owner_and_mode(bad) == (UID, daemon, "0o2770")
+        assert owner_and_mode(settings.perm_log) == (UID, daemon, "0o660")
+        assert saying(STRANGER, daemon, record) == "recorded"  # now that there is one
+        kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
+        assert kinds == ["S", "D"]
+
+    def test_over_what_a_daemon_of_roots_has_left(self, theirs):
+        """Killed, so that all of it is still there, and the user named only then."""
+        theirs.configure()
+        theirs.start()
+        settings = theirs.settings()
+        delayed.record(settings, delayed.SENT, "l1", b"put:x")
+        theirs.lonc.kill()
+        theirs.lonc.wait()
+        logs = theirs.pid_file.parent
+        os.mkdir(settings.delayed_directory / "bad")
+        for directory in (theirs.sockets, logs):
+            os.chown(directory, UID, GID)
+        os.chown(settings.delayed_directory, 0, GID)
+        theirs.configure(loncUser="nobody")
+        assert b"warning" not in theirs.command("check").stdout
+        theirs.start()
+        for pid in family(theirs):
+            assert_nothing_left_of_root(pid)
+        names = ("lonc.pid", "lonc.ctl", "lonc.log", "lonnet.perm.log")
+        ours = [logs / name for name in names]
+        ours += [theirs.sockets / name for name in ("l1", "l2", "delayed", "delayed/bad")]
+        assert {path: path.stat().st_uid for path in ours} == dict.fromkeys(ours, UID)
+        assert theirs.log().count(" starts, ") == 2
+
+    def test_a_dead_one_is_cleared_away_by_root(self, theirs):
+        theirs.start()
+        theirs.lonc.kill()
+        theirs.lonc.wait()
+        assert theirs.command("stop").stdout == b"lonc is not running\n"
+        assert theirs.socket_files() == []
+        assert theirs.pid_file.read_text() == ""
+
+    def test_what_the_user_has_linked_somewhere_root_does_not_touch(self, theirs):
+        """Whoever takes over a process of the daemon must not get further by our own next start."""
+        theirs.start()
+        theirs.lonc.kill()
+        theirs.lonc.wait()
+        victim = theirs.directory / "victim"
+        victim.write_text("precious")
+        victim.chmod(0o600)
+        for name in ("lonc.pid", "lonc.log", "lonnet.perm.log", "lonc.ctl", "lonc_status.txt"):
+            path = theirs.pid_file.with_name(name)
+            path.unlink(missing_ok=True)
+            path.symlink_to(victim)
+        (theirs.sockets / ".1").symlink_to(victim)
+        assert theirs.command("stop").returncode == 0
+        done = theirs.command("start")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert f"nobody (loncUser) cannot write {theirs.log_file}" in done.stderr.decode()
+        assert theirs.command("run").returncode == 1
+        assert owner_and_mode(victim) == (0, 0, "0o600")
+        assert victim.read_text() == "precious"
+
+
+CONFIGURATION, TABLE, SOCKETS, LOGS = "loncapa.conf", "tabs/hosts.tab", "sockets", "daemons/logs"
+
+
+@needs_root
+class TestWhatItNeeds:
+    """A mode, and an owner, of something in the machine's directory, and the sentence about it."""
+
+    @pytest.mark.parametrize(
+        ("path", "owner", "mode", "sentence"),
+        [
+            (
+                CONFIGURATION,
+                0,
+                0o600,
+                "nobody (loncUser) cannot read {path}, as a reload has to:"
+                " chgrp {group} {path} && chmod g+r {path}",
+            ),
+            (
+                TABLE,
+                0,
+                0o640,
+                "nobody (loncUser) cannot read {path}, as a reload has to:"
+                " chgrp {group} {path} && chmod g+r {path}",
+            ),
+            ("tabs", 0, 0o750, "nobody (loncUser) cannot enter {path}: chmod o+x {path}"),
+            ("daemons", 0, 0o700, "nobody (loncUser) cannot enter {path}: chmod o+x {path}"),
+            (SOCKETS, 0, 0o750, "nobody (loncUser) cannot write {path}: chown nobody {path}"),
+            (SOCKETS, UID, 0o570, "nobody (loncUser) cannot write {path}: chmod u+rwX {path}"),
+            (
+                SOCKETS,
+                UID,
+                0o2770,
+                "{group} (loncGroup) cannot read what others save in {path}:"
+                " set loncGroup root, or chgrp -R {group} {path}",
+            ),
+            (
+                SOCKETS,
+                UID,
+                0o751,
+                "{path} (lonSockDir) is open to everybody: chmod o-rwx {path}",
+            ),
+            (LOGS, 0, 0o755, "nobody (loncUser) cannot write {path}: chown nobody {path}"),
+            (
+                f"{LOGS}/lonc.log",
+                STRANGER,
+                0o644,
+                "nobody (loncUser) cannot write {path}: chown nobody {path}",
+            ),
+            (f"{LOGS}/lonnet.perm.log", UID, 0o440, None),
+        ],
+    )
+    def test_what_is_missing_is_told_before_anything_is_stopped_or_bound(
+        self, theirs, path, owner, mode, sentence
+    ):
+        sentence = sentence or "nobody (loncUser) cannot write {path}: chmod u+rwX {path}"
+        place = theirs.directory / path
+        for directory in (theirs.sockets, theirs.pid_file.parent):
+            directory.mkdir(mode=0o750)
+            os.chown(directory, UID, -1)
+        if not place.exists():
+            place.touch()
+        os.chown(place, owner, -1)
+        place.chmod(mode)
+        sentence = sentence.format(path=place, group=GROUP)
+        done = theirs.command("check")
+        assert done.returncode == 0
+        warning = f"{theirs.configuration}: warning: it will not start: {sentence}"
+        assert warning in done.stdout.decode().splitlines()
+        done = theirs.command("restart")
+        assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}; nothing is stopped\n")
+        for command in ("start", "run"):
+            done = theirs.command(command)
+            assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}\n")
+        assert set(theirs.socket_files()) == set()
+
+    def test_what_the_sentences_say_helps(self, theirs):
+        for directory in (theirs.sockets, theirs.pid_file.parent):
+            directory.mkdir(mode=0o755)
+            directory.chmod(0o2755)
+        theirs.table.parent.chmod(0o700)
+        theirs.configuration.chmod(0o600)
+        helped = []
+        while "warning" in (said := theirs.command("check").stdout.decode()):
+            how = said.splitlines()[0].rpartition(": ")[2].rpartition(", or ")[2]
+            assert how.startswith(("chmod", "chown", "chgrp"))
+            assert how not in helped
+            subprocess.run(["sh", "-ec", how], check=True)
+            helped.append(how)
+        assert len(helped) == 6
+        theirs.start()
+        assert theirs.command("reload").returncode == 0
+        assert_nothing_left_of_root(theirs.lonc.pid)
+
+    def test_a_reload_that_may_not_read_says_so_and_changes_nothing(self, theirs):
+        theirs.start()
+        theirs.configuration.chmod(0o600)
+        done = theirs.command("reload")
+        assert done.returncode == 6
+        assert done.stderr.decode() == f"{theirs.configuration}: Permission denied\n"
+        assert len(family(theirs)) == 3
+
+
+@needs_root
+class TestFailingClosed:
+    @pytest.mark.parametrize("command", ["start", "run"])
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            (["--bounding-set=-setgid"], "cannot become nobody (loncUser): Operation not permitted"),
+            (["--bounding-set=-setuid"], "cannot become nobody (loncUser): Operation not permitted"),
+            (["--securebits=+no_setuid_fixup"], "nobody (loncUser) can become root again"),
+        ],
+    )
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+    def test_who_cannot_become_the_user_serves_nobody(self, theirs, command, options, sentence):
+        done = theirs.command(command, program=["setpriv", *options, *LONC])
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode() == f"lonc: {sentence}\n"
+        assert theirs.socket_files() == []
+        assert theirs.command("status").returncode == 3
+
+    @pytest.mark.parametrize("call", ["setgroups", "setresgid", "setresuid"])
+    def test_a_call_that_says_yes_and_does_nothing_is_found_out(self, theirs, call):
+        lying = program(f"os.setgroups([4, 5]); os.{call} = lambda *_: None")
+        done = theirs.command("run", program=lying, timeout=20)
+        assert done.returncode == 1
+        assert b"become" in done.stderr
+        assert theirs.socket_files() == []
+
+
+def _sandboxed():
+    """As in the unit, as far as it goes without systemd."""
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    prctl(MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)  # since Linux 6.3
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_it_lives_with_what_the_unit_of_systemd_leaves_it(theirs):
+    unit = (Path(__file__).parents[1] / "etc" / "systemd" / "lonc.service").read_text()
+    kept = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].replace("CAP_", "+").lower()
+    bounding = f"--bounding-set=-all,{','.join(kept.split())}"
+    theirs.configure(loncUser="nobody", loncDelayedInterval=0.1)
+    theirs.start_lond("l1")
+    theirs.run(program=["setpriv", bounding, *LONC], preexec_fn=_sandboxed)
+    for pid in family(theirs):
+        assert_nothing_left_of_root(pid)
+        assert of(pid, "NoNewPrivs") == ["1"]
+    assert theirs.ask(b"ping") == b"l1"
+    assert theirs.ask(b"encrypt:put:a:b:c:d=1") == b"ok"
+    (theirs.sockets / "delayed" / "impossible").touch()
+    eventually(lambda: (theirs.sockets / "delayed" / "bad" / "impossible").exists())
+    theirs.hosts("l1", "l3")
+    reload_ = theirs.command("reload", program=["setpriv", bounding, *LONC], preexec_fn=_sandboxed)
+    assert reload_.returncode == 0
+    theirs.lonc.terminate()
+    assert theirs.lonc.wait(20) == 0
