@@ -68,3 +68,41 @@ def test_the_unit_of_systemd_says_what_the_readme_says():
     unit = (ETC / "systemd" / "lonc.service").read_text()
     assert "ExecStart=/opt/lonc/bin/lonc run\n" in unit
     assert "ExecReload=/opt/lonc/bin/lonc reload\n" in unit
+
+
+def test_the_unit_of_systemd_leaves_lonc_what_it_needs_and_little_more():
+    """test_privileges runs it so, as far as that goes without systemd."""
+    lines = (ETC / "systemd" / "lonc.service").read_text().splitlines()
+    assert lines.count("NoNewPrivileges=yes") == 1
+    for line in (
+        "UMask=0027",
+        "LimitCORE=0",
+        "ProtectSystem=strict",
+        "ReadWritePaths=-/home/httpd/sockets -/home/httpd/perl/logs -/srv/lonc",
+        "PrivateTmp=yes",
+        "PrivateDevices=yes",
+        "ProtectControlGroups=yes",
+        "ProtectKernelLogs=yes",
+        "ProtectKernelModules=yes",
+        "ProtectKernelTunables=yes",
+        "LockPersonality=yes",
+        "MemoryDenyWriteExecute=yes",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+        "RestrictNamespaces=yes",
+        "SystemCallFilter=@system-service",
+    ):
+        assert line in lines
+    # It must not be hidden where LON-CAPA lives, nor who has the lock, nor may delayed/ be forbidden.
+    names = {line.partition("=")[0] for line in lines}
+    assert not names & {"User", "ProtectHome", "ProtectProc", "RestrictSUIDSGID"}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_unit_in_the_eyes_of_systemd(tmp_path):
+    unit = tmp_path / "lonc.service"
+    text = (ETC / "systemd" / "lonc.service").read_text()
+    unit.write_text(text.replace("/opt/lonc/bin/lonc", str(BIN_LONC)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
