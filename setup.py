@@ -31,7 +31,12 @@ setup(
         ("share/lonc/logrotate.d", ["etc/logrotate.d/lonc"]),
         ("share/lonc/systemd", ["etc/systemd/lonc.service"]),
     ],
-    install_requires=["cryptography>=43", "python-daemon>=3.0", "setproctitle>=1.3"],
+    install_requires=[
+        "cryptography>=43",
+        "pycryptodome>=3.20",
+        "python-daemon>=3.0",
+        "setproctitle>=1.3",
+    ],
     extras_require={
         "top": TOP,
         "metrics": METRICS,

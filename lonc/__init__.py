@@ -17,8 +17,8 @@ A tour, in reading order:
   is `answering` there itself;
 - the daemon: `launch` becomes it, with the `privileges` that it is to have, `instance` makes it the only
   one and finds it, `shutdown` ends it, `systemd` is told;
-- what waits on the disk for a host to come back: `delayed`, which its child carries out by a `replay`;
-  the parent sees only the `post`;
+- what waits on the disk for a host to come back: `delayed`, under a `seal` if there are keys, which its
+  child carries out by a `replay`; the parent sees only the `post`;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;
 - the commands: `cli`, with `operation`, `monitoring` and `sending`, which read the files by `sources`;

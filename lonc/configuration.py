@@ -92,6 +92,12 @@ def socket_path(text: str) -> Path:
     return path
 
 
+def absolute_file(text: str) -> Path:
+    if not text.startswith("/") or text.endswith("/") or "\0" in text:
+        raise ValueError(f"{text!r} is no absolute name of a file")
+    return Path(text)
+
+
 def daemons(text: str) -> Path:
     path = absolute(text)
     socket_path(f"{path / CONTROL_SOCKET}")
@@ -179,6 +185,7 @@ class Settings:
     retry_max_delay: float   = setting("loncRetryMaxDelay", 60.0, seconds(0.1, 86400))
     max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
     delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
+    delayed_key_file: Path | None = setting("loncDelayedKeyFile", None, absolute_file)
     children: str            = setting("loncChildren", EAGER, one_of(EAGER, ON_DEMAND))
     socket_name: str         = setting("loncSocketName", BY_ID, one_of(BY_ID, BY_DNS), fixed=True)
     create_socket: Path | None = setting("lonSockCreate", None, socket_path, fixed=True)

@@ -2,7 +2,8 @@
 
 One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`, with the request in it and a newline, as
 LON-CAPA has it. Programs write them, lonnet of LON-CAPA as well as ours, when a host cannot be
-reached; that host's child carries them out, and removes them, when it can.
+reached; that host's child carries them out, and removes them, when it can. Where there is a key file
+ours are sealed, and neither name nor log tells more of a request than its command.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lonc.configuration import HOST_ID, Settings
+from lonc.errors import Fault, Misconfigured
+from lonc.seal import read_keys
 
 BAD = "bad"  # below it lies what can never be carried out
 DIRECTORY_MODE = 0o2770  # files belong to its group, whoever writes them
@@ -111,14 +114,17 @@ def newest(directory: Path, host: str) -> tuple[int, int] | None:
 def save(settings: Settings, request: bytes, host: str) -> None:
     """Put `request`, without its newline, behind all that waits for `host`.
 
-    When this returns, it is on the disk, and will be carried out. Raises OSError; then it is not there.
+    When this returns, it is on the disk, and will be carried out. Raises OSError, and Misconfigured if
+    it is to be sealed and cannot be; then it is not there.
     """
     directory = settings.delayed_directory
+    keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
-    fd, own, path = _begin(directory, request, host)
+    fd, own, path = _begin(directory, request if keys is None else command_of(request), host)
     try:
         try:
-            _write(fd, request + b"\n")
+            content = request + b"\n"
+            write(fd, content if keys is None else keys.seal(content, host, path.name))
         finally:
             os.close(fd)
         os.rename(own, path)  # replaces nothing: see _begin
@@ -127,7 +133,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
             os.unlink(own)
         raise
     try:
-        _sync(directory)
+        sync(directory)
     except OSError:
         # On a disk that does not even let us take it back, it may be carried out although we say that
         # it failed: so may anything that was sent and got no reply. To say that it is saved would be a
@@ -135,6 +141,17 @@ def save(settings: Settings, request: bytes, host: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
+
+
+def opened(settings: Settings, sealed: bytes, name: Name) -> bytes:
+    """What was sealed in the file of that name.
+
+    Raises ValueError if it was cut or altered, or the key is unknown; Misconfigured if we have no keys.
+    """
+    if settings.delayed_key_file is None:
+        file = settings.delayed_directory / name.text
+        raise Misconfigured([Fault(file, None, "it is sealed, and loncDelayedKeyFile is not set")])
+    return read_keys(settings.delayed_key_file).open(sealed, name.host, name.text)
 
 
 def make_directory(directory: Path) -> None:
@@ -147,7 +164,7 @@ def make_directory(directory: Path) -> None:
         raise
     try:
         os.chmod(directory, DIRECTORY_MODE)  # whatever the umask
-        _sync(directory.parent)
+        sync(directory.parent)
     except OSError:
         with contextlib.suppress(OSError):
             os.rmdir(directory)
@@ -157,11 +174,11 @@ def make_directory(directory: Path) -> None:
 def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     """One line in the permanent log: what became of `request`, which comes without its newline.
 
-    Of one that travels encrypted only the command is recorded: passwords are among the rest. Raises
-    OSError.
+    Of one that travels encrypted, and of all where they are sealed, only the command is recorded:
+    passwords are among the rest. Raises OSError.
     """
-    if request.startswith(b"encrypt:"):
-        request = b":".join(request.split(b":")[:2])
+    if settings.delayed_key_file is not None or request.startswith(b"encrypt:"):
+        request = command_of(request)
     said = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
     now = time.time()
     line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), said, time.ctime(now).encode())
@@ -173,6 +190,11 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
+
+
+def command_of(request: bytes) -> bytes:
+    """What of a request is no secret: `put`, `encrypt:auth`."""
+    return b":".join(request.split(b":")[: 2 if request.startswith(b"encrypt:") else 1])
 
 
 def put_aside(directory: Path, text: str) -> None:
@@ -236,7 +258,7 @@ def _next_name(directory: Path, command: str, host: str) -> Name:
     return name
 
 
-def _write(fd: int, content: bytes) -> None:
+def write(fd: int, content: bytes) -> None:
     """All of it, on the disk, and what is read there is what was written. Raises OSError."""
     os.fchmod(fd, FILE_MODE)  # whatever the umask
     rest = memoryview(content)
@@ -247,7 +269,7 @@ def _write(fd: int, content: bytes) -> None:
         raise OSError(errno.EIO, "what is read is not what was written")
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

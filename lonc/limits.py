@@ -1,4 +1,4 @@
-"""What this machine allows of the settings: open files, where connections come from, certificates."""
+"""What this machine allows of the settings: open files, addresses, certificates, keys."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from lonc.keying import require_certificates
 from lonc.log import logger
 from lonc.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.rollout import ABREAST
+from lonc.seal import require_keys
 
 
 def within_limits(settings: Settings, hosts: int) -> Settings:
     """`settings`, with fewer clients a host if there are few open files.
 
     Raises CannotStart where there are too few even for one, or for so many hosts, where connections
-    cannot come from `loncBindAddress`, or certificates are needed and cannot be used.
+    cannot come from `loncBindAddress`, or certificates or keys are needed and cannot be used.
     """
     require_certificates(settings)
+    require_keys(settings.delayed_key_file)
     if settings.bind_address is not None:
         _try_address(settings.bind_address)
     limit = raise_descriptor_limit()

@@ -16,10 +16,13 @@ import functools
 import os
 import socket
 import time
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from lonc import delayed
 from lonc.configuration import HOST_ID, Settings, find_configuration, read_settings
+from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
 
 # Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
@@ -109,7 +112,8 @@ class Lonc:
         it is on the disk, `con_failed` that it could not be saved, and is lost unless lond has carried
         it out after all. Where older requests to `host` wait already, it is saved behind them at once.
         What is saved is carried out at least once; a connection that breaks at the wrong moment makes it
-        twice. What became of it stands in the permanent log, if that can be written.
+        twice. What became of it stands in the permanent log, if that can be written. With a
+        loncDelayedKeyFile it is sealed, or not saved at all.
 
         `timeout` is for each try; the rest is as with `reply`.
         """
@@ -128,7 +132,7 @@ class Lonc:
         try:
             delayed.save(self._settings, line, host)
             kind, answer = delayed.DELAYED, CON_DELAYED
-        except OSError:
+        except (OSError, Misconfigured):
             kind, answer = delayed.FAILED, CON_FAILED
         with contextlib.suppress(OSError):
             delayed.record(self._settings, kind, host, line)
@@ -306,5 +310,8 @@ class _Table:
 @functools.cache
 def _usual_settings() -> Settings:
     """A fault elsewhere in the file, which does not disturb a running lonc, does not disturb us."""
-    settings, _ = read_settings(find_configuration(None, os.environ))
+    settings, faults = read_settings(find_configuration(None, os.environ))
+    if any(fault.text.startswith("loncDelayedKeyFile:") for fault in faults):
+        # Better nothing is saved than in clear what was to be sealed.
+        settings = replace(settings, delayed_key_file=Path(os.devnull))
     return settings

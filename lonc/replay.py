@@ -2,8 +2,9 @@
 
 Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
 only when it was the same at two looks, and locked while it is in flight. One that cannot be read twice
-is put aside. Whatever lond replies, it is done, and its file is removed. Where there was no reply it
-stays, and all that come after it wait.
+is put aside, as is one that was sealed and does not open; where we have no keys, all wait. Whatever lond
+replies, it is done, and its file is removed. Where there was no reply it stays, and all that come after
+it wait.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from lonc.configuration import Settings
-from lonc.delayed import SENT, Name, put_aside, record, waiting
+from lonc.delayed import SENT, Name, opened, put_aside, record, waiting
+from lonc.errors import Misconfigured
 from lonc.event_loop import EventLoop
 from lonc.line_buffer import Line
 from lonc.log import logger
+from lonc.seal import is_sealed, longest_sealed
 from lonc.transaction import Transaction
 
 LOOK_AGAIN = 1.0  # seconds; who writes in place has written by then
@@ -159,6 +162,9 @@ class Replay(Transaction):
             return self._unreadable(name, error)
         except ValueError as error:
             return self._put_aside(name, str(error))
+        except Misconfigured as error:
+            self._on_trouble(f"delayed transactions wait: {error}")
+            return False
         finally:
             if request is None:
                 os.close(fd)
@@ -175,7 +181,8 @@ class Replay(Transaction):
         """The request, once the file is locked; None if another child has it, or if it is no more what
         it was at the last look.
 
-        Raises ValueError if it can never be carried out, OSError.
+        Raises ValueError if it can never be carried out, Misconfigured if it is sealed and we have no
+        keys, OSError.
         """
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,9 +193,15 @@ class Replay(Transaction):
             return None
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no file")
-        if found.st_size > self._settings.max_request + 1:
-            raise ValueError(f"it is longer than {self._settings.max_request} bytes")
+        longest = self._settings.max_request + 1
+        too_long = f"it is longer than {self._settings.max_request} bytes"
+        if found.st_size > longest_sealed(longest):
+            raise ValueError(too_long)
         content = os.read(fd, found.st_size + 1)
+        if is_sealed(content):
+            content = opened(self._settings, content, name)
+        if len(content) > longest:
+            raise ValueError(too_long)
         if not content:
             raise ValueError("it is empty")
         if not content.endswith(b"\n"):

@@ -21,3 +21,10 @@ def saved(settings):
     names, impossible = waiting(settings.delayed_directory)
     assert impossible == []
     return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
+
+
+def write_keys(file, *ids):
+    """A key file with these keys in this order; a key is always the same."""
+    file.write_text("".join(f"{id_}:{id_.encode().hex():0>64}\n" for id_ in ids))
+    file.chmod(0o640)
+    return file

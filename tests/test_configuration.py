@@ -60,6 +60,7 @@ def test_every_setting_can_be_set(read):
         PerlSetVar loncRetryMaxDelay 9.5
         PerlSetVar loncMaxBuffered 1048576
         PerlSetVar loncDelayedInterval 10.5
+        PerlSetVar loncDelayedKeyFile /keys
         PerlSetVar loncChildren ondemand
         PerlSetVar loncSocketName dns
         PerlSetVar lonSockCreate /f
@@ -103,6 +104,7 @@ def test_every_setting_can_be_set(read):
         9.5,
         1048576,
         10.5,
+        Path("/keys"),
         "ondemand",
         "dns",
         Path("/f"),
@@ -170,6 +172,14 @@ def test_apaches_syntax(read):
         ("PerlSetVar lonHostID m\u00fcsul", "lonHostID: 'm\u00fcsul' is no host id"),
         ('PerlSetVar lonTabDir ""', "lonTabDir: '' is no absolute directory"),
         ("PerlSetVar lonSockDir sockets", "lonSockDir: 'sockets' is no absolute directory"),
+        (
+            "PerlSetVar loncDelayedKeyFile keys",
+            "loncDelayedKeyFile: 'keys' is no absolute name of a file",
+        ),
+        (
+            "PerlSetVar loncDelayedKeyFile /keys/",
+            "loncDelayedKeyFile: '/keys/' is no absolute name of a file",
+        ),
         ("PerlSetVar londPort http", "londPort: 'http' is no whole number"),
         ("PerlSetVar londPort 0", "londPort: 0 is not between 1 and 65535"),
         ("PerlSetVar londPort 65536", "londPort: 65536 is not between 1 and 65535"),
@@ -291,6 +301,7 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     assert faults == []
     without_default = (
         "bind_address",
+        "delayed_key_file",
         "create_socket",
         "certificate_directory",
         "certificate",

@@ -4,15 +4,19 @@ import resource
 import stat
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from delayed_files import contents, machine_in, saved
-from hypothesis import given
+from delayed_files import contents, machine_in, saved, write_keys
+from hypothesis import HealthCheck, given
+from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from machine import in_child
 
 from lonc import delayed, lonnet
-from lonc.delayed import Name, newest, record, save, waiting
+from lonc.delayed import Name, newest, opened, record, save, waiting
+from lonc.errors import Misconfigured
+from lonc.seal import sealed_by
 
 NOW = 1_700_000_000
 
@@ -301,6 +305,74 @@ class TestSaving:
         assert os.listdir(directory) == []
 
 
+@pytest.fixture
+def sealing(settings, tmp_path):
+    """The settings, with a key file."""
+    return replace(settings, delayed_key_file=write_keys(tmp_path / "keys", "first"))
+
+
+class TestSealing:
+    def test_what_is_saved_is_sealed_and_neither_content_nor_name_tell_the_request(self, sealing, clock):
+        save(sealing, b"put:m:u:n:pw=9", "l1")
+        ((text, content),) = contents(sealing.delayed_directory).items()
+        assert text == f"{NOW}.0.{os.getpid()}.put.l1"
+        assert content.startswith(b"lonc:sealed:1:first:")
+        assert content.endswith(b"\n")
+        assert opened(sealing, content, Name.parse(text)) == b"put:m:u:n:pw=9\n"
+
+    def test_of_what_travels_encrypted_the_name_tells_two_words(self, sealing):
+        save(sealing, b"encrypt:auth:m:u:pw", "l1")
+        (text,) = os.listdir(sealing.delayed_directory)
+        assert Name.parse(text).command == "encryptauth"
+
+    def test_at_no_time_is_it_on_the_disk_in_clear(self, sealing, monkeypatch):
+        written = []
+        original = os.write
+
+        def write(fd, data):
+            written.append(bytes(data))
+            return original(fd, data)
+
+        monkeypatch.setattr(os, "write", write)
+        save(sealing, b"put:secret", "l1")
+        assert [data[:12] for data in written] == [b"lonc:sealed:"]
+
+    def test_what_is_read_back_differently_is_not_saved(self, sealing, monkeypatch):
+        monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"put:secret\n")
+        with pytest.raises(OSError, match="not what was written"):
+            save(sealing, b"put:secret", "l1")
+        assert os.listdir(sealing.delayed_directory) == []
+
+    def test_without_keys_nothing_is_saved(self, sealing):
+        sealing.delayed_key_file.chmod(0o644)
+        with pytest.raises(Misconfigured, match="lets others at the keys"):
+            save(sealing, b"put:secret", "l1")
+        assert not sealing.delayed_directory.exists()
+
+    def test_keys_that_change_are_known_at_once(self, sealing):
+        save(sealing, b"one", "l1")
+        write_keys(sealing.delayed_key_file, "second", "first")
+        save(sealing, b"two", "l1")
+        one, two = saved(sealing)
+        assert (sealed_by(one), sealed_by(two)) == ("first", "second")
+
+    @given_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(request_=st.binary().filter(lambda request: b"\n" not in request))
+    def test_whatever_the_request_it_opens_to_itself(self, sealing, request_):
+        """Invariant: what is saved and opened again is the request and a newline."""
+        save(sealing, request_, "a-b_C")
+        (name,), _ = waiting(sealing.delayed_directory)
+        path = sealing.delayed_directory / name.text
+        assert opened(sealing, path.read_bytes(), name) == request_ + b"\n"
+        path.unlink()
+
+    def test_where_no_key_file_is_set_what_is_sealed_is_not_bad(self, sealing, settings):
+        save(sealing, b"x", "l1")
+        (name,), _ = waiting(sealing.delayed_directory)
+        with pytest.raises(Misconfigured, match="it is sealed, and loncDelayedKeyFile is not set"):
+            opened(settings, saved(sealing)[0], name)
+
+
 class TestRecord:
     def test_a_line_is_time_kind_host_request_and_local_time(self, settings, clock):
         record(settings, "D", "l1", b"put:a:b:c=1")
@@ -330,6 +402,21 @@ class TestRecord:
         record(settings, "F", "l1", request_)
         line = settings.perm_log.read_bytes()
         assert re.fullmatch(rb"[0-9]+:F:l1:%b:[A-Z][A-Za-z0-9: ]+\n" % re.escape(said), line)
+
+    @pytest.mark.parametrize(
+        ("request_", "said"),
+        [
+            (b"put:msu:student1:grades:homework=9", b"put"),
+            (b"put\n:secret", rb"put\x0a"),
+            (b"encrypt:auth:msu:student1:secret", b"encrypt:auth"),
+            (b"ping", b"ping"),
+            (b"", b""),
+        ],
+    )
+    def test_of_what_is_sealed_it_tells_the_command(self, sealing, request_, said):
+        record(sealing, "D", "l1", request_)
+        line = sealing.perm_log.read_bytes()
+        assert re.fullmatch(rb"[0-9]+:D:l1:%b:[A-Z][A-Za-z0-9: ]+\n" % re.escape(said), line)
 
     @given(st.binary())
     def test_no_request_makes_a_second_line(self, request_):

@@ -13,7 +13,7 @@ PATH_OF_A_REQUEST = {
     "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers", "delayed",
     "errors",
     "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log", "lond_connection",
-    "lond_protocol", "pool", "process", "replay", "resolver", "status", "stock", "tally",
+    "lond_protocol", "pool", "process", "replay", "resolver", "seal", "status", "stock", "tally",
     "transaction",
 }  # fmt: skip
 
@@ -48,8 +48,11 @@ MAY_IMPORT = {
     "tally": set(),
     "pool": {"backoff", "containers", "line_buffer", "tally", "transaction"},
     "chronicle": {"event_loop", "log", "pool"},
-    "delayed": {"configuration"},
-    "replay": {"configuration", "delayed", "event_loop", "line_buffer", "log", "transaction"},
+    "seal": {"errors"},
+    "delayed": {"configuration", "errors", "seal"},
+    "replay": {
+        "configuration", "delayed", "errors", "event_loop", "line_buffer", "log", "seal", "transaction",
+    },
     "post": {"delayed", "event_loop", "log", "status"},
     "status": set(),
     "child": PATH_OF_A_REQUEST | {"__init__"},
@@ -63,15 +66,15 @@ MAY_IMPORT = {
     "rollout": {"event_loop", "keeper"},
     "roster": {"configuration", "errors", "event_loop", "hosts", "keeper"},
     "survey": {"child_process", "event_loop", "keeper", "status"},
-    "limits": {"answering", "configuration", "errors", "keying", "log", "process", "rollout"},
+    "limits": {"answering", "configuration", "errors", "keying", "log", "process", "rollout", "seal"},
     "answering": {
         "client", "event_loop", "line_buffer", "listener", "log", "socket_file", "transaction",
     },
     "control": {"configuration", "errors", "status", "transaction"},
     "parent": {
         "__init__", "answering", "configuration", "control", "errors", "event_loop", "hosts", "keeper",
-        "keying",
-        "limits", "log", "post", "process", "rollout", "roster", "status", "survey", "systemd", "table",
+        "keying", "limits", "log", "post", "process", "rollout", "roster", "status", "survey", "systemd",
+        "table",
         "transaction",
     },
     "health": {"status"},

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from delayed_files import write_keys
 from machine import eventually, in_child, read_line
 from scripted_lond import ScriptedLond
 
@@ -523,6 +524,25 @@ class TestCritical:
         settings.delayed_directory.touch()
         assert kept.critical("x", "l1", timeout=0.01) == b"con_failed"
         assert perm_log() == [b"F:l1:x"]
+
+    def test_what_cannot_be_sealed_has_failed_and_is_nowhere_in_clear(self, machine, settings, perm_log):
+        keys = machine.directory / "keys"
+        settings = replace(settings, delayed_key_file=keys)
+        assert lonnet.critical("put:secret", "l1", timeout=0.01, settings=settings) == b"con_failed"
+        write_keys(keys, "first")
+        assert lonnet.critical("put:secret", "l1", timeout=0.01, settings=settings) == b"con_delayed"
+        (content,) = waiting(settings)
+        assert content.startswith(b"lonc:sealed:1:first:")
+        assert perm_log() == [b"F:l1:put", b"D:l1:put"]
+
+    def test_a_key_file_that_is_not_named_properly_is_one_that_cannot_be_used(self, machine):
+        machine.sockets.mkdir()
+        machine.configure(loncDelayedKeyFile="keys")
+        program = "from lonc import lonnet; print(lonnet.critical('put:secret', 'l1', timeout=0.01))"
+        environment = {**os.environ, "LONC_CONF": str(machine.configuration)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+        assert done.stdout == b"b'con_failed'\n"
+        assert os.listdir(machine.sockets) == []
 
     def test_a_directory_that_cannot_be_read_keeps_nobody_from_asking(
         self, settings, kept, serve, in_background

@@ -3,13 +3,16 @@
 import fcntl
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from delayed_files import write_keys
 
 from lonc.configuration import Settings
 from lonc.event_loop import EventLoop
 from lonc.replay import Replay
+from lonc.seal import longest_sealed, read_keys
 
 
 class Bench:
@@ -278,6 +281,140 @@ def test_what_comes_meanwhile_is_carried_out_too(bench):
     bench.answer()
     bench.turn_until(lambda: bench.replay._next_look is None)
     assert bench.left() == []
+
+
+NAME = "1.0.1.put.l1"
+
+
+@pytest.fixture
+def sealed(bench, tmp_path):
+    """The bench, with a key file; `sealed.seal(name, line)` is a file, sealed with its first key."""
+    bench.settings = replace(
+        bench.settings, delayed_key_file=write_keys(tmp_path / "keys", "first", "old")
+    )
+    bench.replay = bench.make()
+
+    def seal(name, line=b"put:a\n"):
+        keys = read_keys(bench.settings.delayed_key_file)
+        return bench.file(name, keys.seal(line, "l1", name))
+
+    bench.seal = seal
+    return bench
+
+
+def test_what_is_sealed_is_carried_out_in_its_order_among_what_is_plain(sealed):
+    sealed.seal("1.0.1.put.l1", b"one\n")
+    sealed.file("2.0.1.put.l1", b"two\n")
+    sealed.seal("3.0.1.put.l1", b"put:three:secret\n")
+    sealed.look()
+    for _ in range(3):
+        sealed.answer()
+    assert sealed.sent == [b"one\n", b"two\n", b"put:three:secret\n"]
+    assert sealed.left() == []
+    assert [record.split(":")[:4] for record in sealed.records()][2][2] == "put"
+    assert "secret" not in sealed.settings.perm_log.read_text()
+
+
+def test_a_change_of_keys_is_known_at_once(sealed):
+    sealed.seal("1.0.1.put.l1", b"one\n")
+    sealed.look()
+    write_keys(sealed.settings.delayed_key_file, "new", "first")
+    sealed.seal("2.0.1.put.l1", b"two\n")
+    sealed.answer()
+    sealed.turn_until(lambda: len(sealed.sent) == 2)
+    assert sealed.sent == [b"one\n", b"two\n"]
+
+
+def test_whatever_byte_of_it_is_altered_it_is_never_sent_and_is_bad(sealed):
+    length = len(sealed.seal(NAME).read_bytes())
+    for place in range(length):
+        path = sealed.seal(f"2.{place}.1.put.l1")
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+    sealed.look()
+    sealed.answer()
+    assert sealed.sent == [b"put:a\n"]
+    assert len(os.listdir(sealed.directory / "bad")) == length
+
+
+def test_wherever_it_is_cut_it_is_never_sent_and_is_bad(sealed):
+    length = len(sealed.seal(NAME).read_bytes())
+    for place in range(length):
+        os.truncate(sealed.seal(f"2.{place}.1.put.l1"), place)
+    sealed.look()
+    sealed.answer()
+    assert sealed.sent == [b"put:a\n"]
+    assert len(os.listdir(sealed.directory / "bad")) == length
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda bench: bench.seal("2.0.1.put.l1").rename(bench.directory / NAME), "had another name"),
+        (
+            lambda bench: (bench.seal(NAME), write_keys(bench.settings.delayed_key_file, "old")),
+            "it is sealed with the key first, which is not in ",
+        ),
+        (lambda bench: bench.seal(NAME, b""), "it is empty"),
+        (lambda bench: bench.seal(NAME, b"put:a"), "it is cut off: it has no newline"),
+        (lambda bench: bench.seal(NAME, b"put:a\nput:b\n"), "it is more than one line"),
+        (lambda bench: bench.seal(NAME, b"exit\n"), "it is not for lond"),
+        (lambda bench: bench.seal(NAME, b"x" * 1001 + b"\n"), "it is longer than 1000 bytes"),
+        (
+            lambda bench: bench.file(NAME, b"x" * longest_sealed(1001) + b"\n"),
+            "it is longer than 1000 bytes",
+        ),
+    ],
+)
+def test_what_does_not_open_or_may_not_be_sent_then_is_bad(sealed, make, why, caplog):
+    make(sealed)
+    sealed.file("3.0.1.put.l1", b"good\n")
+    sealed.look()
+    assert sealed.sent == [b"good\n"]
+    assert os.listdir(sealed.directory / "bad") == [NAME]
+    assert why in caplog.text
+
+
+def test_the_longest_request_may_be_sealed(sealed):
+    sealed.seal(NAME, b"x" * 1000 + b"\n")
+    sealed.look()
+    assert sealed.sent == [b"x" * 1000 + b"\n"]
+
+
+@pytest.mark.parametrize("trouble", ["gone", "mode", "nonsense"])
+def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
+    keys = sealed.settings.delayed_key_file
+    sealed.seal("1.0.1.put.l1", b"one\n")
+    sealed.file("2.0.1.put.l1", b"two\n")
+    if trouble == "gone":
+        keys.rename(keys.with_name("elsewhere"))
+    elif trouble == "mode":
+        keys.chmod(0o644)
+    else:
+        keys.write_text("nonsense\n")
+    sealed.look()
+    assert sealed.sent == []
+    assert len(sealed.left()) == 2
+    (told,) = sealed.told
+    assert told.startswith(f"delayed transactions wait: {keys}:")
+    keys.unlink(missing_ok=True)
+    write_keys(keys, "first")
+    sealed.replay.look()
+    sealed.answer()
+    assert sealed.sent == [b"one\n", b"two\n"]
+
+
+def test_what_is_sealed_waits_where_no_key_file_is_set(sealed):
+    sealed.seal(NAME)
+    sealed.settings = replace(sealed.settings, delayed_key_file=None)
+    sealed.replay = sealed.make()
+    sealed.look()
+    assert (sealed.sent, sealed.left()) == ([], [NAME])
+    path = sealed.directory / NAME
+    assert sealed.told == [
+        f"delayed transactions wait: {path}: it is sealed, and loncDelayedKeyFile is not set"
+    ]
 
 
 def _fails(*_, **__):

@@ -1,0 +1,328 @@
+"""Sealing one line, and the file of the keys; nothing here is a daemon."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machine import as_nobody, in_child
+
+from lonc import seal
+from lonc.errors import CannotStart, Misconfigured
+from lonc.seal import Keyring, add_key, is_sealed, longest_sealed, read_keys, require_keys, sealed_by
+
+OLD, NEW = b"\x01" * 32, b"\x02" * 32
+FILE = Path("keys")
+NAME = "1700000000.0.4711.put.l1"
+
+KEYS = Keyring(FILE, {"new": NEW, "old": OLD})
+SEALED = KEYS.seal(b"put:msu:student1:grades:homework=9\n", "l1", NAME)
+
+lines = st.binary().map(lambda data: data.replace(b"\n", b"") + b"\n")
+
+
+def refused(sealed, host="l1", name=NAME):
+    """The reason."""
+    with pytest.raises(ValueError, match="it is sealed") as refusal:
+        KEYS.open(sealed, host, name)
+    return str(refusal.value)
+
+
+class TestOneLine:
+    def test_what_was_sealed_is_one_line_and_opens(self):
+        assert re.fullmatch(rb"lonc:sealed:1:new:[A-Za-z0-9+/=]+:sealed:lonc\n", SEALED)
+        assert KEYS.open(SEALED, "l1", NAME) == b"put:msu:student1:grades:homework=9\n"
+
+    def test_the_same_is_never_sealed_in_the_same_way(self):
+        assert len({KEYS.seal(b"x\n", "l1", NAME) for _ in range(100)}) == 100
+
+    def test_it_is_the_cipher_it_says(self):
+        """Opened by another implementation."""
+        from binascii import a2b_base64
+
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        data = a2b_base64(SEALED.split(b":")[4])
+        bound = b"lonc:sealed:1:new:l1:" + NAME.encode()
+        assert AESGCM(NEW).decrypt(data[:12], data[12:], bound).startswith(b"put:msu")
+
+    @given(lines, st.text(), st.text())
+    def test_whatever_is_sealed_opens_to_what_it_was_and_is_no_longer_than_was_said(
+        self, line, host, name
+    ):
+        """Invariant: open(seal(x)) == x, and seal(x) is one line that is known to be sealed."""
+        sealed = KEYS.seal(line, host, name)
+        assert KEYS.open(sealed, host, name) == line
+        assert sealed.find(b"\n") == len(sealed) - 1
+        assert is_sealed(sealed)
+        assert sealed_by(sealed) == "new"
+        assert len(sealed) <= longest_sealed(len(line))
+
+    @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
+    def test_whatever_byte_is_altered_it_does_not_open_and_is_not_taken_for_plain(self, place, change):
+        """Invariant: of all lines that differ from it in one byte, none opens, and none is plain."""
+        altered = bytearray(SEALED)
+        altered[place] ^= change
+        refused(bytes(altered))
+        assert is_sealed(bytes(altered))
+
+    def test_nor_where_a_bit_has_no_meaning_in_base64(self):
+        for length in range(3):
+            sealed = KEYS.seal(b"x" * length + b"\n", "l1", NAME)
+            end = sealed.index(b":sealed:lonc") - 1
+            for place in range(end - 4, end + 1):
+                for other in b"ABCDefgh0123+/=":
+                    altered = sealed[:place] + bytes([other]) + sealed[place + 1 :]
+                    if altered != sealed:
+                        refused(altered)
+
+    @given(st.integers(0, len(SEALED) - 1))
+    def test_wherever_it_is_cut_it_does_not_open(self, place):
+        """Invariant: no beginning of it opens, and none is a whole line."""
+        refused(SEALED[:place])
+        assert not SEALED[:place].endswith(b"\n")
+
+    @given(st.integers(1, len(SEALED) - len(seal.FOOT)))
+    def test_without_its_beginning_it_does_not_open_and_is_not_taken_for_plain(self, place):
+        """Invariant: no end of it opens, nor is plain while the mark there is whole."""
+        refused(SEALED[place:])
+        assert is_sealed(SEALED[place:])
+
+    @given(st.text(), st.text())
+    def test_under_another_name_or_host_it_does_not_open(self, host, name):
+        """Invariant: it opens for the host and name it was sealed for, and for no other."""
+        if (host, name) != ("l1", NAME):
+            refused(SEALED, host, name)
+
+    def test_what_was_moved_from_host_to_name_is_another_one(self):
+        refused(KEYS.seal(b"x\n", "l1", "1.x"), "l1:1", "x")
+
+    def test_a_line_of_another_key_does_not_open_and_the_key_is_told(self):
+        stranger = Keyring(FILE, {"stranger": b"\x03" * 32}).seal(b"x\n", "l1", NAME)
+        assert refused(stranger) == "it is sealed with the key stranger, which is not in keys"
+        impostor = Keyring(FILE, {"new": b"\x03" * 32}).seal(b"x\n", "l1", NAME)
+        assert "cut or altered" in refused(impostor)
+
+    def test_the_first_key_seals_and_all_open(self):
+        with_old = Keyring(FILE, {"old": OLD}).seal(b"x\n", "l1", NAME)
+        assert (sealed_by(with_old), KEYS.first) == ("old", "new")
+        assert KEYS.open(with_old, "l1", NAME) == b"x\n"
+
+    @pytest.mark.parametrize(
+        "line", [b"put:a\n", b"\n", b"", b"lonc:status\n", b"echo:lonc:sealed:1:new:x\n"]
+    )
+    def test_what_is_plain(self, line):
+        assert not is_sealed(line)
+        assert sealed_by(line) is None
+
+    def test_the_longest_is_reached(self):
+        keys = Keyring(FILE, {"k" * 32: NEW})
+        for length in range(50):
+            assert len(keys.seal(b"x" * length, "l1", NAME)) == longest_sealed(length)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def public():
+    """A directory that others may look into."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o777)
+        yield Path(place)
+
+
+def written(file, text, mode=0o640):
+    file.write_text(text)
+    file.chmod(mode)
+    return file
+
+
+def fault(file):
+    with pytest.raises(Misconfigured) as refusal:
+        read_keys(file)
+    return str(refusal.value)
+
+
+class TestTheFile:
+    def test_keys_comments_and_blank_lines(self, file):
+        text = f"# ours\n\n  new:{NEW.hex()}\n\told:{OLD.hex().upper()} \n#{OLD.hex()}\n"
+        keys = read_keys(written(file, text))
+        assert keys.first == "new"
+        assert keys.open(SEALED, "l1", NAME)
+        assert keys.open(Keyring(FILE, {"old": OLD}).seal(b"x\n", "l1", NAME), "l1", NAME) == b"x\n"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "new",
+            f"new:{NEW.hex()[1:]}",
+            f"new:{NEW.hex()}0",
+            f"new:{NEW.hex()[1:]}g",
+            f":{NEW.hex()}",
+            f"{'k' * 33}:{NEW.hex()}",
+            f"n_w:{NEW.hex()}",
+            f"new:{NEW.hex()} # ours",
+            NEW.hex(),
+        ],
+    )
+    def test_what_is_no_key_is_told_with_its_line_and_not_repeated(self, file, line):
+        said = fault(written(file, f"# keys\nold:{OLD.hex()}\n{line}\n"))
+        assert said == f"{file}:3: a key is KEYID:64 hex digits, and this is none"
+
+    def test_a_key_that_stands_there_twice(self, file):
+        said = fault(written(file, f"a:{NEW.hex()}\na:{OLD.hex()}\n"))
+        assert said == f"{file}:2: the key a stands here twice"
+
+    @pytest.mark.parametrize("text", ["", "# none\n\n"])
+    def test_a_file_without_keys(self, file, text):
+        assert f"{file}: no key stands in it" in fault(written(file, text))
+
+    @pytest.mark.parametrize("mode", [0o641, 0o642, 0o644])
+    def test_what_others_may_touch_is_refused(self, file, mode):
+        said = fault(written(file, f"a:{NEW.hex()}\n", mode))
+        assert said == f"{file}: its mode {mode:04o} lets others at the keys: chmod o= {file}"
+
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+    def test_what_is_no_file_is_refused_and_not_waited_for(self, file, make):
+        make(file)
+        assert fault(file) == f"{file}: a key file is a regular file, and this is none"
+
+    def test_what_is_not_there_or_may_not_be_read(self, public):
+        file = public / "keys"
+        assert fault(file) == f"{file}: No such file or directory"
+        written(file, f"a:{NEW.hex()}\n", 0o600)
+        if os.getuid() == 0:
+            assert as_nobody(lambda: fault(file)) == f"{file}: Permission denied"
+
+    def test_without_the_library_it_says_so(self, file, monkeypatch):
+        written(file, f"a:{NEW.hex()}\n")
+        monkeypatch.setitem(sys.modules, "Crypto.Cipher", None)
+        assert fault(file) == f"{file}: keys need pycryptodome: pip install pycryptodome"
+
+    def test_who_needs_keys_is_told_and_who_needs_none_is_not(self, file):
+        require_keys(None)
+        with pytest.raises(CannotStart, match="keys: No such file or directory"):
+            require_keys(file)
+        require_keys(written(file, f"a:{NEW.hex()}\n"))
+
+    def test_the_library_is_loaded_only_for_who_has_keys(self, file):
+        written(file, f"a:{NEW.hex()}\n")
+        program = (
+            "import sys, pathlib, lonc.child, lonc.lonnet, lonc.cli; from lonc.seal import require_keys;"
+            "require_keys(None); print('Crypto' in sys.modules);"
+            "require_keys(pathlib.Path(sys.argv[1])); print('Crypto' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True)
+        assert done.stdout.split() == ["False", "True"]
+
+
+class TestANewKey:
+    def test_it_makes_the_file(self, file, tmp_path):
+        key_id = add_key(file, tmp_path)
+        assert re.fullmatch(r"20\d{6}-[0-9a-f]{6}", key_id)
+        assert read_keys(file).first == key_id
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        assert os.listdir(tmp_path) == ["keys"]
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+    def test_a_new_file_belongs_to_whom_the_directory_belongs(self, file, tmp_path):
+        os.chown(tmp_path, 65534, 65533)
+        add_key(file, tmp_path)
+        assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
+
+    def test_where_it_cannot_be_given_away_it_is_ours(self, public):
+        file = public / "keys"
+
+        def add():
+            add_key(file, Path("/"))
+            return f"{file.stat().st_uid == os.getuid()} {stat.S_IMODE(file.stat().st_mode):o}"
+
+        assert as_nobody(add) == "True 640"
+
+    def test_it_comes_in_front_of_the_old_ones_and_all_else_stays(self, file, tmp_path):
+        written(file, f"# ours\n\nb:{OLD.hex()}\na:{NEW.hex()}\n# end", 0o600)
+        if os.getuid() == 0:
+            os.chown(file, 65534, 65533)
+        before = file.stat()
+        key_id = add_key(file, tmp_path)
+        text = file.read_text()
+        assert re.fullmatch(
+            rf"# ours\n\n{key_id}:[0-9a-f]{{64}}\nb:{OLD.hex()}\na:{NEW.hex()}\n# end", text
+        )
+        after = file.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (
+            before.st_mode,
+            before.st_uid,
+            before.st_gid,
+        )
+
+    def test_through_a_link_the_file_itself_gets_it(self, file, tmp_path):
+        target = tmp_path / "elsewhere"
+        file.symlink_to(target)
+        add_key(file, tmp_path)
+        assert file.is_symlink()
+        assert target.read_text() == file.read_text()
+
+    def test_no_two_keys_are_the_same(self, file, tmp_path, monkeypatch):
+        ids = iter(["one", "one", "two"])
+        monkeypatch.setattr(seal, "_new_id", lambda: next(ids))
+        assert [add_key(file, tmp_path), add_key(file, tmp_path)] == ["one", "two"]
+        one, two = re.findall(r"^(?:one|two):(\w+)$", file.read_text(), re.M)
+        assert one != two
+
+    def test_a_file_with_faults_stays_as_it_is(self, file, tmp_path):
+        written(file, "nonsense\n")
+        with pytest.raises(Misconfigured, match="keys:1:"):
+            add_key(file, tmp_path)
+        assert file.read_text() == "nonsense\n"
+        assert os.listdir(tmp_path) == ["keys"]
+
+    def test_two_at_a_time_do_not_lose_one(self, file, tmp_path):
+        (tmp_path / ".keys.new").touch()
+        with pytest.raises(FileExistsError):
+            add_key(file, tmp_path)
+        assert os.listdir(tmp_path) == [".keys.new"]  # it is the other's
+
+    def test_the_disk_has_it_before_it_has_its_name(self, file, tmp_path, monkeypatch):
+        done = []
+        fsync, rename = os.fsync, os.rename
+
+        def note(fd):
+            done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+            fsync(fd)
+
+        def note_rename(old, new):
+            assert os.path.getsize(old) > 64
+            done.append("rename")
+            rename(old, new)
+
+        monkeypatch.setattr(os, "fsync", note)
+        monkeypatch.setattr(os, "rename", note_rename)
+        add_key(file, tmp_path)
+        assert done == [".keys.new", "rename", tmp_path.name]
+
+    def test_nobody_else_sees_it_before_its_mode_is_set(self, file, tmp_path, monkeypatch):
+        seen = []
+        urandom = os.urandom
+
+        def look(size):
+            seen.append(stat.S_IMODE((tmp_path / ".keys.new").stat().st_mode))
+            return urandom(size)
+
+        monkeypatch.setattr(os, "urandom", look)
+
+        def add():
+            os.umask(0)
+            add_key(file, tmp_path)
+            return f"{max(seen) & 0o007:o} {stat.S_IMODE(file.stat().st_mode):o}"
+
+        assert in_child(add) == "0 640"
