@@ -18,10 +18,11 @@ A tour, in reading order:
 - the daemon: `launch` becomes it, with the `privileges` that it is to have, `instance` makes it the only
   one and finds it, `shutdown` ends it, `systemd` is told;
 - what waits on the disk for a host to come back: `delayed`, under a `seal` if there are keys, which its
-  child carries out by a `replay`; the parent sees only the `post`;
+  child carries out by a `replay`; the parent sees only the `post`; what is done by hand is `custody`;
 - what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
 - whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;
-- the commands: `cli`, with `operation`, `monitoring` and `sending`, which read the files by `sources`;
+- the commands: `cli`, with `operation`, `monitoring`, `sending` and `safekeeping`, which read the files
+  by `sources`;
 - beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, and `demo`,
   which makes an `authority` for its certificates;
 - what can go wrong: `errors`.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lonc import __version__, monitoring, operation, sending
+from lonc import __version__, monitoring, operation, safekeeping, sending
 from lonc.errors import DONE, FAILED, LoncError, Misconfigured
 from lonc.health import DEFAULT
 from lonc.hosts import find_host
@@ -33,6 +33,7 @@ EXAMPLES = {
     "check": "check",
     "send": "send --parallel 8 msul1 - < requests",
     "ping": "ping msul1 msul2",
+    "delayed": "delayed list",
     "lond": "lond msul1 --database msul1.sqlite",
     "demo": "demo",
 }
@@ -163,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     ping.add_argument("hosts", metavar="HOST", nargs="*", help="all, if none is named")
     ping.set_defaults(command=sending.ping)
 
+    delayed = commands.add_parser("delayed", help="look after delayed transactions, and their keys")
+    _add_delayed(delayed)
+
     lond = commands.add_parser("lond", help="serve as a host of the table, to try lonc on this machine")
     lond.add_argument("host", metavar="HOST")
     lond.add_argument("--database", metavar="FILE", type=Path, help="SQLite; in memory if not named")
@@ -177,6 +181,39 @@ def _parser() -> argparse.ArgumentParser:
     examples = "".join(f"  {name:{width}}lonc {example}\n" for name, example in EXAMPLES.items())
     parser.epilog = f"examples:\n{examples}"
     return parser
+
+
+def _add_delayed(delayed: argparse.ArgumentParser) -> None:
+    commands = delayed.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    keygen = commands.add_parser("keygen", help="make a new key, which seals from now on")
+    help_ = "by default that of loncDelayedKeyFile; it is made if need be"
+    keygen.add_argument("file", metavar="FILE", nargs="?", type=Path, help=help_)
+    keygen.set_defaults(command=safekeeping.keygen)
+
+    list_ = commands.add_parser("list", help="tell what waits, and how it is sealed")
+    list_.set_defaults(command=safekeeping.list_)
+
+    show = commands.add_parser("show", help="print a request")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(command=safekeeping.show)
+
+    help_ = "seal with the first key what waits and is not"
+    reseal = commands.add_parser("reseal", help=help_)
+    reseal.set_defaults(command=safekeeping.reseal)
+
+    requeue = commands.add_parser("requeue", help="let what was bad wait again")
+    requeue.add_argument("--all", action="store_true", help="all that is bad")
+    requeue.add_argument("names", metavar="NAME", nargs="*")
+    requeue.set_defaults(command=safekeeping.requeue)
+
+    drop = commands.add_parser("drop", help="remove what is not to be carried out any more")
+    drop.add_argument("--host", metavar="ID", help="all that waits for it; in the table or not")
+    drop.add_argument("names", metavar="NAME", nargs="*")
+    drop.set_defaults(command=safekeeping.drop)
+
+    for command in (list_, show, drop):
+        command.add_argument("--bad", action="store_true", help="only what was put aside as bad")
 
 
 def _lond(options: argparse.Namespace) -> int:

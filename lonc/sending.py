@@ -175,7 +175,7 @@ def ping(options: argparse.Namespace) -> int:
     answers = [workers.submit(id_.encode()) for id_, _ in asked]
     for (id_, host), answer in zip(asked, answers, strict=True):
         reply, seconds = answer.result()
-        print(f"{id_:<{width}}  {seconds * 1000:8.1f} ms  {_printable(reply)}", flush=True)
+        print(f"{id_:<{width}}  {seconds * 1000:8.1f} ms  {printable(reply)}", flush=True)
         if reply == lonnet.CON_LOST:
             status = FAILED
             complain(settings, host.name)
@@ -206,8 +206,8 @@ def complain(settings: Settings, name: str) -> None:
         print(f"lonc: cannot connect to {path}: {os.strerror(refusal)}", file=sys.stderr)
 
 
-def _printable(reply: bytes) -> str:
-    """What another machine said, fit for a terminal."""
+def printable(reply: bytes) -> str:
+    """What others said, fit for a terminal."""
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in reply.decode(errors="backslashreplace")

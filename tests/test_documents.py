@@ -39,6 +39,15 @@ def test_a_command_stands_everywhere(command):
     assert f"example: lonc {EXAMPLES[command]}" in done.stdout
 
 
+def test_every_command_of_delayed_stands_everywhere():
+    done = subprocess.run([*LONC, "delayed", "--help"], capture_output=True, text=True, check=True)
+    commands = re.findall(r"^    ([a-z]+) ", done.stdout, re.M)
+    assert "reseal" in commands
+    for command in commands:
+        assert re.search(rf"^\.It Cm {command}\b", read("etc", "man", "lonc.8"), re.M)
+        assert f"lonc delayed {command}" in " ".join(read("README.md").split())
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_stands_everywhere(setting):
     assert re.search(rf"^\.It Cm {setting}\b", read("etc", "man", "loncapa.conf.5"), re.M)

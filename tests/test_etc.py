@@ -33,10 +33,19 @@ def completed(machine, *words):
         (["lonc", "send", "ms"], ["msul1", "msul2"]),
         (["lonc", "status", "--j"], ["--json"]),
         (["lonc", "start", "ms"], []),
+        (["lonc", "delayed", "re"], ["reseal", "requeue"]),
+        (["lonc", "delayed", "drop", "--ho"], ["--host"]),
+        (["lonc", "delayed", "drop", "--host", "ms"], ["msul1", "msul2"]),
+        (["lonc", "delayed", "show", ""], ["1.0.1.put.msul1"]),
+        (["lonc", "delayed", "drop", "--bad", ""], ["2.0.1.put.msul1"]),
+        (["lonc", "delayed", "requeue", "2"], ["2.0.1.put.msul1"]),
     ],
 )
 def test_completion(machine, words, offered):
     machine.hosts("msul1", "msul2", "other")
+    (machine.sockets / "delayed" / "bad").mkdir(parents=True)
+    (machine.sockets / "delayed" / "1.0.1.put.msul1").touch()
+    (machine.sockets / "delayed" / "bad" / "2.0.1.put.msul1").touch()
     assert completed(machine, *words) == offered
 
 

@@ -98,6 +98,8 @@ MAY_IMPORT = {
         "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
         "privileges", "process", "socket_file", "status",
     },
+    "custody": {"configuration", "delayed", "errors", "seal"},
+    "safekeeping": {"custody", "errors", "health", "seal", "sending", "sources"},
     "shutdown": {"configuration", "control", "errors", "hosts", "instance", "privileges"},
     "lonnet": {"configuration", "delayed", "errors", "hosts"},
     "loopback": {

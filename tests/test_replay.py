@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from delayed_files import write_keys
 
+from lonc import custody
 from lonc.configuration import Settings
+from lonc.errors import LoncError
 from lonc.event_loop import EventLoop
 from lonc.replay import Replay
 from lonc.seal import longest_sealed, read_keys
@@ -403,6 +405,60 @@ def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
     sealed.replay.look()
     sealed.answer()
     assert sealed.sent == [b"one\n", b"two\n"]
+
+
+JUST_THEN = pytest.mark.parametrize(
+    ("module", "call"), [(os, "open"), (fcntl, "flock")], ids=["before it opens", "before it locks"]
+)
+
+
+def just_before(monkeypatch, module, call, path, act):
+    """Do something just before that file is opened, or any locked; the next time nothing."""
+    original = getattr(module, call)
+
+    def late(subject, *more):
+        if call == "flock" or subject == path:
+            monkeypatch.setattr(module, call, original)
+            act()
+        return original(subject, *more)
+
+    monkeypatch.setattr(module, call, late)
+    return lambda: getattr(module, call) is original
+
+
+@JUST_THEN
+def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, module, call):
+    path = sealed.seal(NAME, b"one\n")
+    os.utime(path, (0, 0))
+    keys = sealed.settings.delayed_key_file
+    entry = custody.find(sealed.settings, NAME, False)
+
+    def reseal(*ids):
+        custody.reseal(read_keys(write_keys(keys, *ids)), entry)
+
+    sealed.replay.look()
+    acted = just_before(monkeypatch, module, call, path, lambda: reseal("second", "first"))
+    sealed.turn_until(acted)
+    assert sealed.sent == []
+    sealed.turn_until(lambda: sealed.sent)
+    assert custody.sealed_with(entry) == "second"
+    with pytest.raises(LoncError, match="it is in flight"):
+        reseal("third", "second")
+    sealed.answer()
+    sealed.turn_until(lambda: sealed.replay._next_look is None)
+    assert (sealed.sent, sealed.left()) == ([b"one\n"], [])
+
+
+@JUST_THEN
+def test_what_is_dropped_just_then_is_not_carried_out(sealed, monkeypatch, module, call):
+    path = sealed.seal(NAME, b"one\n")
+    entry = custody.find(sealed.settings, NAME, False)
+    sealed.replay.look()
+    acted = just_before(monkeypatch, module, call, path, lambda: custody.drop(sealed.settings, entry))
+    sealed.turn_until(acted)
+    sealed.turn_until(lambda: sealed.replay._next_look is None)
+    assert (sealed.sent, sealed.left()) == ([], [])
+    assert [record.split(":")[:3] for record in sealed.records()] == [["F", "l1", "one"]]
 
 
 def test_what_is_sealed_waits_where_no_key_file_is_set(sealed):

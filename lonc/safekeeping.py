@@ -1,0 +1,150 @@
+"""The commands that look after delayed transactions, and after the keys they are sealed with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from lonc import custody
+from lonc.custody import Entry
+from lonc.errors import DONE, FAILED, LoncError, UsageError
+from lonc.health import short_time
+from lonc.seal import add_key, read_keys
+from lonc.sending import printable
+from lonc.sources import load
+
+
+def keygen(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+    file: Path | None = options.file or settings.delayed_key_file
+    if file is None:
+        raise UsageError("loncDelayedKeyFile is not set: name a file")
+    file = file.absolute()
+    is_new = not os.path.lexists(file)
+    try:
+        key_id = add_key(file, like=settings.socket_directory)
+    except FileExistsError as error:
+        raise LoncError(
+            f"{error.filename} is in the way: another keygen's, or left by one that died; then remove it"
+        ) from error
+    except OSError as error:
+        raise LoncError(f"cannot write {file}: {error.strerror}") from error
+    print(f"{file}: the key {key_id} seals from now on")
+    if is_new:
+        print("Its owner and group may read it: lonc must be one of them, and programs that save.")
+        print("Keep a copy elsewhere: without it nobody can read what was sealed.")
+    if file != settings.delayed_key_file:
+        print(f"Write `PerlSetVar loncDelayedKeyFile {file}` into the configuration, and `lonc reload`.")
+    print("`lonc delayed reseal` seals with it what waits already.")
+    if not is_new:
+        print("When `lonc delayed list`, also with --bad, shows an older key no more, it may go.")
+    return DONE
+
+
+def list_(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+    entries = custody.bad(settings) if options.bad else custody.waiting(settings)
+    rows = [row for entry in entries if (row := _row(entry)) is not None]
+    if not rows:
+        print("nothing is bad" if options.bad else "nothing waits")
+        return DONE
+    rows.insert(0, ("NAME", "HOST", "AGE", "SIZE", "SEALED"))
+    name, host, age, size, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for row in rows:
+        print(
+            "{:{}}  {:{}}  {:>{}}  {:>{}}  {}".format(
+                row[0], name, row[1], host, row[2], age, row[3], size, row[4]
+            )
+        )
+    return DONE
+
+
+def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
+    """None for what is gone."""
+    try:
+        found = os.lstat(entry.path)
+    except OSError:
+        return None
+    since = found.st_mtime if entry.name is None else entry.name.time
+    age = short_time(max(0.0, time.time() - since)).replace(" ", "")
+    try:
+        sealed = custody.sealed_with(entry) or "plain"
+    except OSError:
+        sealed = "unreadable"
+    except LoncError:
+        sealed = "no file"
+    return _shown(entry.path.name), entry.host, age, str(found.st_size), sealed
+
+
+def show(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+
+    def show_one(text: str) -> None:
+        request = custody.request(settings, custody.find(settings, text, options.bad))
+        if sys.stdout.isatty():
+            print(printable(request))
+        else:
+            sys.stdout.buffer.write(request + b"\n")
+
+    return _each([options.name], show_one)
+
+
+def reseal(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+    if settings.delayed_key_file is None:
+        raise UsageError("loncDelayedKeyFile is not set")
+    keys = read_keys(settings.delayed_key_file)
+    entries = {entry.path.name: entry for entry in custody.waiting(settings)}
+    return _each(list(entries), lambda text: custody.reseal(keys, entries[text]))
+
+
+def requeue(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+    if bool(options.names) == options.all:
+        raise UsageError("requeue wants names, or --all")
+    names = options.names or [entry.path.name for entry in custody.bad(settings)]
+    return _each(names, lambda text: custody.requeue(settings, custody.find(settings, text, True)))
+
+
+def drop(options: argparse.Namespace) -> int:
+    settings, _ = load(options)
+    if bool(options.names) == (options.host is not None):
+        raise UsageError("drop wants names, or --host ID")
+    names = options.names
+    if not names:
+        entries = custody.bad(settings) if options.bad else custody.waiting(settings)
+        names = [entry.path.name for entry in entries if entry.host == options.host]
+        if not names:
+            host = options.host
+            raise UsageError(f"nothing of {host} is bad" if options.bad else f"nothing waits for {host}")
+    find = partial(custody.find, settings, only_bad=options.bad)
+    return _each(names, lambda text: custody.drop(settings, find(text)))
+
+
+def _each(names: Sequence[str], act: Callable[[str], str | None]) -> int:
+    """Do it to each, and tell what was done, or why not. Returns the exit status."""
+    for text in names:
+        if "/" in text:
+            raise UsageError(f"{text!r} is no name: it has a slash")
+    statuses = {DONE}
+    for text in names:
+        shown = _shown(text)
+        try:
+            said = act(text)
+        except (LoncError, OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            print(f"lonc: {shown}: {why}", file=sys.stderr)
+            statuses.add(error.exit_status if isinstance(error, LoncError) else FAILED)
+        else:
+            if said is not None:
+                print(f"{shown}: {said}", flush=True)
+    return FAILED if FAILED in statuses else max(statuses)
+
+
+def _shown(name: str) -> str:
+    return printable(os.fsencode(name))
