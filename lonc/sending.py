@@ -20,8 +20,9 @@ from typing import Generic, TypeVar
 
 from lonc import lonnet
 from lonc.configuration import Settings
-from lonc.errors import DONE, FAILED, UsageError
+from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.hosts import Host, find_host
+from lonc.seal import require_keys
 from lonc.sources import load
 
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
@@ -51,6 +52,8 @@ def send(options: argparse.Namespace) -> int:
             if reply in (lonnet.CON_LOST, lonnet.CON_FAILED):
                 status = FAILED
                 complain(settings, host.name)
+            if reply == lonnet.CON_FAILED:
+                _complain_of_keys(settings)
             progress.replied()
     progress.clear()
     return status
@@ -204,6 +207,14 @@ def complain(settings: Settings, name: str) -> None:
         print(f"lonc: nobody listens at {path}: is lonc running?", file=sys.stderr)
     elif refusal not in (0, errno.EAGAIN):
         print(f"lonc: cannot connect to {path}: {os.strerror(refusal)}", file=sys.stderr)
+
+
+def _complain_of_keys(settings: Settings) -> None:
+    """con_failed may mean that it could not be sealed."""
+    try:
+        require_keys(settings.delayed_key_file)
+    except CannotStart as error:
+        print(f"lonc: {error}", file=sys.stderr)
 
 
 def printable(reply: bytes) -> str:

@@ -87,7 +87,7 @@ MAY_IMPORT = {
         "configuration", "control", "delayed", "errors", "hosts", "instance", "launch", "log", "post",
         "shutdown", "sources", "status",
     },
-    "sending": {"configuration", "errors", "hosts", "lonnet", "sources"},
+    "sending": {"configuration", "errors", "hosts", "lonnet", "seal", "sources"},
     "monitoring": {
         "configuration", "control", "errors", "exporter", "health", "instance", "page", "sources",
         "status", "table", "top",

@@ -255,6 +255,13 @@ class TestTheDaemon:
         finished = machine.command("restart")
         assert finished.stderr.decode() == f"lonc: {fault}; nothing is stopped\n"
 
+    def test_who_saves_by_hand_is_told_why_it_failed(self, machine, put, keys):
+        put("1.0.1.put.l1")  # so that nothing is tried first
+        keys.chmod(0o644)
+        finished = machine.command("send", "--critical", "l1", "put:x")
+        assert (finished.returncode, finished.stdout) == (1, b"con_failed\n")
+        assert f"lonc: {keys}: its mode 0644 lets others at the keys" in finished.stderr.decode()
+
     def test_a_reload_with_a_faulty_key_file_changes_nothing(self, machine, keys):
         machine.start()
         before = machine.children()
