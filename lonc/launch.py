@@ -182,7 +182,8 @@ def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
     if who is None:
         return []
     files = [path for path in privileges.own_files(settings) if not privileges.is_roots(path)]
-    return privileges.answered_as(who, partial(privileges.missing, who, settings, files, load))
+    said = privileges.answered_as(who, partial(privileges.missing, who, settings, files, load))
+    return list(dict.fromkeys(said))
 
 
 class _Report:

@@ -24,8 +24,6 @@ from lonc.errors import CannotStart, Misconfigured
 from lonc.process import fork
 
 OTHERS = 0o007
-IN_A_FILE = os.R_OK | os.W_OK
-IN_A_DIRECTORY = IN_A_FILE | os.X_OK
 
 
 @dataclass(frozen=True)
@@ -150,6 +148,7 @@ def missing(
     """As `who`: a sentence for each thing that we cannot do and will have to.
 
     That is to read configuration and table by `load`, and to write in our directories and in `files`.
+    The same may be said several times.
     """
     try:
         load()
@@ -164,13 +163,20 @@ def missing(
     for path in [settings.socket_directory, settings.log_directory, *files]:
         if (closed := _not_entered(who, path)) is not None:
             yield closed
-        elif os.path.exists(path) and not os.access(
-            path, IN_A_DIRECTORY if path.is_dir() else IN_A_FILE
-        ):
-            mine = path.stat().st_uid == who.uid
-            how = f"chmod u+rwX {path}" if mine else f"chown {who.user} {path}"
-            yield f"{who.user} (loncUser) cannot write {path}: {how}"
+        elif os.path.exists(path) and not os.access(path, _in(path)):
+            yield f"{who.user} (loncUser) cannot write {path}: {_how_to_write(who, path)}"
     yield from _not_read(who, settings)
+
+
+def _in(path: Path) -> int:
+    return os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+
+
+def _how_to_write(who: Identity, path: Path) -> str:
+    if path.is_symlink():  # perhaps somebody's trap: nothing there is to be changed unseen
+        return f"it is a link to {os.readlink(path)}"
+    mine = path.stat().st_uid == who.uid
+    return f"chmod u+rwX {path}" if mine else f"chown {who.user} {path}"
 
 
 def _not_entered(who: Identity, path: Path) -> str | None:

@@ -73,6 +73,23 @@ def test_the_log_is_rotated_and_goes_on(machine):
     assert machine.log_file.with_name("lonc.log.1").read_text() == before
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
+def test_the_log_of_a_user_is_rotated_by_that_user(public):
+    public.configure(loncUser="nobody")
+    public.start()
+    rules = public.directory / "logrotate.conf"
+    text = (ETC / "logrotate.d" / "lonc").read_text()
+    text = text.replace("/home/httpd/perl/logs/lonc.log", str(public.log_file))
+    group = public.log_file.group()
+    rules.write_text(text.replace("#su www-data www-data", f"su nobody {group}"))
+    subprocess.run(["logrotate", "-f", "-s", public.directory / "logrotate.state", rules], check=True)
+    public.command("reload")
+    eventually(lambda: public.log_file.exists() and "reloaded, 1 host" in public.log())
+    rotated = public.log_file.with_name("lonc.log.1")
+    assert [path.owner() for path in (public.log_file, rotated)] == ["nobody"] * 2
+
+
 def test_the_unit_of_systemd_says_what_the_readme_says():
     unit = (ETC / "systemd" / "lonc.service").read_text()
     assert "ExecStart=/opt/lonc/bin/lonc run\n" in unit

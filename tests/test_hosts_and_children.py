@@ -360,7 +360,7 @@ class TestDelayed:
             machine.stop()
 
     def test_what_was_meant_for_lonc_itself_never_reaches_lond(self, machine):
-        machine.sockets.mkdir()
+        machine.sockets.mkdir(mode=0o750)
         own = (b"lonc:status", b"reset_retries", b"close_connection_exit")
         for request in own:
             assert lonnet.critical(request, "l1", settings=machine.settings()) == b"con_delayed"

@@ -23,7 +23,7 @@ from lonc.errors import Misconfigured
 @pytest.fixture
 def settings(machine):
     """Of a machine whose socket directory exists, with nobody in it."""
-    machine.sockets.mkdir()
+    machine.sockets.mkdir(mode=0o750)
     settings, faults = read_settings(machine.configuration)
     assert faults == []
     return settings
@@ -536,7 +536,7 @@ class TestCritical:
         assert perm_log() == [b"F:l1:put", b"D:l1:put"]
 
     def test_a_key_file_that_is_not_named_properly_is_one_that_cannot_be_used(self, machine):
-        machine.sockets.mkdir()
+        machine.sockets.mkdir(0o750)
         machine.configure(loncDelayedKeyFile="keys")
         program = "from lonc import lonnet; print(lonnet.critical('put:secret', 'l1', timeout=0.01))"
         environment = {**os.environ, "LONC_CONF": str(machine.configuration)}

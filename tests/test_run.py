@@ -666,7 +666,7 @@ class TestParentAndChild:
 
     def test_a_socket_that_cannot_be_bound_leaves_nothing_behind(self, machine):
         machine.hosts("l1", "l2")
-        machine.sockets.mkdir()
+        machine.sockets.mkdir(mode=0o750)
         (machine.sockets / "l2").mkdir()
         assert machine.run(wait=False).wait(20) == 1
         assert f"lonc: {machine.sockets}/l2 is in the way, and no socket: remove it" in machine.log()

@@ -24,7 +24,7 @@ def keys(machine):
     machine.configure(
         loncDelayedKeyFile=file, loncDelayedInterval=0.2, loncRetryDelay=0.2, loncRetryMaxDelay=0.2
     )
-    machine.sockets.mkdir()
+    machine.sockets.mkdir(0o750)
     (machine.directory / "daemons" / "logs").mkdir()
     return write_keys(file, "first", "old")
 

@@ -20,7 +20,7 @@ def test_kills_at_random_moments(machine):
 def test_a_client_at_any_step_of_saving(machine):
     """There is the whole file or none, and if it was told that there is one, there is one."""
     settings = machine.settings()
-    machine.sockets.mkdir()
+    machine.sockets.mkdir(mode=0o750)
     unpromised = 0
     for step in itertools.count(1):
         request = b"put:%d" % step
