@@ -3,6 +3,7 @@
     LoncError
     ├── UsageError        the command line asks for what does not exist: cli says so
     ├── Misconfigured     faults in loncapa.conf or hosts.tab: cli prints them all, a reload refuses them
+    │                     in the key file: what is to be sealed is not saved, what is sealed waits
     ├── CannotStart       the machine is in the way: cli says so, a reload too
     │   └── Busy          another daemon is: `start` looks whether it is the one that was wanted
     ├── NotRunning        there is no daemon to be asked: cli says so
@@ -50,7 +51,7 @@ class UsageError(LoncError):
 
 
 class Misconfigured(LoncError):
-    """One or more faults in the configuration or the hosts table."""
+    """One or more faults in the configuration, the hosts table or the key file."""
 
     exit_status = MISCONFIGURED
 

@@ -54,13 +54,10 @@ def list_(options: argparse.Namespace) -> int:
         print("nothing is bad" if options.bad else "nothing waits")
         return DONE
     rows.insert(0, ("NAME", "HOST", "AGE", "SIZE", "SEALED"))
-    name, host, age, size, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    for row in rows:
-        print(
-            "{:{}}  {:{}}  {:>{}}  {:>{}}  {}".format(
-                row[0], name, row[1], host, row[2], age, row[3], size, row[4]
-            )
-        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, host, age, size, sealed in rows:
+        words = name.ljust(widths[0]), host.ljust(widths[1])
+        print(*words, age.rjust(widths[2]), size.rjust(widths[3]), sealed, sep="  ")
     return DONE
 
 
@@ -84,14 +81,18 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
 def show(options: argparse.Namespace) -> int:
     settings, _ = load(options)
 
+    found: list[bytes] = []
+
     def show_one(text: str) -> None:
-        request = custody.request(settings, custody.find(settings, text, options.bad))
+        found.append(custody.request(settings, custody.find(settings, text, options.bad)))
+
+    status = _each([options.name], show_one)
+    for request in found:
         if sys.stdout.isatty():
             print(printable(request))
         else:
             sys.stdout.buffer.write(request + b"\n")
-
-    return _each([options.name], show_one)
+    return status
 
 
 def reseal(options: argparse.Namespace) -> int:
