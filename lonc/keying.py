@@ -86,8 +86,10 @@ class Keying:
 def require_certificates(settings: Settings) -> None:
     """Raises CannotStart where they are needed, and cannot be used."""
     if settings.key_mode in (SSL, AUTO) and settings.certificates is not None:
-        from lonc.tls import client_context
-
+        try:
+            from lonc.tls import client_context
+        except ImportError as error:  # since the start we have become who may not read it
+            raise CannotStart(f"cannot use TLS: {error}") from error
         client_context(settings.certificates)
 
 

@@ -20,7 +20,7 @@ from lonc.control import ask, ask_phase
 from lonc.errors import Busy, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.instance import State
-from lonc.limits import within_limits
+from lonc.limits import require_usable, within_limits
 from lonc.log import in_one_line, logger, open_log
 from lonc.parent import Load, Parent
 from lonc.process import forbid_core_dumps, fork
@@ -168,22 +168,35 @@ def _become_the_user(settings: Settings, load: Load) -> None:
         for path in files:
             with contextlib.suppress(OSError):  # what is then missing is told below
                 privileges.hand_over(path, who)
+    _unusable(settings)  # imports what it needs: as the user we may not read where Python lies
     privileges.become(who)
     for sentence in privileges.missing(who, settings, files, load):
         raise CannotStart(sentence)
 
 
 def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
-    """What would still be missing to the daemon's user, asked by whoever may become it."""
+    """What would still be missing to whoever the daemon will be; as that user, if we may become it."""
     try:
         who = privileges.identity(settings)
     except CannotStart as error:
         return [str(error)]
+    unusable = _unusable(settings)  # (and what it imports the user may not be able to read)
     if who is None:
-        return []
+        return unusable
     files = [path for path in privileges.own_files(settings) if not privileges.is_roots(path)]
-    said = privileges.answered_as(who, partial(privileges.missing, who, settings, files, load))
-    return list(dict.fromkeys(said))
+
+    def ask() -> list[str]:
+        return [*privileges.missing(who, settings, files, load), *_unusable(settings)]
+
+    return list(dict.fromkeys(privileges.answered_as(who, ask)))
+
+
+def _unusable(settings: Settings) -> list[str]:
+    try:
+        require_usable(settings)
+    except CannotStart as error:
+        return [str(error)]
+    return []
 
 
 class _Report:

@@ -18,11 +18,9 @@ from lonc.seal import require_keys
 def within_limits(settings: Settings, hosts: int) -> Settings:
     """`settings`, with fewer clients a host if there are few open files.
 
-    Raises CannotStart where there are too few even for one, or for so many hosts, where connections
-    cannot come from `loncBindAddress`, or certificates or keys are needed and cannot be used.
+    Raises CannotStart where there are too few even for one, or for so many hosts, or where connections
+    cannot come from `loncBindAddress`.
     """
-    require_certificates(settings)
-    require_keys(settings.delayed_key_file)
     if settings.bind_address is not None:
         _try_address(settings.bind_address)
     limit = raise_descriptor_limit()
@@ -48,6 +46,15 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
         limit,
     )
     return replace(settings, max_clients=clients)
+
+
+def require_usable(settings: Settings) -> None:
+    """Raises CannotStart unless the certificates and keys that are needed can be used by who we are.
+
+    After this a fork has in common with us what is needed to use them.
+    """
+    require_certificates(settings)
+    require_keys(settings.delayed_key_file)
 
 
 def _try_address(address: str) -> None:

@@ -21,7 +21,7 @@ from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Keeper
 from lonc.keying import remove_key_files
-from lonc.limits import within_limits
+from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
 from lonc.process import ignore_signals
@@ -82,6 +82,7 @@ class Parent:
             stack.callback(self._loop.close)
             roster = self._roster
             roster.settings = within_limits(roster.settings, len(roster.hosts))
+            require_usable(roster.settings)
             remove_key_files(roster.settings.socket_directory)
             roster.bind(roster.hosts, roster.settings)
             stack.callback(roster.retire)
@@ -250,6 +251,8 @@ class Parent:
                 settings = self._roster.settings
             elif changed := self._roster.settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
+            else:
+                require_usable(settings)
             if self._roster.hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))

@@ -27,6 +27,7 @@ from machine import (
 )
 
 from lonc import delayed, lonnet
+from lonc.authority import Authority
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.privileges import answered_as, become, hand_over, identity, require_closed
@@ -338,6 +339,49 @@ class TestLifeAsTheUser:
         theirs.configure(loncUser="nobody")
         assert theirs.command("reload").returncode == 0
         assert theirs.command("stop").returncode == 0
+        assert imported.read_text() == ""
+
+    @pytest.mark.parametrize("secret", ["key.pem", "keys"])
+    def test_secrets_must_be_the_users_and_only_its_groups(self, theirs, secret):
+        authority = Authority("ours")
+        authority.write(theirs.directory / "ca.pem")
+        authority.issue("l1.example.org", theirs.directory / "cert.pem", theirs.directory / "key.pem")
+        (theirs.directory / "keys").write_text(f"k1:{'0' * 64}\n")
+        settings = {
+            "loncUser": "nobody",
+            "loncKeyMode": "ssl",
+            "lonCertificateDirectory": theirs.directory,
+            "lonnetCertificate": "cert.pem",
+            "lonnetPrivateKey": "key.pem",
+            "lonnetCertificateAuthority": "ca.pem",
+            "loncDelayedKeyFile": theirs.directory / "keys",
+        }
+        for each in ("key.pem", "keys"):
+            os.chown(theirs.directory / each, 0, GID)
+            (theirs.directory / each).chmod(0o640)
+        theirs.configure(**settings)
+        file = theirs.directory / secret
+        file.chmod(0o600)
+        for command in ("check", "restart", "start", "run"):
+            done = theirs.command(command)
+            assert done.returncode == (0 if command == "check" else 1)
+            said = (done.stdout + done.stderr).decode()
+            assert str(file) in said
+            assert "Permission denied" in said
+        file.chmod(0o640)
+        theirs.start_lond("l1")
+        imported = theirs.directory / "imported"
+        imported.touch()
+        imported.chmod(0o666)
+        hook = (
+            "lambda event, arguments: event == 'import' and os.getuid() != 0"
+            f" and open({str(imported)!r}, 'a').write(arguments[0] + '\\n')"
+        )
+        theirs.start(program=program(f"sys.addaudithook({hook})"))
+        assert theirs.ask(b"encrypt:echo:x") == b"x"
+        assert theirs.status()["mode"] == "ssl"
+        assert theirs.command("reload").returncode == 0
+        assert theirs.ask(b"encrypt:echo:x") == b"x"
         assert imported.read_text() == ""
 
     def test_user_and_group_cannot_change_while_it_runs(self, theirs):
