@@ -109,7 +109,7 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
 
 def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:
     """Requests and, below them in another colour, failures of each minute of the last hour."""
-    most = max((sum(each) for each in zip(done, failed, strict=True)), default=0)
+    most = max((sum(each) for each in zip(done, failed, strict=False)), default=0)
     if not most:
         return ""
     label = f"{host}: {sum(done)} replies and {sum(failed)} failures in the last hour"
@@ -122,7 +122,7 @@ def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:
         )
 
     scaled = [
-        (HEIGHT * one / most, HEIGHT * other / most) for one, other in zip(done, failed, strict=True)
+        (HEIGHT * one / most, HEIGHT * other / most) for one, other in zip(done, failed, strict=False)
     ]
     return (
         f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(label)}">'

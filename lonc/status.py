@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
 from enum import Enum
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from lonc.tally import MINUTES, TOLD_BOUNDS
 
 
 class Phase(Enum):
@@ -22,41 +29,62 @@ NO_CHILD = "no child"
 NOT_ANSWERING = "not answering"
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # no UTF-8
+
+T = TypeVar("T")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+# What may stand in a report, beyond its type: who shows one relies on it.
+Count = Annotated[int, lambda count: 0 <= count < 10**18]
+Seconds = Annotated[float, lambda seconds: 0 <= seconds < 1e12]  # (NaN is not)
+Text = Annotated[str, lambda text: not _SURROGATE.search(text)]
+Time = Annotated[str, _is_time]  # ISO 8601, with its zone
+Latency = Annotated[dict[Text, Seconds], lambda times: times.keys() == {"p50", "p90", "p99", "max"}]
+ByMinute = Annotated[list[Count], lambda counts: len(counts) == MINUTES]  # the present one last
+Durations = Annotated[list[Count], lambda counts: len(counts) == len(TOLD_BOUNDS)]
+Trouble = Annotated[Sequence[Text], lambda trouble: len(trouble) == 2]  # when, and what
+Change = Annotated[Sequence[Text | None], lambda change: len(change) == 3]  # when, to which state, why
+
+
 @dataclass(frozen=True)
 class HostStatus:
-    """One host at one moment. Counters begin with the child that counts; None is what is not known.
+    """One host at one moment. Counters begin with the child that counts; None is what is not known."""
 
-    Times of day are ISO 8601, durations in seconds.
-    """
-
-    host: str
-    state: str  # the pool's; the parent's: starting, no child, resting, not answering
-    state_since: str | None = None
-    mode: str | None = None  # how its connections came to their keys: one of loncKeyMode, but auto
-    lond_version: str | None = None  # as lond says, where it is asked
-    connections: dict[str, int] | None = None  # how many are in each state of the dialogue
-    clients: int | None = None
-    waiting: int | None = None  # transactions that no connection has taken yet
-    oldest_wait: float | None = None  # of one of these
-    done: int | None = None  # transactions with a reply
-    failed: int | None = None  # and without
-    reasons: dict[str, int] | None = None  # why these failed
-    sent: int | None = None  # bytes of requests that got a reply
-    received: int | None = None  # and of those replies
-    last_minute: dict[str, float] | None = None  # p50, p90, p99, max: how long replies took
-    last_hour: dict[str, float] | None = None
-    seconds: float | None = None  # that all replies took, together
-    durations: list[int] | None = None  # how many took at most each of the tally's TOLD_BOUNDS
-    done_by_minute: list[int] | None = None  # in each of the last sixty, the present one last
-    failed_by_minute: list[int] | None = None
-    delayed: int | None = None  # transactions on the disk, by the last look
-    oldest_delayed: int | None = None  # when it was saved, UNIX time
-    last_error: Sequence[str] | None = None  # when, and what
-    changes: Sequence[Sequence[str | None]] | None = None  # the last ones: when, to which state, why
-    since: str | None = None  # when this child started
-    pid: int | None = None
-    memory: int | None = None  # bytes that are in memory
-    version: str | None = None
+    host: Text
+    state: Text  # the pool's; the parent's: starting, no child, resting, not answering
+    state_since: Time | None = None
+    mode: Text | None = None  # how its connections came to their keys: one of loncKeyMode, but auto
+    lond_version: Text | None = None  # as lond says, where it is asked
+    connections: dict[Text, Count] | None = None  # how many are in each state of the dialogue
+    clients: Count | None = None
+    waiting: Count | None = None  # transactions that no connection has taken yet
+    oldest_wait: Seconds | None = None  # of one of these
+    done: Count | None = None  # transactions with a reply
+    failed: Count | None = None  # and without
+    reasons: dict[Text, Count] | None = None  # why these failed
+    sent: Count | None = None  # bytes of requests that got a reply
+    received: Count | None = None  # and of those replies
+    last_minute: Latency | None = None  # how long replies took
+    last_hour: Latency | None = None
+    seconds: Seconds | None = None  # that all replies took, together
+    durations: Durations | None = None  # how many took at most each of the tally's TOLD_BOUNDS
+    done_by_minute: ByMinute | None = None
+    failed_by_minute: ByMinute | None = None
+    delayed: Count | None = None  # transactions on the disk, by the last look
+    oldest_delayed: Count | None = None  # when it was saved, UNIX time
+    last_error: Trouble | None = None
+    changes: Sequence[Change] | None = None  # the last ones
+    since: Time | None = None  # when this child started
+    pid: Count | None = None
+    memory: Count | None = None  # bytes that are in memory
+    version: Text | None = None
 
     @property
     def shown_state(self) -> str:
@@ -87,17 +115,22 @@ class HostStatus:
         words = [f"{name} {'-' if value is None else value}" for name, value in figures.items()]
         return f"{self.state}, {', '.join(words)}"
 
+    @classmethod
+    def from_line(cls, line: bytes) -> HostStatus:
+        """Raises ValueError if it is none."""
+        return _loaded(line, cls)
+
 
 @dataclass(frozen=True)
 class Report:
     """The daemon and all its hosts at one moment."""
 
     phase: Phase
-    pid: int
-    version: str
-    since: str  # when the daemon started, ISO 8601
+    pid: Count
+    version: Text
+    since: Time  # when the daemon started
     hosts: Sequence[HostStatus]
-    strays: Mapping[str, int]  # delayed transactions of hosts that are not in the table
+    strays: dict[Text, Count]  # delayed transactions of hosts that are not in the table
 
     @property
     def oldest_wait(self) -> float:
@@ -115,13 +148,47 @@ class Report:
     @classmethod
     def from_line(cls, line: bytes) -> Report:
         """Raises ValueError if it is none."""
-        try:
-            values = json.loads(line)
-            values["phase"] = Phase(values["phase"])
-            values["hosts"] = [HostStatus(**host) for host in values["hosts"]]
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no report: {line!r}") from error
+        return _loaded(line, cls)
+
+
+def _loaded(line: bytes, kind: type[T]) -> T:
+    try:
+        read: T = _read(json.loads(line), kind)
+        return read
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError(f"no {kind.__name__}") from None
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """`value`, out of JSON, as what is declared with that type.
+
+    Raises ValueError; of a class KeyError and TypeError for fields too many and too few.
+    """
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    origin, inner = _parts(kind)
+    if origin is Annotated:
+        if inner[1](read := _read(value, inner[0])):
+            return read
+    elif origin in (Union, UnionType):
+        return None if value is None else _read(value, inner[0])
+    elif origin is dict and type(value) is dict:
+        return {_read(key, inner[0]): _read(each, inner[1]) for key, each in value.items()}
+    elif origin in (list, Sequence) and type(value) is list:
+        return [_read(each, inner[0]) for each in value]
+    elif origin is dataclass and type(value) is dict:
+        return kind(**{name: _read(each, inner[name]) for name, each in value.items()})
+    elif kind is Phase:
+        return Phase(value)
+    raise ValueError("not what was declared")
+
+
+@cache  # to find out takes longer than to read
+def _parts(kind: Any) -> tuple[Any, Any]:
+    """What a type is, and what it is made of."""
+    if is_dataclass(kind):
+        return dataclass, get_type_hints(kind, include_extras=True)
+    return get_origin(kind), get_args(kind)
 
 
 def if_known(count: int | None) -> str:

@@ -90,7 +90,7 @@ def _number(count: int | None) -> str:
         return "-"
     if count <= 99_999:
         return str(count)
-    number, units = float(count), iter("kMGTPE")
+    number, units = float(count), iter("kMGTPEZY")
     unit = ""
     while number >= 999.5:
         number, unit = number / 1000, next(units)

@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "configuration", "delayed", "errors", "event_loop", "line_buffer", "log", "seal", "transaction",
     },
     "post": {"delayed", "event_loop", "log", "status"},
-    "status": set(),
+    "status": {"tally"},
     "child": PATH_OF_A_REQUEST | {"__init__"},
     "child_process": {
         "channel", "child", "configuration", "event_loop", "hosts", "log", "process", "status",

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 
@@ -75,6 +76,11 @@ def test_no_word_of_a_host_becomes_markup():
 def test_it_needs_nothing_from_elsewhere():
     text = render(report(BUSY), NOW)
     assert not re.search(r"https?:|src=|@import|url\(", text)
+
+
+def test_half_of_what_is_known_is_shown_without_the_other():
+    half = replace(BUSY, failed_by_minute=None)
+    assert "busy" in render(report(half), NOW)
 
 
 def test_both_files_are_written_whole_and_readable(tmp_path):

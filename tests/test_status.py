@@ -39,11 +39,58 @@ def test_a_report_survives_its_line():
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"nonsense", b"[]", b"{}", b'{"hosts": 1}', REPORT.to_line().replace(b"running", b"asleep")],
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b"{}",
+        b'{"hosts": 1}',
+        b"[" * 100_000,
+        REPORT.to_line().replace(b"running", b"asleep"),
+        REPORT.to_line().replace(b'"running"', b"[]"),
+        REPORT.to_line().replace(b'"strays"', b'"stray"'),
+        REPORT.to_line().replace(b'"failed"', b'"fail"'),
+    ],
 )
 def test_what_is_no_report_is_a_value_error(line):
     with pytest.raises(ValueError):  # noqa: PT011
         Report.from_line(line)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": 1},
+        {"state": "\ud800"},
+        {"state_since": "yesterday"},
+        {"state_since": "2026-11-24T02:00:00"},  # in which zone?
+        {"clients": "1"},
+        {"clients": True},
+        {"clients": -1},
+        {"clients": 10**400},
+        {"clients": 1.0},
+        {"seconds": float("nan")},
+        {"seconds": float("inf")},
+        {"connections": [1]},
+        {"connections": {"Idle": "1"}},
+        {"last_hour": {"p50": 1}},
+        {"done_by_minute": [1]},
+        {"durations": [1]},
+        {"last_error": [SINCE]},
+        {"last_error": "no"},
+        {"changes": [[SINCE, "ready"]]},
+        {"another": 1},
+    ],
+)
+def test_nor_is_one_that_could_not_be_shown(fields):
+    line = json.dumps({"host": "l1", "state": "ready"} | fields).encode()
+    with pytest.raises(ValueError):  # noqa: PT011
+        HostStatus.from_line(line)
+
+
+def test_a_delayed_transaction_may_be_as_old_or_new_as_a_name_can_say():
+    status = HostStatus("l1", "ready", oldest_delayed=10**18 - 1)
+    assert HostStatus.from_line(status.to_line()) == status
 
 
 def test_a_host_in_a_sentence():

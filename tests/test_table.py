@@ -56,6 +56,13 @@ def test_the_mode_of_the_keys_stands_beside_the_state_where_it_is_not_that_of_20
     assert shown == ["ready -", "ready (ssl)", "ready (insecure)", "ready (local)", "ready -"]
 
 
+def test_sums_of_whatever_can_be_counted():
+    many = [HostStatus(f"l{number}", "ready", done=10**18 - 1) for number in range(2000)]
+    assert (
+        to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, many, {})).splitlines()[-1].split()[-3] == "2.0Z"
+    )
+
+
 def test_without_hosts():
     text = to_text(Report(Phase.STOPPING, 41, "1.0", SINCE, [], {}))
     assert text == f"lonc 1.0 is stopping, pid 41, since {SINCE}: no hosts\nno requests are served\n"
