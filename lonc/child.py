@@ -13,7 +13,7 @@
                             look                there may be delayed transactions
                             leave               and a socket to the next child
     leaving                                     who was at rest has been passed on
-    crash "…"                                   its last words, as JSON
+    crash …                                     its last words
 
 The end of this talk is the parent's end, and then the child's.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -146,9 +145,14 @@ class ChildProcess:
         self._unanswered = 0
         word, _, rest = line.partition(b" ")
         if word == b"status":
-            self._answer(HostStatus(**json.loads(rest)))
+            try:
+                status = HostStatus.from_line(rest)
+            except ValueError:
+                self.kill("its status makes no sense")
+            else:
+                self._answer(status)
         elif word == b"crash":
-            self._last_words = json.loads(rest)
+            self._last_words = rest[:-1].decode(errors="replace")
         elif line == PONG:
             pass  # to be heard is all that matters
         elif self._killed_for is None and not self._reaped:  # else nothing can come of it
@@ -191,8 +195,9 @@ def _be_child(
         Child(host, settings, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # whatever it was, the parent shall say it
         words = in_one_line(crash)
+        line = words.encode(errors="backslashreplace").replace(b"\n", rb"\n")
         try:
-            to_parent.sendall(b"crash %b\n" % json.dumps(words).encode())
+            to_parent.sendall(b"crash %b\n" % line)
         except OSError:
             logger.critical("%s", words)  # it does not hear
         return 1

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pty
 import re
@@ -17,7 +18,17 @@ from pathlib import Path
 
 import pytest
 from load import Load
-from machine import LONC, children_of, eventually, exists, in_child, read_line, read_to_the_end, title
+from machine import (
+    LONC,
+    asked,
+    children_of,
+    eventually,
+    exists,
+    in_child,
+    read_line,
+    read_to_the_end,
+    title,
+)
 from scripted_lond import ScriptedLond, echoing
 
 import lonc
@@ -567,6 +578,23 @@ class TestParentAndChild:
         machine.run_with("import lonc.keeper; lonc.child.READY = b'ready\\nnonsense\\n'")
         eventually(lambda: "was killed: it said b'nonsense" in machine.log())
         assert machine.lonc.poll() is None
+
+    @pytest.mark.parametrize("status", [b"nonsense", b"{}", b'{"host": 1, "state": 2}', b"[" * 9999])
+    def test_a_child_whose_status_makes_no_sense_is_killed_and_replaced(self, machine, status):
+        machine.run_with(
+            f"import lonc.child; lonc.child.Child.status_line = lambda self: {status!r} + b'\\n'"
+        )
+        child = machine.children()["l1"]
+        (host,) = json.loads(asked(machine, b"status"))["hosts"]
+        assert host["state"] == "no child"
+        eventually(lambda: f"child {child} of l1 was killed: its status makes no sense" in machine.log())
+        assert machine.lonc.poll() is None
+
+    def test_the_last_words_of_a_child_are_heard_whatever_is_in_them(self, machine):
+        crash = "(_ for _ in ()).throw(Exception('one' + chr(10) + 'two' + chr(0xdcff)))"
+        machine.run_with(f"import lonc.child; lonc.child.Child.status_line = lambda self: {crash}")
+        asked(machine, b"status")
+        eventually(lambda: r"ended with status 1: Exception: one\ntwo\udcff (" in machine.log())
 
     def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
         """A child that raises what it should not: here, at a line that the parent never says."""
