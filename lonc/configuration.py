@@ -80,7 +80,7 @@ def id_word(text: str) -> str:
 
 
 def absolute(text: str) -> Path:
-    if not text.startswith("/") or "\0" in text:
+    if not text.startswith("/") or not text.isprintable():
         raise ValueError(f"{text!r} is no absolute directory")
     return Path(text)
 

@@ -180,6 +180,8 @@ def test_apaches_syntax(read):
             "PerlSetVar loncDelayedKeyFile /keys/",
             "loncDelayedKeyFile: '/keys/' is no absolute name of a file",
         ),
+        ("PerlSetVar lonDaemons /a\0", r"lonDaemons: '/a\x00' is no absolute directory"),
+        ("PerlSetVar lonDaemons /\x1b[2J" + "x" * 100, r"lonDaemons: '/\x1b[2Jxxx"),
         ("PerlSetVar londPort http", "londPort: 'http' is no whole number"),
         ("PerlSetVar londPort 0", "londPort: 0 is not between 1 and 65535"),
         ("PerlSetVar londPort 65536", "londPort: 65536 is not between 1 and 65535"),
