@@ -40,6 +40,7 @@ setup(
     extras_require={
         "top": TOP,
         "metrics": METRICS,
+        "fuzz": [*TOP, *METRICS, "atheris>=3.0"],  # for python -m tests.fuzz; the tests do without
         "test": [
             *TOP,
             *METRICS,

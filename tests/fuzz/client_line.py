@@ -1,0 +1,123 @@
+"""What a program writes to the socket of a host: the real Client, over a real socket."""
+
+import contextlib
+import socket
+
+from lonc.child import Child
+from lonc.client import TOO_LONG, Client
+from lonc.event_loop import EventLoop
+
+from .pieces import in_pieces
+
+LIMIT = 40  # bytes of a request
+STATUS = b"{}\n"
+
+WORDS = [
+    b"\n", b"\r", b"\0", b"encrypt:", b"init", b"ekey", b"exit", b"sethost:", b"lonc:", b"lonc:status",
+    b"reset_retries", b"close_connection_exit", b"enc:1:", b"x" * LIMIT, b"\x08", b"\xc0", b"\xff",
+]  # fmt: skip
+
+
+def own_reply(request):
+    """What lonc itself answers to a line, by the table of the protocol; None if it is for lond."""
+    bare = request.removeprefix(b"encrypt:")
+    if bare.startswith((b"init", b"sethost:")) or bare in (b"ekey\n", b"exit\n"):
+        return b"refused\n"
+    if request.startswith(b"lonc:"):
+        return STATUS if request == b"lonc:status\n" else b"error: unknown lonc command\n"
+    return b"ok\n" if request in (b"reset_retries\n", b"close_connection_exit\n") else None
+
+
+def due(stream):
+    """The replies to all of it, and what of it is for lond."""
+    replies, requests = [], []
+    *lines, rest = stream.split(b"\n")
+    for line in lines:
+        if len(line) > LIMIT:
+            return b"".join([*replies, TOO_LONG]), requests
+        own = own_reply(line + b"\n")
+        if own is None:
+            requests.append(line + b"\n")
+        replies.append(own or b"=%b\n" % line)
+    return b"".join([*replies, TOO_LONG] if len(rest) > LIMIT else replies), requests
+
+
+class _Services:
+    """The child as a client sees it, with lond's answers `at_once` or when they are asked for."""
+
+    maybe_own = Child.maybe_own
+    answer = Child.answer
+
+    def __init__(self):
+        self._pool = self._channel = self
+        self.requests, self.at_once, self.left = [], False, False
+        self._waiting = []
+
+    def queue_transaction(self, transaction):
+        assert not self._waiting, "it asks again before it has its reply"
+        self.requests.append(transaction.request)
+        self._waiting.append(transaction)
+        if self.at_once:
+            self.reply()
+
+    def reply(self):
+        if self._waiting:
+            transaction = self._waiting.pop()
+            transaction.complete(b"=" + transaction.request)
+
+    def on_left(self, client):
+        self.left = True
+
+    def status_line(self):
+        return STATUS
+
+    def held(self, count):
+        pass
+
+    def reset_retries(self):
+        pass
+
+    def send(self, line):
+        pass
+
+
+def client_line(data):
+    """Each whole line, up to one that is too long, gets one reply, its own, in order; lond gets what is
+    for lond, as it was, and nothing that would change a connection that others use. It does not depend
+    on how the bytes were cut, nor on when lond answers and when the program reads; and then the program
+    is let go."""
+    pieces = in_pieces(data)
+    services, loop = _Services(), EventLoop()
+    ours, program = socket.socketpair()
+    received = bytearray()
+
+    def take():
+        # (Who is let go with something unread gets what is due, and then a reset.)
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            while more := program.recv(65536, socket.MSG_DONTWAIT):
+                received.extend(more)
+
+    with contextlib.closing(loop), ours, program:
+        client = Client(loop, ours, services, LIMIT, services.on_left)
+        for piece, at_once, reads in pieces:
+            services.at_once = at_once
+            with contextlib.suppress(BrokenPipeError):  # it has been let go
+                program.send(piece)
+            loop.turn(0)
+            if reads:
+                services.reply()
+                take()
+        with contextlib.suppress(OSError):
+            program.shutdown(socket.SHUT_WR)
+        for _ in range(len(data) + 10):
+            if services.left:
+                break
+            loop.turn(0)
+            services.reply()
+            take()
+        assert services.left, "it is not let go"
+        assert client.held == 0
+        take()
+    replies, requests = due(b"".join(piece for piece, *_ in pieces))
+    assert services.requests == requests
+    assert received == replies

@@ -1,0 +1,106 @@
+"""A file in the directory of delayed transactions, which any program of the group may write."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from lonc.child import _NOT_FOR_LOND
+from lonc.configuration import Settings
+from lonc.delayed import Name
+from lonc.replay import Replay
+
+from .client_line import own_reply
+
+MAX_REQUEST = 60
+
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the newline
+_IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+WORDS = [
+    b"1.0.1.put.l1", b"1700000000.3.4711.encryptauth.l1", b"1.0.1.put.l2", b"l1", b".", b"0", b"9" * 18,
+    b"\0", b"\n", b"put:a:b", b"encrypt:", b"encrypt:auth:topsecret", b"init", b"exit", b"ekey",
+    b"sethost:", b"lonc:status", b"reset_retries", b"\r", b"\x1b[2J", b"\xc2\x85", b"\xff", b"/", b"bad",
+    b"x" * MAX_REQUEST,
+]  # fmt: skip
+
+
+class _Later:
+    """A clock on which the time to look again comes when the test says so."""
+
+    def __init__(self):
+        self.callbacks = []
+
+    def after(self, seconds, callback):
+        self.callbacks.append(callback)
+        return callback
+
+
+def name(text):
+    """A name that can be read is spelled as it was, and of the form of the protocol."""
+    found = Name.parse(text)
+    if found is not None:
+        when, count, pid, command, host = text.split(".")
+        assert str(found) == text
+        assert [found.time, found.count, found.pid] == [int(when), int(count), int(pid)]
+        assert all(number.isascii() and number.isdigit() for number in (when, count, pid))
+        assert (found.command, found.host) == (command, host)
+        assert len(command) <= 16
+        assert re.fullmatch("[A-Za-z0-9_]*", command)
+    return found
+
+
+def delayed_file(data):
+    """What stands before the first zero is the name, the content is behind it. Exactly one line, not too
+    long and not for lonc itself, is sent as it is, removed when it is answered, and recorded in one line
+    without a control or a password; all else is put aside unsent; what is another's is not touched. The
+    next file gets its turn, whatever this one was."""
+    spelled, _, content = data.partition(b"\0")
+    text = os.fsdecode(spelled)
+    found = name(text)
+    if not 0 < len(spelled) < 256 or "/" in text or text in (".", ".."):
+        assert found is None
+        return
+    with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as place:
+        _carry_out(Path(place), text, content, found)
+
+
+def _carry_out(place, text, content, found):
+    settings = Settings("a1", socket_directory=place, daemons=place, max_request=MAX_REQUEST)
+    directory = settings.delayed_directory
+    directory.mkdir()
+    settings.log_directory.mkdir()
+    (directory / text).write_bytes(content)
+    following = f"{'9' * 18}.{'9' * 18}.1.put.l1"
+    (directory / following).write_bytes(b"following\n")
+    later, sent, told = _Later(), [], []
+    replay = Replay(
+        later, settings, "l1", _NOT_FOR_LOND.match, sent.append, sent.remove, told.append, lambda: None
+    )
+    replay.look()
+    requests = []
+    for _ in range(10):
+        while later.callbacks:
+            later.callbacks.pop()()
+            if not sent:
+                break
+        if not sent:
+            break
+        requests.append(bytes(sent[0].request))
+        sent.pop().complete(b"ok\n")
+    assert told == []
+    ours = found is not None and found.host == "l1" and text != following
+    one_line = len(content) - 1 <= MAX_REQUEST and content.find(b"\n") == len(content) - 1 >= 0
+    sound = one_line and own_reply(content) is None
+    assert requests == ([content] if ours and sound else []) + [b"following\n"] * (text != following)
+    left = set(os.listdir(directory))
+    if ours:
+        assert left == (set() if sound else {"bad"})
+        assert sound or (directory / "bad" / text).read_bytes() == content
+    elif text != following:
+        assert left == {text}
+        assert (directory / text).read_bytes() == content
+    record = settings.perm_log.read_bytes() if requests else b""
+    assert record.count(b"\n") == len(requests)
+    assert not _CONTROL.search(record.decode(errors="replace"))
+    assert b"topsecret" not in record or not content.startswith(b"encrypt:auth:")

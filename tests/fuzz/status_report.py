@@ -1,0 +1,68 @@
+"""A line that says how the daemon is doing, and all that is made of it."""
+
+from datetime import datetime, timezone
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from lonc import monitoring, page, table
+from lonc.exporter import StatusCollector
+from lonc.health import DEFAULT, Health
+from lonc.status import HostStatus, Phase, Report
+from lonc.tally import MINUTES, TOLD_BOUNDS
+from lonc.top import Top
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
+
+_AT = "2026-11-24T02:00:00+00:00"
+_TIMES = {"p50": 0.1, "p90": 0.1, "p99": 2.5, "max": 3}
+_HOST = HostStatus(
+    "l1", "ready", _AT, {"Idle": 1}, 1, 1, 0.5, 30, 1, {"host dead": 1}, 1, 1, _TIMES, _TIMES, 1.5,
+    [1] * len(TOLD_BOUNDS), [1] * MINUTES, [1] * MINUTES, 1, 1, [_AT, "why"], [[_AT, "ready", None]],
+    _AT, 2, 1, "1",
+)  # fmt: skip
+REPORT = Report(Phase.RUNNING, 1, "1", _AT, [_HOST, HostStatus("l2", "DEAD")], {"l3": 1}).to_line()
+
+WORDS = [
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b"null", b"true", b"-1", b"0", b"1e999", b"NaN",
+    b"9" * 400, b'"\\ud800"', b'"\\u001b[2J"', b"[" * 2000, b'{"":' * 2000, b'"0001-01-01T00:00:00"',
+    b'"9999-12-31T23:59:59-23:59"', b"1e17", b'"host":', b'"state":"DEAD"', b'"state":"not answering"',
+    REPORT,
+]  # fmt: skip
+
+
+def status_report(data):
+    """A line is a report, or a ValueError. A report comes back out of its own line, and can be shown in
+    every way that there is."""
+    for line in (data, _with(data)):
+        try:
+            report = Report.from_line(line)
+        except ValueError:
+            continue
+        assert Report.from_line(report.to_line()) == report
+        _show(report)
+        for host in report.hosts:
+            assert HostStatus.from_line(host.to_line()) == host
+
+
+def _with(data):
+    """The report with the rest of `data` in the place of so many bytes from there, by the first four."""
+    begin = int.from_bytes(data[:2], "big") % len(REPORT)
+    end = begin + int.from_bytes(data[2:4], "big") % len(REPORT)
+    return REPORT[:begin] + data[4:] + REPORT[end:]
+
+
+def _show(report):
+    health = Health(report, now=NOW)
+    texts = [table.to_text(report, colour=True), page.render(report, NOW), health.sentence]
+    texts += [table.host_to_text(host, health) for host in report.hosts]
+    texts += monitoring._performance(report, DEFAULT)
+    for text in texts:
+        text.encode()
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(lambda: report))
+    generate_latest(registry)
+    top = Top(lambda: report, every=1)
+    for now in (0.0, 1.0):
+        top.take(report, now)
+    for top._sort in "whrlmd":
+        top.render(report, height=30)

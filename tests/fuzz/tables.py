@@ -1,0 +1,104 @@
+"""The two files that an administrator writes: hosts.tab and loncapa.conf."""
+
+import contextlib
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from lonc.configuration import Settings, read_settings
+from lonc.hosts import read_hosts
+
+SOCKETS = Path("/" + "s" * 90)  # an id of 16 characters fits
+
+HOSTS_WORDS = [
+    b"\n", b":", b"l1:d:library:n:", b"l1", b"delayed", b"-", b"_", b"#", b"^", b" ", b"127.0.0.1", b".",
+    b"255", b"256", b"127.0.0.1x", b"0", b"\r", b"\0", b"\xff", b"\xc2\x85", "é".encode(), b"\x1b[2J",
+    "\u0661".encode(), b"a" * 16, b"a" * 17,
+]  # fmt: skip
+CONFIGURATION_WORDS = [
+    b"\n", b" ", b"\t", b'"', b"#", b"\xef\xbb\xbf", b"PerlSetVar ", b"perlsetvar ", b"lonHostID ", b"x",
+    b"/", b"/a", b"0", b"1", b"18", b"0660", b".5", b"9" * 19, b"-", b"127.0.0.1", b"debug", b"ondemand",
+    b"\0", b"\xff", "é".encode(), "\u0661".encode(), b"\x1b[2J", b"/" + b"x" * 93,
+    *(each.metadata["name"].encode() + b" " for each in fields(Settings)),
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _file(data):
+    """A file with that in it, which has no name on any disk."""
+    fd = os.memfd_create("table")
+    try:
+        os.write(fd, data)
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def _check_faults(faults, count):
+    for fault in faults:
+        assert fault.line is None or 1 <= fault.line <= count
+        assert fault.text.isprintable(), "a sentence, and no order to a terminal"
+
+
+def hosts(data):
+    """Each line that counts is a host or a fault, and never both, in order; an id names a socket that
+    can be made, and stands once; there is an IPv4 address or a name. The same bytes are the same
+    table."""
+    with _file(data) as file:
+        found, faults = read_hosts(file, SOCKETS)
+        assert read_hosts(file, SOCKETS) == (found, faults)
+    lines = data.split(b"\n")
+    _check_faults(faults, len(lines))
+    count = [number for number, line in enumerate(lines, 1) if line.strip() and line[:1] not in b"#^"]
+    assert sorted([host.line for host in found] + [fault.line for fault in faults]) == count
+    assert [host.line for host in found] == sorted(host.line for host in found)
+    assert len({host.id for host in found}) == len(found)
+    for host in found:
+        assert re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]{0,15}", host.id)
+        assert host.id != "delayed"
+        assert lines[host.line - 1].startswith(f"{host.id}:{host.domain}:{host.role}:".encode())
+        if host.address is None:
+            assert host.dnsname
+        else:
+            numbers = host.address.split(".")
+            assert len(numbers) == 4
+            assert all(number == str(int(number)) and int(number) < 256 for number in numbers)
+
+
+def configuration(data):
+    """Settings are within their bounds, whatever stands in the file, and every fault names its line or
+    says that the id is missing. The same bytes are the same settings, and a sound line behind them
+    counts whatever stands before it."""
+    with _file(data) as file:
+        settings, faults = read_settings(file)
+        assert read_settings(file) == (settings, faults)
+    _check_faults(faults, data.count(b"\n") + 1)
+    assert settings.host_id or faults
+    _check_settings(settings)
+    with _file(data + b"\nPerlSetVar lonHostID last\nPerlSetVar loncMaxClients 77\n") as file:
+        settings, more = read_settings(file)
+    assert (settings.host_id, settings.max_clients) == ("last", 77)
+    assert [each.line for each in more] == [each.line for each in faults if each.line is not None]
+
+
+def _check_settings(settings):
+    assert settings.host_id == "" or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", settings.host_id)
+    for directory in (settings.table_directory, settings.socket_directory, settings.daemons):
+        assert directory.is_absolute()
+        assert "\0" not in str(directory)
+    assert len(os.fsencode(settings.control_file)) <= 107
+    assert 1 <= settings.lond_port <= 65535
+    assert 0 <= settings.socket_mode <= 0o777
+    assert settings.max_reply >= 64
+    assert settings.max_buffered >= 1 << 20
+    for each in fields(Settings):
+        value = getattr(settings, each.name)
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float) and each.name not in ("socket_mode", "drain_timeout"):
+            assert 0.1 <= value <= 1 << 40
+    assert settings.log_level in ("debug", "info", "warning", "error")
+    assert settings.children in ("eager", "ondemand")
+    if settings.bind_address is not None:
+        assert re.fullmatch(r"(\d{1,3}\.){3}\d{1,3}", settings.bind_address, re.ASCII)
