@@ -240,7 +240,6 @@ class LondProtocol:
 
     def disconnect(self) -> None:
         """The connection has ended, for whatever reason."""
-        self._over()
         self._step(_END)
 
     def _step(self, event: Event, line: Line = b"") -> Line | None:
@@ -371,6 +370,13 @@ class LondProtocol:
         text += b"\n"
         return text
 
+    def _forget(self, _: Line) -> None:
+        """Hold nothing: whoever still refers to us may do so until the collector of cycles comes."""
+        self._over()
+        self._tunnel = None
+        self._lines = LineBuffer(0)
+        self.data_to_send = b""
+
 
 _KEY = re.compile(rb"[0-9A-Fa-f]{32}")
 
@@ -403,7 +409,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[Action | None, State]] = {
     (_S.IDLE,                   _E.REQUEST):    (_P._send_request,    _S.SENDING_REQUEST),
     (_S.SENDING_REQUEST,        _E.SENT):       (None,                _S.RECEIVING_REPLY),
     (_S.RECEIVING_REPLY,        _E.LINE):       (_P._take_reply,      _S.IDLE),
-    **{(state, _E.END): (None, _S.DISCONNECTED) for state in State},
+    **{(state, _E.END): (_P._forget, _S.DISCONNECTED) for state in State},
 }
 # fmt: on
 

@@ -332,6 +332,15 @@ def test_behind_a_reply_a_second_line_leaves_the_reply_and_ends_the_connection()
     assert talk.protocol.state is State.DISCONNECTED
 
 
+@pytest.mark.parametrize("state", State)
+def test_what_has_ended_holds_nothing(state):
+    protocol = reach(state).protocol
+    if state in LISTENING:
+        protocol.receive(b"x" * 100)
+    protocol.disconnect()
+    assert protocol.held == 0
+
+
 def test_behind_a_reply_even_half_a_line_ends_the_connection():
     talk = reach(State.RECEIVING_REPLY)
     assert talk.protocol.receive(b"first\ns") == b"first\n"

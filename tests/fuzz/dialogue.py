@@ -89,7 +89,7 @@ class _Talk:
             reply, why = None, str(error)
         if why:
             assert "topsecret" not in why
-            assert protocol.state is State.DISCONNECTED
+            assert (protocol.state, protocol.held) == (State.DISCONNECTED, 0)
             self.ended = True
             return
         assert not self.ended, "it has come back"
