@@ -240,7 +240,8 @@ class Child:
         self._pool.queue_transaction(transaction)
 
     def status_line(self) -> bytes:
-        """The status report; that of the last time as long as nothing has changed."""
+        """The status report; that of the last time as long as nothing has changed, and in any case for
+        this turn of the loop: who asks for it without end must not hold it up."""
         pool = self._pool
         version = (
             self._tally.version(self._loop.now),
@@ -248,8 +249,9 @@ class Child:
             len(self._listener.clients),
             self._replay.waiting,
             pool.census,
+            self._loop.now if pool.waiting or pool.attempting else None,  # then it differs by itself
         )
-        if version != self._reported[0] or pool.waiting or pool.attempting:
+        if version != self._reported[0]:
             self._reported = version, self._status().to_line()
         return self._reported[1]
 
