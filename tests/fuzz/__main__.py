@@ -2,7 +2,7 @@
 
 Has libFuzzer, by way of atheris, look for bytes that break what must hold, each subject for so long and
 on one core; a line for each says what came of it. An input that takes ten seconds is a find, and so is
-one that takes a gigabyte. With --keep, whatever goes where nothing went before stays there.
+one that takes a gigabyte. With --keep, finds stay there, and under `new` whatever went a new way.
 
 Needs `pip install 'lonc[fuzz]'`.
 """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lonc.cipher import LineCipher, shared_key
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import LondProtocol, State
+from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 from .pieces import in_pieces
 
@@ -21,7 +21,7 @@ REQUESTS = [
 ]
 
 _AT_WORK = {State.IDLE, State.SENDING_REQUEST, State.RECEIVING_REPLY}
-_HEARING = {State.INITIALIZED, State.CHALLENGE_REPLIED, State.RECEIVING_KEY, State.RECEIVING_REPLY}
+_HEARING = {state for state, event in TRANSITIONS if event is Event.LINE}
 
 
 @dataclass(frozen=True)
