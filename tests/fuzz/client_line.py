@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from types import SimpleNamespace
 
 from lonc.child import Child
 from lonc.client import TOO_LONG, Client
@@ -13,13 +14,17 @@ LIMIT = 40  # bytes of a request
 STATUS = b"{}\n"
 
 WORDS = [
-    b"\n", b"\r", b"\0", b"encrypt:", b"init", b"ekey", b"exit", b"sethost:", b"lonc:", b"lonc:status",
-    b"reset_retries", b"close_connection_exit", b"enc:1:", b"x" * LIMIT, b"\x08", b"\xc0", b"\xff",
+    b"\n", b"\r", b"\0", b"encrypt:", b"init", b"ekey", b"exit", b"sethost:",
+    b"sethost:l3:", b"sethost:l2:", b"lonc:", b"lonc:status", b"reset_retries",
+    b"close_connection_exit", b"enc:1:", b"x" * LIMIT, b"\x08", b"\xc0", b"\xff",
 ]  # fmt: skip
 
 
-def own_reply(request):
+def own_reply(request, by_dns=False):
     """What lonc itself answers to a line, by the table of the protocol; None if it is for lond."""
+    word, *more = request[:-1].split(b":", 2)
+    if by_dns and word == b"sethost" and len(more) == 2:
+        return own_reply(more[1] + b"\n") if more[0] in (b"l1", b"l3") else b"no_such_host\n"
     bare = request.removeprefix(b"encrypt:")
     if bare.startswith((b"init", b"sethost:")) or bare in (b"ekey\n", b"exit\n"):
         return b"refused\n"
@@ -28,14 +33,14 @@ def own_reply(request):
     return b"ok\n" if request in (b"reset_retries\n", b"close_connection_exit\n") else None
 
 
-def due(stream):
+def due(stream, by_dns):
     """The replies to all of it, and what of it is for lond."""
     replies, requests = [], []
     *lines, rest = stream.split(b"\n")
     for line in lines:
         if len(line) > LIMIT:
             return b"".join([*replies, TOO_LONG]), requests
-        own = own_reply(line + b"\n")
+        own = own_reply(line + b"\n", by_dns)
         if own is None:
             requests.append(line + b"\n")
         replies.append(own or b"=%b\n" % line)
@@ -48,7 +53,10 @@ class _Services:
     maybe_own = Child.maybe_own
     answer = Child.answer
 
-    def __init__(self):
+    _host = SimpleNamespace(ids=("l1", "l3"))
+
+    def __init__(self, by_dns):
+        self._settings = SimpleNamespace(by_dns=by_dns)
         self._pool = self._channel = self
         self.requests, self.at_once, self.left = [], False, False
         self._waiting = []
@@ -87,7 +95,8 @@ def client_line(data):
     on how the bytes were cut, nor on when lond answers and when the program reads; and then the program
     is let go."""
     pieces = in_pieces(data)
-    services, loop = _Services(), EventLoop()
+    by_dns = bool(data[:1]) and data[0] & 8 != 0
+    services, loop = _Services(by_dns), EventLoop()
     ours, program = socket.socketpair()
     received = bytearray()
 
@@ -118,6 +127,6 @@ def client_line(data):
         assert services.left, "it is not let go"
         assert client.held == 0
         take()
-    replies, requests = due(b"".join(piece for piece, *_ in pieces))
+    replies, requests = due(b"".join(piece for piece, *_ in pieces), by_dns)
     assert services.requests == requests
     assert received == replies

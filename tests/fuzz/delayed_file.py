@@ -9,6 +9,7 @@ from lonc.child import _NOT_FOR_LOND
 from lonc.configuration import Settings
 from lonc.delayed import Name
 from lonc.replay import Replay
+from lonc.seal import is_sealed
 
 from .client_line import own_reply
 
@@ -21,7 +22,8 @@ WORDS = [
     b"1.0.1.put.l1", b"1700000000.3.4711.encryptauth.l1", b"1.0.1.put.l2", b"l1", b".", b"0", b"9" * 18,
     b"\0", b"\n", b"put:a:b", b"encrypt:", b"encrypt:auth:topsecret", b"init", b"exit", b"ekey",
     b"sethost:", b"lonc:status", b"reset_retries", b"\r", b"\x1b[2J", b"\xc2\x85", b"\xff", b"/", b"bad",
-    b"x" * MAX_REQUEST,
+    b"x" * MAX_REQUEST, b"lonc:sealed:1:", b"k1:", b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    b":sealed:lonc\n",
 ]  # fmt: skip
 
 
@@ -52,9 +54,10 @@ def name(text):
 
 def delayed_file(data):
     """What stands before the first zero is the name, the content is behind it. Exactly one line, not too
-    long and not for lonc itself, is sent as it is, removed when it is answered, and recorded in one line
-    without a control or a password; all else is put aside unsent; what is another's is not touched. The
-    next file gets its turn, whatever this one was."""
+    long, not for lonc itself and not sealed, is sent as it is, removed when it is answered, and recorded
+    in one line without a control or a password. What is sealed waits for keys, and is not opened by any
+    that we have; that, and all else, is put aside unsent. What is another's is not touched. The next
+    file gets its turn, whatever this one was, unless keys are waited for."""
     spelled, _, content = data.partition(b"\0")
     text = os.fsdecode(spelled)
     found = name(text)
@@ -62,11 +65,21 @@ def delayed_file(data):
         assert found is None
         return
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as place:
-        _carry_out(Path(place), text, content, found)
+        with_keys = bool(content) and content[0] & 32 != 0
+        _carry_out(Path(place), text, content, found, with_keys)
 
 
-def _carry_out(place, text, content, found):
-    settings = Settings("a1", socket_directory=place, daemons=place, max_request=MAX_REQUEST)
+def _carry_out(place, text, content, found, with_keys):
+    keys = place / "keys"
+    keys.write_text(f"k1:{'0' * 64}\n")
+    keys.chmod(0o600)
+    settings = Settings(
+        "a1",
+        socket_directory=place,
+        daemons=place,
+        max_request=MAX_REQUEST,
+        delayed_key_file=keys if with_keys else None,
+    )
     directory = settings.delayed_directory
     directory.mkdir()
     settings.log_directory.mkdir()
@@ -75,7 +88,14 @@ def _carry_out(place, text, content, found):
     (directory / following).write_bytes(b"following\n")
     later, sent, told = _Later(), [], []
     replay = Replay(
-        later, settings, "l1", _NOT_FOR_LOND.match, sent.append, sent.remove, told.append, lambda: None
+        later,
+        settings,
+        ("l1",),
+        _NOT_FOR_LOND.match,
+        sent.append,
+        sent.remove,
+        told.append,
+        lambda: None,
     )
     replay.look()
     requests = []
@@ -88,10 +108,15 @@ def _carry_out(place, text, content, found):
             break
         requests.append(bytes(sent[0].request))
         sent.pop().complete(b"ok\n")
-    assert told == []
     ours = found is not None and found.host == "l1" and text != following
+    if ours and is_sealed(content) and not with_keys:
+        assert "loncDelayedKeyFile is not set" in told[0]
+        assert requests == []  # all waits
+        assert set(os.listdir(directory)) == {text, following}
+        return
+    assert told == []
     one_line = len(content) - 1 <= MAX_REQUEST and content.find(b"\n") == len(content) - 1 >= 0
-    sound = one_line and own_reply(content) is None
+    sound = one_line and own_reply(content) is None and not is_sealed(content)
     assert requests == ([content] if ours and sound else []) + [b"following\n"] * (text != following)
     left = set(os.listdir(directory))
     if ours:

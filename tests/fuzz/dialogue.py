@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lonc.cipher import LineCipher, shared_key
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
+from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State, init
 
 from .pieces import in_pieces
 
@@ -17,6 +17,8 @@ REQUESTS = [
     b"\n",
     b"encrypt:\n",
     b"enc:1:00\n",
+    b"sethost:msul3:ping\n",
+    b"sethost:msul3:encrypt:topsecret\n",
     b"x" * 100 + b"\n",
 ]
 
@@ -34,19 +36,87 @@ class Beginning:
     answers: tuple[bytes, ...]
     said_by: Callable[[list[bytes]], list[bytes]]
     cipher: Callable[[list[bytes]], LineCipher]
+    default: bytes = b""  # in front of each request that does not say for whom it is
+
+    def travels(self, request: bytes, cipher: Callable[[], LineCipher]) -> bytes:
+        """How a request leaves."""
+        for_whom = self.default
+        if request.startswith(b"sethost:"):
+            _, id_, request = request.split(b":", 2)
+            for_whom = for_whom and b"sethost:%b:" % id_
+        if request.startswith(b"encrypt:"):
+            request = bytes(cipher().encipher(request[len(b"encrypt:") : -1]))
+        return for_whom + request
+
+
+LONGEST = 5  # lines that lond says in a dialogue
+KEY = b"0123456789abcdef" * 2
+INSECURE = (b"12345\n", b"ok\n", b"2.11\n", b"ok\n", BUILD_KEY + b"\n")
+
+
+def _make(choose=init, several=False):
+    protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose, several)
+    protocol.connected("192.0.2.9")
+    return protocol
+
+
+def _insecure_said_by(first):
+    def said_by(heard):
+        said = [first, *heard[:1], *[b"version\n"] * (heard[1:2] == [b"ok\n"])]
+        said += [b"sethost:msul1\n"] * (len(heard) > 2)
+        return said + [b"ekey\n"] * (heard[3:4] in ([b"ok\n"], [b"unknown_cmd\n"]))
+
+    return said_by
+
+
+def _local_said_by(heard):
+    first = b"init:local:/f:1\n"
+    if heard[:1] != [b"ok:local\n"]:
+        return _insecure_said_by(first)(heard)
+    return [first, b"version\n", *[b"sethost:msul1\n"] * (len(heard) > 1)]
+
+
+def _local_cipher(heard):
+    if heard[0] == b"ok:local\n":
+        return LineCipher(bytes.fromhex(KEY.decode()))
+    return _insecure_cipher(heard)
+
+
+def _insecure_cipher(heard):
+    return LineCipher(shared_key("msul1", "msua3", heard[4]))
 
 
 BEGINNINGS = [
     Beginning(
-        lambda: LondProtocol("msul1", "msua3", MAX_REPLY),
+        _make,
         (b"12345\n", b"ok\n", BUILD_KEY + b"\n"),
         lambda heard: [b"init\n", *heard[:1], *[b"ekey\n"] * (heard[1:2] == [b"ok\n"])],
         lambda heard: LineCipher(shared_key("msul1", "msua3", heard[2])),
     ),
+    Beginning(
+        lambda: _make(lambda _: Opening("insecure", b"init::1\n"), several=True),
+        INSECURE,
+        _insecure_said_by(b"init::1\n"),
+        _insecure_cipher,
+        b"sethost:msul1:",
+    ),
+    Beginning(
+        lambda: _make(lambda _: Opening("local", b"init:local:/f:1\n", key=KEY)),
+        (b"ok:local\n", b"2.11\n", b"ok\n"),
+        _local_said_by,
+        _local_cipher,
+    ),
+    Beginning(
+        lambda: _make(lambda _: Opening("local", b"init:local:/f:1\n", key=KEY)),
+        INSECURE,  # an old lond
+        _local_said_by,
+        _local_cipher,
+    ),
 ]
 
 WORDS = [
-    b"\n", b"\r", b"\0", b"\xff", b"ok\n", b"ok", b"refused\n", b"rejected\n", b"12345\n", b"enc:",
+    b"\n", b"\r", b"\0", b"\xff", b"ok\n", b"ok", b"refused\n", b"rejected\n", b"12345\n", b"ok:local\n",
+    b"ok:ssl\n", b"unknown_cmd\n", b"enc:",
     b"enc:0:", b"enc:1:", b"enc:999999999999999999:", b"2c38521fdc9c5b90", b"d748ad0476ddf4c5",
     b"x" * MAX_REPLY, BUILD_KEY + b"\n", b"0", b"A",
 ]  # fmt: skip
@@ -118,16 +188,14 @@ class _Talk:
     def check_said(self):
         """Nothing but its part, and then the requests, each once."""
         heard = [line + b"\n" for line in self.told.split(b"\n")[:-1]]
-        due = b"".join(self.beginning.said_by(heard[: len(self.beginning.answers)]))
+        due = b"".join(self.beginning.said_by(heard[:LONGEST]))
         for request in self.requests:
-            if request.startswith(b"encrypt:"):
-                request = bytes(self.cipher().encipher(request[len(b"encrypt:") : -1]))
-            due += request
+            due += self.beginning.travels(request, self.cipher)
         assert due.startswith(self.said)
         assert self.said.count(b"topsecret") == 0
 
     def cipher(self):
-        heard = self.told.split(b"\n")[: len(self.beginning.answers)]
+        heard = self.told.split(b"\n")[:LONGEST]
         return self.beginning.cipher([line + b"\n" for line in heard])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import client_line, delayed_file, dialogue, enc_line, status_report, tables
+from . import client_line, delayed_file, dialogue, enc_line, status_report, tables, tunnel
 
 CORPUS = Path(__file__).with_name("corpus")
 
@@ -35,5 +35,6 @@ SUBJECTS = {
         Subject(client_line.client_line, client_line.WORDS),
         Subject(enc_line.enc_line, enc_line.WORDS),
         Subject(dialogue.dialogue, dialogue.WORDS),
+        Subject(tunnel.tunnel, tunnel.WORDS),
     )
 }

@@ -54,6 +54,7 @@ def hosts(data):
     assert sorted([host.line for host in found] + [fault.line for fault in faults]) == count
     assert [host.line for host in found] == sorted(host.line for host in found)
     assert len({host.id for host in found}) == len(found)
+    _check_by_dns(file_data=data, lines=lines)
     for host in found:
         assert re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]{0,15}", host.id)
         assert host.id != "delayed"
@@ -64,6 +65,21 @@ def hosts(data):
             numbers = host.address.split(".")
             assert len(numbers) == 4
             assert all(number == str(int(number)) and int(number) < 256 for number in numbers)
+
+
+def _check_by_dns(file_data, lines):
+    """Hosts of one DNS name are one, and each id stands once."""
+    with _file(file_data) as file:
+        found, faults = read_hosts(file, SOCKETS, by_dns=True)
+    _check_faults(faults, len(lines))
+    ids = [id_ for host in found for id_ in host.ids]
+    assert len(set(ids)) == len(ids)
+    assert len({host.name for host in found}) == len(found)
+    for host in found:
+        assert host.id == host.ids[0]
+        assert host.name == host.dnsname
+        assert re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]{0,15}", host.name)
+        assert host.name != "delayed"
 
 
 def configuration(data):
