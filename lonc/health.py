@@ -59,6 +59,9 @@ class Verdict:
 
 DEFAULT = Thresholds()
 
+# Seconds since our certificate has expired. (To get another may take a colleague some days.)
+EXPIRED = Threshold(-14 * 86400.0, -3 * 86400.0)
+
 
 class Health:
     """`level` and `sentence` are of all together; `hosts` is each with its verdict, the worst first.
@@ -126,6 +129,10 @@ class Health:
             yield Verdict(level, f"{delayed} delayed transactions wait")
         for id_, count in report.strays.items():
             yield Verdict(Level.WARNING, stray(id_, count))
+        if report.certified_until is not None:
+            verdict = of_certificate(datetime.fromisoformat(report.certified_until), self._now)
+            if verdict.level:
+                yield verdict
         if not report.hosts:
             yield Verdict(Level.WARNING, "no requests are served")
 
@@ -143,6 +150,13 @@ class Health:
         names = [f"{host.host} {verdict.text}" for host, verdict in unwell[:MOST_NAMED]]
         names += [f"{len(unwell) - MOST_NAMED} more"] if len(unwell) > MOST_NAMED else []
         return told, f": {', '.join(names)}" if names else ""
+
+
+def of_certificate(until: datetime, now: datetime) -> Verdict:
+    """On ours, by when it expires."""
+    since = (now - until).total_seconds()
+    when = f"has expired {short_time(since)} ago" if since >= 0 else f"expires in {short_time(-since)}"
+    return Verdict(EXPIRED.level(since), f"our certificate {when}")
 
 
 def _percent_failed(host: HostStatus) -> float:

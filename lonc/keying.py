@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,15 @@ def require_certificates(settings: Settings) -> None:
         except ImportError as error:  # since the start we have become who may not read it
             raise CannotStart(f"cannot use TLS: {error}") from error
         client_context(settings.certificates)
+
+
+def certified_until(settings: Settings) -> datetime | None:
+    """When our certificate expires; None where none is needed. Raises CannotStart."""
+    if settings.key_mode not in (SSL, AUTO) or settings.certificates is None:
+        return None
+    from lonc.tls import valid_until
+
+    return valid_until(settings.certificates.certificate)
 
 
 def remove_key_files(directory: Path) -> None:

@@ -8,13 +8,17 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 
 from lonc import delayed, instance
 from lonc.configuration import Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
+from lonc.health import of_certificate
 from lonc.hosts import Host
+from lonc.keying import certified_until
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.sources import load, loader, read, tolerant
@@ -90,7 +94,7 @@ def check(options: argparse.Namespace) -> int:
     except Misconfigured as error:
         print(error)
         return error.exit_status
-    for warning in _warnings(settings, hosts):
+    for warning in _warnings(file, settings, hosts):
         print(warning)
     for obstacle in launch.obstacles(settings, hosts, partial(read, file)):
         print(f"{file}: warning: it will not start: {obstacle}")
@@ -98,10 +102,14 @@ def check(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
+def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
+    with contextlib.suppress(CannotStart):  # which is told beside the others
+        until = certified_until(settings)
+        if until is not None and (verdict := of_certificate(until, datetime.now(timezone.utc))).level:
+            yield Fault(file, None, f"warning: {verdict.text}")
     with contextlib.suppress(OSError):
         names, _ = delayed.waiting(settings.delayed_directory)
         for id_, count in count_strays(names, {each for host in hosts for each in host.ids}).items():

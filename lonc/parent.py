@@ -20,7 +20,7 @@ from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misc
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Keeper
-from lonc.keying import remove_key_files
+from lonc.keying import certified_until, remove_key_files
 from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
@@ -63,6 +63,7 @@ class Parent:
         self._failure: str | None = None
         self._post = Post(self._loop, settings.delayed_directory)
         self._terminated = False  # once by signal
+        self._certified_until: str | None = None
 
     def run(self) -> None:
         """Serve until TERM or INT and the end of all children. Raises CannotStart."""
@@ -82,7 +83,7 @@ class Parent:
             stack.callback(self._loop.close)
             roster = self._roster
             roster.settings = within_limits(roster.settings, len(roster.hosts))
-            require_usable(roster.settings)
+            self._use_secrets(roster.settings)
             remove_key_files(roster.settings.socket_directory)
             roster.bind(roster.hosts, roster.settings)
             stack.callback(roster.retire)
@@ -126,10 +127,17 @@ class Parent:
         elif phase is Phase.STOPPING:
             systemd.notify(systemd.STOPPING)
 
+    def _use_secrets(self, settings: Settings) -> None:
+        """Look whether they can be used. Raises CannotStart."""
+        require_usable(settings)
+        until = certified_until(settings)
+        self._certified_until = None if until is None else until.isoformat()
+
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
             strays = self._post.strays
-            on_report(Report(self._phase, os.getpid(), __version__, self._since, hosts, strays))
+            version, until = __version__, self._certified_until
+            on_report(Report(self._phase, os.getpid(), version, self._since, hosts, strays, until))
 
         Survey(self._loop, list(self._roster), done)
 
@@ -252,7 +260,7 @@ class Parent:
             elif changed := self._roster.settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             else:
-                require_usable(settings)
+                self._use_secrets(settings)
             if self._roster.hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))

@@ -131,6 +131,7 @@ class Report:
     since: Time  # when the daemon started
     hosts: Sequence[HostStatus]
     strays: dict[Text, Count]  # delayed transactions of hosts that are not in the table
+    certified_until: Time | None = None  # when our certificate expires, where one is needed
 
     @property
     def oldest_wait(self) -> float:

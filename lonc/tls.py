@@ -16,6 +16,8 @@ import contextlib
 import os
 import ssl
 import stat
+from datetime import datetime
+from pathlib import Path
 
 from lonc.configuration import CERTIFICATE_SETTINGS, Certificates
 from lonc.errors import CannotStart, ProtocolError
@@ -186,6 +188,16 @@ def _context(protocol: int, certificates: Certificates) -> ssl.SSLContext:
             f"{certificates.authority} (lonnetCertificateAuthority) is no certificate: {_short(error)}"
         ) from error
     return context
+
+
+def valid_until(certificate: Path) -> datetime:
+    """When it expires. Raises CannotStart."""
+    from cryptography import x509  # (it is not needed where the rest is)
+
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"{certificate} is no certificate: {error}") from error
 
 
 def require_files(certificates: Certificates) -> None:

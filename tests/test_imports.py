@@ -84,8 +84,8 @@ MAY_IMPORT = {
     "exporter": {"errors", "status", "tally"},
     "sources": {"configuration", "errors", "hosts"},
     "operation": {
-        "configuration", "control", "delayed", "errors", "hosts", "instance", "launch", "log", "post",
-        "shutdown", "sources", "status",
+        "configuration", "control", "delayed", "errors", "health", "hosts", "instance", "keying",
+        "launch", "log", "post", "shutdown", "sources", "status",
     },
     "sending": {"configuration", "errors", "hosts", "lonnet", "seal", "sources"},
     "monitoring": {

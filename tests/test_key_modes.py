@@ -121,6 +121,24 @@ def test_a_lond_that_does_not_accept_ours(machine, office, certified):
     assert "it does not accept our certificate: unknown ca" in machine.status()["last_error"][1]
 
 
+def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_well(machine, office):
+    for days, level, told in ((40, 0, None), (13, 1, "expires in 13 d"), (2, 2, "expires in 2 d")):
+        until = timedelta(days=days, hours=1)
+        machine.configure(loncKeyMode="ssl", **settings_for(office.issue("l1.example.org", until=until)))
+        if machine.lonc is None:
+            machine.start_lond("l1")
+            machine.start()
+        else:
+            assert machine.command("reload").returncode == 0
+        assert machine.ask(b"ping") == b"l1"
+        checked = machine.command("check").stdout.decode()
+        shown = machine.command("status").stdout.decode()
+        judged = machine.command("check-health")
+        assert judged.returncode == level
+        for said in (checked, shown, judged.stdout.decode()):
+            assert f"our certificate {told}" in said if told else "our certificate" not in said
+
+
 class TestFilesThatOthersCanRead:
     def test_a_private_key_keeps_lonc_from_starting(self, machine, office):
         files = office.issue("open.example.org")
