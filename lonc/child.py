@@ -62,8 +62,9 @@ PONG = b"pong\n"
 REPLACE = b"replace\n"
 LEAVING = b"leaving\n"
 
-# They would change or end a connection that all clients share.
-_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|ekey\n|exit\n)")
+# They would change or end a connection that all clients share. (Later londs take what stands before a
+# colon for the command.)
+_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|(?:ekey|exit)[:\n])")
 _NOT_FOR_LOND = re.compile(_REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
 _FOR_WHOM = re.compile(rb"sethost:([^:\n]*):")  # from later clients
 _SECRET = re.compile(rb"(?:sethost:[^:]*:)?encrypt:")

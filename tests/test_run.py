@@ -233,7 +233,9 @@ class TestRequestsForLoncItself:
         }
 
     @pytest.mark.parametrize("encrypt", [b"", b"encrypt:"])
-    @pytest.mark.parametrize("request_", [b"init", b"init:x", b"ekey", b"exit", b"sethost:l1:x"])
+    @pytest.mark.parametrize(
+        "request_", [b"init", b"init:x", b"ekey", b"ekey:x", b"exit", b"exit:", b"sethost:l1:x"]
+    )
     def test_what_would_change_a_shared_connection_is_refused(self, up, request_, encrypt):
         assert up.ask(encrypt + request_) == b"refused"
         assert up.status()["done"] == 0

@@ -20,13 +20,16 @@ WORDS = [
 ]  # fmt: skip
 
 
+_ENDS = (b"ekey\n", b"ekey:", b"exit\n", b"exit:")
+
+
 def own_reply(request, by_dns=False):
     """What lonc itself answers to a line, by the table of the protocol; None if it is for lond."""
     word, *more = request[:-1].split(b":", 2)
     if by_dns and word == b"sethost" and len(more) == 2:
         return own_reply(more[1] + b"\n") if more[0] in (b"l1", b"l3") else b"no_such_host\n"
     bare = request.removeprefix(b"encrypt:")
-    if bare.startswith((b"init", b"sethost:")) or bare in (b"ekey\n", b"exit\n"):
+    if bare.startswith((b"init", b"sethost:")) or bare[:5] in _ENDS:
         return b"refused\n"
     if request.startswith(b"lonc:"):
         return STATUS if request == b"lonc:status\n" else b"error: unknown lonc command\n"
