@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from lonc.configuration import Settings, find_configuration, read_settings
-from lonc.errors import Misconfigured
+from lonc.errors import Fault, Misconfigured
 from lonc.hosts import Host, read_hosts
 
 Loaded = tuple[Settings, list[Host]]
@@ -35,6 +35,11 @@ def read(file: Path) -> Loaded:
     """Configuration and table; raises Misconfigured with the faults of both."""
     settings, faults = read_settings(file)
     hosts, more = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+    more += [
+        Fault(settings.hosts_file, host.line, f"the socket of {host.name} would be lonSockCreate")
+        for host in hosts
+        if settings.socket_directory / host.name == settings.create_socket
+    ]
     if faults or more:
         raise Misconfigured(faults + more)
     return settings, hosts

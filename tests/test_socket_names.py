@@ -216,6 +216,13 @@ def test_a_socket_that_was_removed_is_made_again_for_whoever_asks(machine):
     assert machine.socket_files() == []
 
 
+def test_a_host_whose_socket_would_be_the_one_to_ask_at_is_a_fault(machine):
+    machine.configure(loncSocketName="dns", lonSockCreate=machine.sockets / TWO)
+    done = machine.command("check")
+    assert done.returncode == 6
+    assert done.stdout.decode() == f"{machine.table}:2: the socket of {TWO} would be lonSockCreate\n"
+
+
 def test_how_sockets_are_called_cannot_change_while_it_runs(up):
     up.configure(loncSocketName="id", lonSockCreate="/tmp/x")
     done = up.command("reload")
