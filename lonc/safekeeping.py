@@ -16,11 +16,11 @@ from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.health import short_time
 from lonc.seal import add_key, read_keys
 from lonc.sending import printable
-from lonc.sources import load
+from lonc.sources import load_settings
 
 
 def keygen(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
     file: Path | None = options.file or settings.delayed_key_file
     if file is None:
         raise UsageError("loncDelayedKeyFile is not set: name a file")
@@ -47,7 +47,7 @@ def keygen(options: argparse.Namespace) -> int:
 
 
 def list_(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
     entries = custody.bad(settings) if options.bad else custody.waiting(settings)
     rows = [row for entry in entries if (row := _row(entry)) is not None]
     if not rows:
@@ -79,7 +79,7 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
 
 
 def show(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
 
     found: list[bytes] = []
 
@@ -96,7 +96,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def reseal(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
     if settings.delayed_key_file is None:
         raise UsageError("loncDelayedKeyFile is not set")
     keys = read_keys(settings.delayed_key_file)
@@ -105,7 +105,7 @@ def reseal(options: argparse.Namespace) -> int:
 
 
 def requeue(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
     if bool(options.names) == options.all:
         raise UsageError("requeue wants names, or --all")
     names = options.names or [entry.path.name for entry in custody.bad(settings)]
@@ -113,7 +113,7 @@ def requeue(options: argparse.Namespace) -> int:
 
 
 def drop(options: argparse.Namespace) -> int:
-    settings, _ = load(options)
+    settings = load_settings(options)
     if bool(options.names) == (options.host is not None):
         raise UsageError("drop wants names, or --host ID")
     names = options.names

@@ -22,6 +22,14 @@ def load(options: argparse.Namespace) -> Loaded:
     return loader(options)()
 
 
+def load_settings(options: argparse.Namespace) -> Settings:
+    """The configuration alone, where the table is of no matter; raises Misconfigured."""
+    settings, faults = read_settings(find_configuration(options.configuration, os.environ))
+    if faults:
+        raise Misconfigured(faults)
+    return settings
+
+
 def loader(options: argparse.Namespace) -> Callable[[], Loaded]:
     """What reads both files, now and at each reload, wherever that may be."""
     file = find_configuration(options.configuration, os.environ)

@@ -356,3 +356,11 @@ def _replaced(file, *ids):
     """As keygen does it: the child must never see half of it."""
     os.replace(write_keys(file.with_name("being made"), *ids), file)
     return file
+
+
+def test_what_lies_on_the_disk_is_looked_after_while_the_table_has_faults(machine):
+    machine.table.write_text("nonsense\n")
+    machine.configure(loncDelayedKeyFile=machine.directory / "keys")
+    for arguments in (["keygen"], ["list"], ["reseal"]):
+        done = machine.command("delayed", *arguments)
+        assert (done.returncode, done.stderr) == (0, b"")

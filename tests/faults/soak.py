@@ -13,6 +13,7 @@ import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import scenarios
 from failing_lond import LondProcess, is_wrong_answer
 from load import Load
-from machine import Machine, asked, eventually, peak_memory
+from machine import LONC, Machine, asked, eventually, peak_memory
 from scripted_lond import ScriptedLond
 
 QUEUE, REQUEST = 1.5, 0.5
@@ -46,7 +47,13 @@ class Mix:
         self.disabled = False
         machine.hosts("l1", "l2", "l3", "l4", "l5")
         self.good = machine.table.read_text()
+        self.keys = machine.directory / "keys"
+        self.keys.write_text(f"first:{'0' * 64}\n")
+        self.keys.chmod(0o600)
+        self.resealing = None
+        sealed = {"loncDelayedKeyFile": self.keys} if self.random.random() < 0.5 else {}
         machine.configure(
+            **sealed,
             loncConnectTimeout=0.5,
             loncHandshakeTimeout=0.5,
             loncRequestTimeout=REQUEST,
@@ -143,6 +150,8 @@ class Mix:
 
     def end(self):
         self.writer.kill()
+        if self.resealing is not None:
+            self.resealing.wait()
         for lond in self.londs.values():
             lond.__exit__()
 
@@ -217,6 +226,14 @@ class Mix:
         else:
             lond.__exit__()
 
+    def change_the_key(self):
+        """And let what waits be sealed anew, while it is carried out."""
+        if self.resealing is None or self.resealing.poll() is not None:
+            lonc = [*LONC, "-c", self.machine.configuration, "delayed"]
+            subprocess.run([*lonc, "keygen", self.keys], check=True, stdout=subprocess.DEVNULL)
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self.resealing = subprocess.Popen([*lonc, "reseal"], **quiet)  # some may be in flight
+
     def be_greedy(self):
         """Send a few megabytes without a newline, or stop to."""
         if len(self.greedy) > 20:
@@ -245,6 +262,7 @@ class Mix:
         (ask_status, 2),
         (toggle_ledger, 3),
         (toggle_lond, 1),
+        (change_the_key, 0.3),
         (be_greedy, 3),
         strict=True,
     )
