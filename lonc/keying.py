@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ LOCALHOST = "127.0.0.1"
 KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot inside
 KEY_BYTES = 16
 
-# TLS is imported by who needs it alone: it is memory of every child.
+# TLS and secrets are imported by who needs them alone: they are memory of every child.
 
 
 class Keying:
@@ -53,6 +52,8 @@ class Keying:
     def _by_file(self, peer: str) -> Opening:
         if peer != LOCALHOST:
             raise ProtocolError(f"loncKeyMode is local, and {peer} is not {LOCALHOST}")
+        import secrets
+
         key = secrets.token_hex(KEY_BYTES).encode()
         file = self._settings.socket_directory / f"{KEY_FILE}{secrets.token_hex(KEY_BYTES)}"
         try:
@@ -85,13 +86,19 @@ class Keying:
 
 
 def require_certificates(settings: Settings) -> None:
-    """Raises CannotStart where they are needed, and cannot be used."""
+    """Raises CannotStart where they are needed, and cannot be used.
+
+    What a mode needs is imported after this, in whoever is forked, too.
+    """
+    if settings.key_mode in (LOCAL, AUTO):
+        import secrets  # noqa: F401
     if settings.key_mode in (SSL, AUTO) and settings.certificates is not None:
         try:
-            from lonc.tls import client_context
+            from lonc.tls import client_context, valid_until
         except ImportError as error:  # since the start we have become who may not read it
             raise CannotStart(f"cannot use TLS: {error}") from error
         client_context(settings.certificates)
+        valid_until(settings.certificates.certificate)
 
 
 def certified_until(settings: Settings) -> datetime | None:

@@ -168,7 +168,10 @@ def _become_the_user(settings: Settings, load: Load) -> None:
         for path in files:
             with contextlib.suppress(OSError):  # what is then missing is told below
                 privileges.hand_over(path, who)
-    _unusable(settings)  # imports what it needs: as the user we may not read where Python lies
+        # As the user we may not read where Python lies: import what else is needed now.
+        import encodings.idna  # noqa: F401 (by getaddrinfo)
+
+        _unusable(settings)
     privileges.become(who)
     for sentence in privileges.missing(who, settings, files, load):
         raise CannotStart(sentence)

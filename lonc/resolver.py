@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 (for getaddrinfo: later we may be a user who cannot read it)
 import socket
 import threading
 from collections.abc import Callable, Sequence
