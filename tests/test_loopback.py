@@ -156,3 +156,71 @@ def test_without_descriptors_it_waits_until_there_are_some(machine):
     waiting.socket.settimeout(10)
     assert read_line(waiting.socket).isdigit()
     waiting.socket.close()
+
+
+class TestTheLaterDialogue:
+    def key_file(self, tmp_path, content=b"0123456789abcdef" * 2, mode=0o600):
+        file = tmp_path / "key"
+        file.write_bytes(content)
+        file.chmod(mode)
+        return file
+
+    def test_a_key_from_a_file_which_is_no_more_then(self, connect, tmp_path):
+        lonc, file = connect(), self.key_file(tmp_path)
+        assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"ok:local"
+        assert not file.exists()
+        assert lonc.say(b"version")
+        assert lonc.say(b"sethost:l1") == b"ok"
+        lonc.cipher = LineCipher(bytes.fromhex("0123456789abcdef" * 2))
+        assert lonc.say_encrypted(b"echo:x") == b"x"
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+    def test_a_key_file_that_others_can_read_is_refused_and_left_alone(self, connect, tmp_path, mode):
+        lonc, file = connect(), self.key_file(tmp_path, mode=mode)
+        assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"refused"
+        assert lonc.socket.recv(1) == b""
+        assert file.exists()
+
+    @pytest.mark.parametrize("content", [b"", b"0" * 31, b"0" * 33, b"g" * 32, b"0" * 32 + b"\n"])
+    def test_what_is_no_key_is_refused_and_left_alone(self, connect, tmp_path, content):
+        lonc, file = connect(), self.key_file(tmp_path, content)
+        assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"refused"
+        assert file.read_bytes() == content
+
+    def test_what_is_no_file_is_refused(self, connect, tmp_path):
+        link, fifo = tmp_path / "link", tmp_path / "fifo"
+        link.symlink_to(self.key_file(tmp_path))
+        os.mkfifo(fifo, 0o600)
+        for path in (link, fifo, tmp_path, tmp_path / "none", ""):
+            assert connect().say(b"init:local:%b:1" % os.fsencode(path)) == b"refused"
+        assert link.exists()
+
+    def test_insecure(self, connect):
+        lonc = connect()
+        challenge = lonc.say(b"init::2.11")
+        assert lonc.say(challenge) == b"ok"
+        assert lonc.say(b"version")
+        assert lonc.say(b"sethost:l9") == b"refused"
+        assert lonc.say(b"sethost:l1") == b"ok"
+        build_key = lonc.say(b"ekey")
+        lonc.cipher = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
+        assert lonc.say_encrypted(b"echo:x") == b"x"
+
+    def test_without_a_certificate_it_answers_as_an_old_one(self, connect):
+        assert connect().say(b"init:ssl:2.11").isdigit()
+
+    def test_a_request_for_one_id(self, lonc):
+        assert lonc.say(b"sethost:l1:echo:x") == b"x"
+        assert lonc.say(b"sethost:l9:echo:x") == b"refused"
+        enciphered = bytes(lonc.cipher.encipher(b"echo:y")).removesuffix(b"\n")
+        line = lonc.say(b"sethost:l1:" + enciphered)
+        assert lonc.cipher.decipher(line + b"\n") == b"y"
+
+
+def test_where_insecure_is_not_allowed_it_is_refused(machine):
+    machine.configure(loncAllowInsecure=0, loncKeyMode="auto")
+    machine.start_lond("l1")
+    for word in (b"init", b"init::1", b"init:ssl:1"):
+        lonc = Lonc(machine)
+        assert lonc.say(word) == b"refused"
+        lonc.socket.close()
