@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 from lonc.tally import MINUTES, TOLD_BOUNDS
 
@@ -30,8 +30,6 @@ NOT_ANSWERING = "not answering"
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # no UTF-8
-
-T = TypeVar("T")
 
 
 def _is_time(text: str) -> bool:
@@ -118,7 +116,8 @@ class HostStatus:
     @classmethod
     def from_line(cls, line: bytes) -> HostStatus:
         """Raises ValueError if it is none."""
-        return _loaded(line, cls)
+        read: HostStatus = _loaded(line, cls)
+        return read
 
 
 @dataclass(frozen=True)
@@ -149,47 +148,59 @@ class Report:
     @classmethod
     def from_line(cls, line: bytes) -> Report:
         """Raises ValueError if it is none."""
-        return _loaded(line, cls)
-
-
-def _loaded(line: bytes, kind: type[T]) -> T:
-    try:
-        read: T = _read(json.loads(line), kind)
+        read: Report = _loaded(line, cls)
         return read
+
+
+def _loaded(line: bytes, kind: Any) -> Any:
+    try:
+        return _reader(kind)(json.loads(line))
     except (KeyError, TypeError, RecursionError):
         raise ValueError(f"no {kind.__name__}") from None
 
 
-def _read(value: Any, kind: Any) -> Any:
-    """`value`, out of JSON, as what is declared with that type.
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """What reads a value out of JSON as what is declared with that type.
 
-    Raises ValueError; of a class KeyError and TypeError for fields too many and too few.
+    It raises ValueError; for a class KeyError and TypeError for fields too many and too few.
     """
-    if type(value) is kind or (kind is float and type(value) is int):
-        return value
-    origin, inner = _parts(kind)
-    if origin is Annotated:
-        if inner[1](read := _read(value, inner[0])):
-            return read
-    elif origin in (Union, UnionType):
-        return None if value is None else _read(value, inner[0])
-    elif origin is dict and type(value) is dict:
-        return {_read(key, inner[0]): _read(each, inner[1]) for key, each in value.items()}
-    elif origin in (list, Sequence) and type(value) is list:
-        return [_read(each, inner[0]) for each in value]
-    elif origin is dataclass and type(value) is dict:
-        return kind(**{name: _read(each, inner[name]) for name, each in value.items()})
-    elif kind is Phase:
-        return Phase(value)
-    raise ValueError("not what was declared")
-
-
-@cache  # to find out takes longer than to read
-def _parts(kind: Any) -> tuple[Any, Any]:
-    """What a type is, and what it is made of."""
+    origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
-        return dataclass, get_type_hints(kind, include_extras=True)
-    return get_origin(kind), get_args(kind)
+        hints = get_type_hints(kind, include_extras=True)
+        fields, make = {name: _reader(hint) for name, hint in hints.items()}, cast(Any, kind)
+        return lambda value: make(
+            **{name: fields[name](each) for name, each in _checked_type(value, dict).items()}
+        )
+    if origin is Annotated:
+        read, holds = _reader(inner[0]), inner[1]
+        return lambda value: _checked(read(value), holds)
+    if origin in (Union, UnionType):
+        read = _reader(inner[0])
+        return lambda value: None if value is None else read(value)
+    if origin is dict:
+        key, item = map(_reader, inner)
+        return lambda value: {key(k): item(each) for k, each in _checked_type(value, dict).items()}
+    if origin in (list, Sequence):
+        item = _reader(inner[0])
+        return lambda value: [item(each) for each in _checked_type(value, list)]
+    if kind is Phase:
+        return Phase
+    if kind is float:
+        return lambda value: value if type(value) is int else _checked_type(value, float)
+    return lambda value: _checked_type(value, kind)
+
+
+def _checked(value: Any, holds: Callable[[Any], bool]) -> Any:
+    if not holds(value):
+        raise ValueError("beyond what was declared")
+    return value
+
+
+def _checked_type(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"no {kind.__name__}")
+    return value
 
 
 def if_known(count: int | None) -> str:
