@@ -19,12 +19,13 @@ A tour, in reading order:
   one and finds it, `shutdown` ends it, `systemd` is told;
 - what waits on the disk for a host to come back: `delayed`, under a `seal` if there are keys, which its
   child carries out by a `replay`; the parent sees only the `post`; what is done by hand is `custody`;
-- what they read: `configuration`, `hosts`; what they tell: `log`, `status`;
+- what they read: `configuration`, of values that `readers` read, and `hosts`; what they tell: `log`,
+  `status`;
 - whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;
 - the commands: `cli`, with `operation`, `monitoring`, `sending` and `safekeeping`, which read the files
   by `sources`;
-- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, and `demo`,
-  which makes an `authority` for its certificates;
+- beside the daemon: `lonnet`, for programs that ask; `loopback`, a small lond to try it on, with
+  `user_data`, and `demo`, which makes an `authority` for its certificates;
 - what can go wrong: `errors`.
 """
 

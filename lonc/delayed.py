@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lonc.configuration import HOST_ID, Settings
+from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
+from lonc.readers import HOST_ID
 from lonc.seal import read_keys
 
 BAD = "bad"  # below it lies what can never be carried out

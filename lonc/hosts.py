@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lonc.configuration import SOCKET_PATH_MAX, did_you_mean, id_word
+from lonc.configuration import did_you_mean
 from lonc.errors import Fault, UsageError
+from lonc.readers import SOCKET_PATH_MAX, id_word
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

@@ -41,52 +41,12 @@ from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.line_buffer import LineBuffer
 from lonc.tls import Tunnel, server_context
+from lonc.user_data import UserData
 
 BUILD_KEY_BYTES = 15  # 30 digits, as the original's
 KEY_BYTES = 16
 BACKLOG = 128
 ACCEPT_AGAIN = 0.1  # seconds
-
-
-class Values:
-    """The data of users: (domain, user, namespace, key) -> value, all bytes."""
-
-    def __init__(self, database: Path | None) -> None:
-        try:
-            self._sqlite = sqlite3.connect(database or ":memory:", isolation_level=None)
-            self._sqlite.execute(
-                "CREATE TABLE IF NOT EXISTS item (domain BLOB, user BLOB, namespace BLOB, key BLOB,"
-                " value BLOB, PRIMARY KEY (domain, user, namespace, key)) WITHOUT ROWID"
-            )
-        except sqlite3.Error as error:
-            raise CannotStart(f"cannot use the database {database}: {error}") from error
-
-    def put(self, place: list[bytes], items: list[tuple[bytes, bytes]]) -> None:
-        rows = [(*place, key, value) for key, value in items]
-        with self._sqlite:
-            self._sqlite.execute("BEGIN")
-            self._sqlite.executemany("INSERT OR REPLACE INTO item VALUES (?, ?, ?, ?, ?)", rows)
-
-    def get(self, place: list[bytes], key: bytes) -> bytes:
-        """The value, empty if there is none."""
-        found = self._sqlite.execute(
-            "SELECT value FROM item WHERE domain = ? AND user = ? AND namespace = ? AND key = ?",
-            (*place, key),
-        ).fetchone()
-        return b"" if found is None else bytes(found[0])
-
-    def delete(self, place: list[bytes], keys: list[bytes]) -> None:
-        with self._sqlite:
-            self._sqlite.execute("BEGIN")
-            self._sqlite.executemany(
-                "DELETE FROM item WHERE domain = ? AND user = ? AND namespace = ? AND key = ?",
-                [(*place, key) for key in keys],
-            )
-
-    def dump(self, place: list[bytes]) -> list[tuple[bytes, bytes]]:
-        return self._sqlite.execute(
-            "SELECT key, value FROM item WHERE domain = ? AND user = ? AND namespace = ?", place
-        ).fetchall()
 
 
 class Loopback:
@@ -107,7 +67,7 @@ class Loopback:
         self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
         self.sessions: set[Session] = set()
         self.most = 0
-        self.values = Values(database)
+        self.data = UserData(database)
         self._loop = EventLoop()
         self._where = f"{host.address} port {settings.lond_port}"
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -279,25 +239,25 @@ class Session:
         return b"unknown_cmd"
 
     def _data(self, command: bytes, fields: list[bytes]) -> bytes:
-        values = self._lond.values
+        kept = self._lond.data
         if command == b"dump":
             domain, user, namespace = fields
-            return b"&".join(b"%b=%b" % item for item in values.dump([domain, user, namespace]))
+            return b"&".join(b"%b=%b" % item for item in kept.dump([domain, user, namespace]))
         *place, data = fields
         if len(place) != 3:
             raise ValueError
         words = data.split(b"&")
         if command == b"get":
-            return b"&".join(values.get(place, key) for key in words)
+            return b"&".join(kept.get(place, key) for key in words)
         if command == b"put":
-            values.put(place, [(key, value) for key, _, value in (w.partition(b"=") for w in words)])
+            kept.put(place, [(key, value) for key, _, value in (w.partition(b"=") for w in words)])
         else:
-            values.delete(place, words)
+            kept.delete(place, words)
         return b"ok"
 
     def _auth(self, fields: list[bytes]) -> bytes:
         domain, user, password = fields
-        stored = self._lond.values.get([domain, user, b"passwd"], b"password")
+        stored = self._lond.data.get([domain, user, b"passwd"], b"password")
         matches = stored != b"" and secrets.compare_digest(stored, password)
         return b"authorized" if matches else b"non_authorized"
 

@@ -11,10 +11,10 @@ PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
     "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers", "delayed",
-    "errors",
-    "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log", "lond_connection",
-    "lond_protocol", "pool", "process", "replay", "resolver", "seal", "status", "stock", "tally",
-    "transaction",
+    "errors", "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log",
+    "lond_connection",
+    "lond_protocol", "pool", "process", "readers", "replay", "resolver", "seal", "status", "stock",
+    "tally", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -30,13 +30,15 @@ MAY_IMPORT = {
     "socket_file": {"errors"},
     "channel": {"errors", "event_loop", "line_buffer"},
     "cipher": {"errors"},
-    "configuration": {"errors"},
-    "hosts": {"configuration", "errors"},
+    "readers": set(),
+    "configuration": {"errors", "readers"},
+    "hosts": {"configuration", "errors", "readers"},
     "log": set(),
     "lond_protocol": {"cipher", "configuration", "errors", "line_buffer"},
     "tls": {"configuration", "errors"},
     "keying": {"__init__", "configuration", "errors", "hosts", "lond_protocol", "tls"},
     "authority": set(),
+    "user_data": {"errors"},
     "resolver": {"event_loop"},
     "lond_connection": {
         "errors", "event_loop", "line_buffer", "lond_protocol", "resolver", "transaction",
@@ -49,7 +51,7 @@ MAY_IMPORT = {
     "pool": {"backoff", "containers", "line_buffer", "tally", "transaction"},
     "chronicle": {"event_loop", "log", "pool"},
     "seal": {"errors"},
-    "delayed": {"configuration", "errors", "seal"},
+    "delayed": {"configuration", "errors", "readers", "seal"},
     "replay": {
         "configuration", "delayed", "errors", "event_loop", "line_buffer", "log", "seal", "transaction",
     },
@@ -101,10 +103,10 @@ MAY_IMPORT = {
     "custody": {"configuration", "delayed", "errors", "seal"},
     "safekeeping": {"custody", "errors", "health", "seal", "sending", "sources"},
     "shutdown": {"configuration", "control", "errors", "hosts", "instance", "privileges"},
-    "lonnet": {"configuration", "delayed", "errors", "hosts"},
+    "lonnet": {"configuration", "delayed", "errors", "hosts", "readers"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "keying",
-        "line_buffer", "tls",
+        "line_buffer", "tls", "user_data",
     },
 }  # fmt: skip
 
