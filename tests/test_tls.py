@@ -4,9 +4,12 @@ from datetime import timedelta
 
 import pytest
 from certificates import Office
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lonc import authority
 from lonc.errors import CannotStart, ProtocolError
 from lonc.tls import KEY_LINE, MAX_RECORD, Tunnel, client_context, server_context
 
@@ -205,6 +208,29 @@ def test_a_certificate_of_lond_that_does_not_do(office, version, contexts, certi
     with pytest.raises(ProtocolError) as error:
         Talk(contexts[0], theirs).go()
     assert str(error.value) == sentence
+
+
+def test_a_certificate_that_names_its_host_in_the_subject_alone(office, tmp_path, version, contexts):
+    """As LON-CAPA's own are made."""
+    key, whole = ec.generate_private_key(ec.SECP256R1()), office.issue("lond.example")
+    name = authority._named("lond.example")
+    made = authority._begun(name, key, office._ours._name, timedelta(days=1))
+    issued = made.sign(office._ours._key, hashes.SHA256())
+    (tmp_path / "c.pem").write_bytes(issued.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "k.pem").touch(0o600)
+    (tmp_path / "k.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    files = whole._replace(certificate=tmp_path / "c.pem", private_key=tmp_path / "k.pem")
+    talk = Talk(contexts[0], server_context(files))
+    talk.go()
+    assert talk.lonc.key == KEY
+    with pytest.raises(ProtocolError, match=r"is not for other\.example"):
+        Talk(contexts[0], server_context(files), name="other.example").go()
 
 
 def test_a_lond_without_a_certificate(contexts, version):
