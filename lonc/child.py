@@ -209,7 +209,8 @@ class Child:
             if mode != CLASSIC:
                 worst = mode == INSECURE and self._settings.key_mode != INSECURE
                 tell = logger.warning if worst else logger.info
-                tell("keys are agreed upon in mode %s, with lond %s", mode, version)
+                wanted = self._settings.key_mode
+                tell("keys are agreed upon in mode %s (of %s), with lond %s", mode, wanted, version)
         self._pool.connection_ready(connection)
 
     def answer(self, request: Line, client: Client) -> bytes | None:

@@ -121,6 +121,13 @@ class Settings:
         return Certificates(*(place / file for file in files if file is not None))
 
     @property
+    def secrets(self) -> list[Path]:
+        """Files that the daemon must be able to read, and not everybody may."""
+        needed = self.key_mode in (AUTO, SSL) and self.certificates is not None
+        keys = [] if self.delayed_key_file is None else [self.delayed_key_file]
+        return [*(self.certificates or () if needed else ()), *keys]
+
+    @property
     def log_directory(self) -> Path:
         return self.daemons / "logs"
 

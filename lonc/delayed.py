@@ -172,6 +172,16 @@ def make_directory(directory: Path) -> None:
         raise
 
 
+def make_log(settings: Settings) -> None:
+    """Make the permanent log, as far as we may, for whoever may save, whoever records first."""
+    with contextlib.suppress(OSError):
+        fd = _open_log(settings.perm_log)
+        try:
+            os.fchown(fd, -1, os.stat(settings.delayed_directory).st_gid)
+        finally:
+            os.close(fd)
+
+
 def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     """One line in the permanent log: what became of `request`, which comes without its newline.
 

@@ -129,6 +129,8 @@ class Health:
             yield Verdict(level, f"{delayed} delayed transactions wait")
         for id_, count in report.strays.items():
             yield Verdict(Level.WARNING, stray(id_, count))
+        if report.bad:
+            yield Verdict(Level.WARNING, f"bad delayed transactions: {report.bad}")
         if report.certified_until is not None:
             verdict = of_certificate(datetime.fromisoformat(report.certified_until), self._now)
             if verdict.level:

@@ -84,6 +84,7 @@ def _make_delayed(settings: Settings) -> None:
     except OSError as error:
         why = f"cannot make {settings.delayed_directory} (lonSockDir): {error.strerror}"
         raise CannotStart(why) from error
+    delayed.make_log(settings)
 
 
 def _lock(

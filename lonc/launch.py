@@ -24,7 +24,7 @@ from lonc.limits import require_usable, within_limits
 from lonc.log import in_one_line, logger, open_log
 from lonc.parent import Load, Parent
 from lonc.process import forbid_core_dumps, fork
-from lonc.socket_file import require_place
+from lonc.socket_file import require_place, require_room
 from lonc.status import Phase
 
 UMASK = 0o027
@@ -189,7 +189,7 @@ def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
     files = [path for path in privileges.own_files(settings) if not privileges.is_roots(path)]
 
     def ask() -> list[str]:
-        return [*privileges.missing(who, settings, files, load), *_unusable(settings)]
+        return list(privileges.missing(who, settings, files, load)) or _unusable(settings)
 
     return list(dict.fromkeys(privileges.answered_as(who, ask)))
 
@@ -197,6 +197,9 @@ def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
 def _unusable(settings: Settings) -> list[str]:
     try:
         require_usable(settings)
+        place = settings.create_socket
+        if place is not None and place.parent != settings.socket_directory:
+            require_room(place)
     except CannotStart as error:
         return [str(error)]
     return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 
 from lonc import instance, table
@@ -11,6 +12,7 @@ from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
+from lonc.hosts import read_hosts
 from lonc.sources import tolerant
 from lonc.status import NOT_ANSWERING, HostStatus, Report
 
@@ -33,7 +35,7 @@ def status(options: argparse.Namespace) -> int:
             print(f"lonc is running, pid {found.pid}")
             print(f"lonc: {error}", file=sys.stderr)
             return STATUSES[instance.State.UNKNOWN]
-        _show(report, options)
+        _show(report, options, settings)
     elif found.state is instance.State.DEAD:
         print(f"lonc is not running; it left {settings.pid_file} behind")
     elif found.state is instance.State.NOT_RUNNING:
@@ -43,7 +45,7 @@ def status(options: argparse.Namespace) -> int:
     return STATUSES[found.state]
 
 
-def _show(report: Report, options: argparse.Namespace) -> None:
+def _show(report: Report, options: argparse.Namespace, settings: Settings) -> None:
     if options.html is not None:
         from lonc import page
 
@@ -51,18 +53,22 @@ def _show(report: Report, options: argparse.Namespace) -> None:
     elif options.json:
         sys.stdout.write(report.to_line().decode())
     elif options.host is not None:
-        host = _host(report, options.host)
+        host = _host(report, options.host, settings)
         sys.stdout.write(table.host_to_text(host, Health(report)))
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        sys.stdout.write(table.to_text(report, colour))
+        terminal = sys.stdout.isatty()
+        colour = terminal and not os.environ.get("NO_COLOR")
+        width = shutil.get_terminal_size((100, 0)).columns if terminal else None
+        sys.stdout.write(table.to_text(report, colour, width))
 
 
-def _host(report: Report, id_: str) -> HostStatus:
+def _host(report: Report, named: str, settings: Settings) -> HostStatus:
     hosts = {host.host: host for host in report.hosts}
-    if id_ not in hosts:
-        raise UsageError(f"{id_} is not served{did_you_mean(id_, hosts)}")
-    return hosts[id_]
+    table, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+    name = next((host.name for host in table if named in host.ids), named)  # an id will do
+    if name not in hosts:
+        raise UsageError(f"{named} is not served{did_you_mean(named, hosts)}")
+    return hosts[name]
 
 
 def threshold(text: str) -> Threshold:
@@ -139,7 +145,7 @@ def top(options: argparse.Namespace) -> int:
     try:
         from lonc.top import Top
     except ImportError:
-        raise LoncError("top needs the library rich: pip install 'lonc[top]'") from None
+        raise LoncError("top needs the library rich: pip install rich") from None
     Top(lambda: current(options), options.every).run()
     return DONE
 
@@ -149,7 +155,7 @@ def exporter(options: argparse.Namespace) -> int:
         from lonc import exporter as prometheus
     except ImportError:
         raise LoncError(
-            "exporter needs the library prometheus_client: pip install 'lonc[metrics]'"
+            "exporter needs the library prometheus_client: pip install prometheus_client"
         ) from None
     prometheus.serve(lambda: current(options), options.listen)
     return DONE

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from lonc import delayed, instance
-from lonc.configuration import Settings, find_configuration
+from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.health import of_certificate
 from lonc.hosts import Host
-from lonc.keying import certified_until
+from lonc.keying import LOCALHOST, certified_until
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.sources import load, loader, read, tolerant
@@ -102,10 +102,26 @@ def check(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
+    """Where loncKeyMode can hardly do what is expected of it."""
+    elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
+    if settings.key_mode == LOCAL and elsewhere:
+        yield f"loncKeyMode is local, and these are not at {LOCALHOST}: {', '.join(elsewhere[:10])}"
+    place = settings.certificate_directory
+    files = (place, settings.certificate, settings.private_key, settings.authority)
+    if settings.key_mode == AUTO and settings.certificates is None:
+        if any(file is not None for file in files):
+            yield "not all that certificates need is set, so that loncKeyMode auto does without them"
+        if not settings.allow_insecure and elsewhere:
+            yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be spoken to"
+
+
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
+    for doubt in _of_mode(settings, hosts):
+        yield Fault(file, None, f"warning: {doubt}")
     with contextlib.suppress(CannotStart):  # which is told beside the others
         until = certified_until(settings)
         if until is not None and (verdict := of_certificate(until, datetime.now(timezone.utc))).level:

@@ -135,9 +135,17 @@ class Parent:
 
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
-            strays = self._post.strays
-            version, until = __version__, self._certified_until
-            on_report(Report(self._phase, os.getpid(), version, self._since, hosts, strays, until))
+            report = Report(
+                self._phase,
+                os.getpid(),
+                __version__,
+                self._since,
+                hosts,
+                self._post.strays,
+                self._post.bad,
+                self._certified_until,
+            )
+            on_report(report)
 
         Survey(self._loop, list(self._roster), done)
 
@@ -162,6 +170,7 @@ class Parent:
         self, transaction: Transaction, host: str, order: Callable[[Keeper], None]
     ) -> None:
         """Do it, and answer when the child has heard of it."""
+        host = self._roster.names.get(host, host)  # an id will do
         keeper = self._roster.keepers.get(host)
         if keeper is None:
             text = f"{host} is not in the table{did_you_mean(host, self._roster.keepers)}"

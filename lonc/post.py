@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from lonc.delayed import Name, listing, put_aside
+from lonc.delayed import BAD, Name, listing, put_aside
 from lonc.event_loop import EventLoop
 from lonc.log import Complaints, logger
 from lonc.status import stray
@@ -22,10 +23,12 @@ def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int
 
 
 class Post:
-    """`strays` are counts by host of what waits for hosts that are not in the table."""
+    """`strays` are counts by host of what waits for hosts that are not in the table, `bad` is how many
+    were put aside."""
 
     def __init__(self, loop: EventLoop, directory: Path) -> None:
         self.strays: dict[str, int] = {}
+        self.bad = 0
         self._directory = directory
         self._impossible: dict[str, tuple[int, int]] = {}  # size and time of change at the last look
         self._unfinished: dict[str, float] = {}  # since when we see them, by the loop's clock
@@ -49,6 +52,8 @@ class Post:
         for host in strays.keys() - self.strays.keys():
             logger.warning("%s", stray(host, strays[host]))
         self.strays = strays
+        with contextlib.suppress(OSError):  # there is no such directory before there is anything bad
+            self.bad = len(os.listdir(self._directory / BAD))
         waited_for = {hosts.get(name.host) for name in names}
         return [host for host in dict.fromkeys(hosts.values()) if host in waited_for]
 

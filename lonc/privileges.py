@@ -147,8 +147,8 @@ def missing(
 ) -> Iterator[str]:
     """As `who`: a sentence for each thing that we cannot do and will have to.
 
-    That is to read configuration and table by `load`, and to write in our directories and in `files`.
-    The same may be said several times.
+    That is to read configuration and table by `load`, certificates and keys, and to write in our
+    directories and in `files`. The same may be said several times.
     """
     try:
         load()
@@ -160,6 +160,12 @@ def missing(
                 if os.access(fault.file, os.R_OK)
                 else f"{who.user} (loncUser) cannot read {fault.file}, as a reload has to: {how}"
             )
+    for path in settings.secrets:
+        if (closed := _not_entered(who, path)) is not None:
+            yield closed
+        elif os.path.exists(path) and not os.access(path, os.R_OK):
+            how = f"chgrp {who.group} {path} && chmod g+r {path}"
+            yield f"{who.user} (loncUser) cannot read {path}: {how}"
     for path in [settings.socket_directory, settings.log_directory, *files]:
         if (closed := _not_entered(who, path)) is not None:
             yield closed

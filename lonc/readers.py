@@ -66,17 +66,17 @@ def absolute(text: str) -> Path:
     return Path(text)
 
 
-def socket_path(text: str) -> Path:
-    path = absolute(text)
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        raise ValueError(f"the socket path {path} is longer than {SOCKET_PATH_MAX} bytes")
-    return path
-
-
 def absolute_file(text: str) -> Path:
     if not text.startswith("/") or text.endswith("/") or "\0" in text:
         raise ValueError(f"{text!r} is no absolute name of a file")
     return Path(text)
+
+
+def socket_path(text: str) -> Path:
+    path = absolute_file(text)
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise ValueError(f"the socket path {path} is longer than {SOCKET_PATH_MAX} bytes")
+    return path
 
 
 def daemons(text: str) -> Path:

@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from lonc import custody
+from lonc.configuration import Settings
 from lonc.custody import Entry
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.health import short_time
+from lonc.privileges import identity
 from lonc.seal import add_key, read_keys
 from lonc.sending import printable
 from lonc.sources import load_settings
@@ -28,6 +30,8 @@ def keygen(options: argparse.Namespace) -> int:
     is_new = not os.path.lexists(file)
     try:
         key_id = add_key(file, like=settings.socket_directory)
+        if is_new and not settings.socket_directory.exists():
+            _hand_over(file, settings)
     except FileExistsError as error:
         raise LoncError(
             f"{error.filename} is in the way: another keygen's, or left by one that died; then remove it"
@@ -44,6 +48,13 @@ def keygen(options: argparse.Namespace) -> int:
     if not is_new:
         print("When `lonc delayed list`, also with --bad, shows an older key no more, it may go.")
     return DONE
+
+
+def _hand_over(file: Path, settings: Settings) -> None:
+    """Before the first start nothing shows whose it must be but the configuration."""
+    who = identity(settings)
+    if who is not None and os.geteuid() == 0:
+        os.chown(file, who.uid, who.gid)
 
 
 def list_(options: argparse.Namespace) -> int:

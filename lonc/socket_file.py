@@ -60,6 +60,15 @@ def require_place(path: Path) -> None:
         raise CannotStart(f"cannot listen at {path}: {error.strerror}") from error
 
 
+def require_room(path: Path) -> None:
+    """Raises CannotStart if we cannot make a socket at `path`."""
+    require_place(path)
+    if not path.parent.is_dir():
+        raise CannotStart(f"cannot listen at {path}: there is no {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CannotStart(f"cannot listen at {path}: we may not write in {path.parent}")
+
+
 def _listen(path: Path, mode: int) -> socket.socket:
     being_made = path.with_name("." + (path.name[1:] or "_"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

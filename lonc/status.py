@@ -87,7 +87,8 @@ class HostStatus:
     @property
     def shown_state(self) -> str:
         """With the mode of its keys, as in the child's title, where that is not the mode of 2003."""
-        return self.state if self.mode in (None, "classic") else f"{self.state} ({self.mode})"
+        plain = self.mode in (None, "classic") or self.state != "ready"
+        return self.state if plain else f"{self.state} ({self.mode})"
 
     @property
     def connected(self) -> int | None:
@@ -130,6 +131,7 @@ class Report:
     since: Time  # when the daemon started
     hosts: Sequence[HostStatus]
     strays: dict[Text, Count]  # delayed transactions of hosts that are not in the table
+    bad: Count = 0  # delayed transactions that were put aside
     certified_until: Time | None = None  # when our certificate expires, where one is needed
 
     @property

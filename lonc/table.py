@@ -1,4 +1,4 @@
-"""The status report as a table of at most 100 columns, the hosts that need looking after first."""
+"""The status report as a table, the hosts that need looking after first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from lonc.health import Health, Level, short_time
 from lonc.status import HostStatus, Report
 
-WIDTH = 100  # columns
 SHORTEST_NAME = 4
 
 _HEADINGS = (
@@ -20,14 +19,15 @@ _COLOURS = {Level.WARNING: "\x1b[33m", Level.CRITICAL: "\x1b[1;31m"}
 _PLAIN = "\x1b[0m"
 
 
-def to_text(report: Report, colour: bool = False) -> str:
-    """A sentence, a line for each host, the sums, and what is nobody's."""
+def to_text(report: Report, colour: bool = False, width: int | None = None) -> str:
+    """A sentence, a line for each host, the sums, and what is nobody's; names are cut where the lines
+    would pass `width` columns."""
     health = Health(report)
     said = f"lonc {report.version} is {report.phase.value}, pid {report.pid}, since {report.since}"
     rows = [_row(host, health) for host, _ in health.hosts]
     if len(rows) > 1:
         rows.append(_sums(report))
-    lines = _aligned([list(_HEADINGS), *rows]) if rows else []
+    lines = _aligned([list(_HEADINGS), *rows], width) if rows else []
     if colour:
         for number, (_, verdict) in enumerate(health.hosts, start=1):
             if verdict.level:
@@ -40,7 +40,7 @@ def host_to_text(host: HostStatus, health: Health) -> str:
     lines = [host.to_text()]
     if host.mode is not None:
         lond = "" if host.lond_version is None else f", with lond {host.lond_version}"
-        lines.append(f"keys are agreed upon in mode {host.mode}{lond}")
+        lines.append(f"keys were agreed upon last in mode {host.mode}{lond}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):
@@ -102,17 +102,18 @@ def _time(seconds: float) -> str:
     return short_time(seconds).replace(" ", "")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
     """Words to the left, numbers to the right; long names are cut if the table would be too wide."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    too_wide = sum(widths) + 2 * (len(widths) - 1) - WIDTH
-    widths[0] = max(SHORTEST_NAME, widths[0] - max(0, too_wide))
+    if width is not None:
+        too_wide = sum(widths) + 2 * (len(widths) - 1) - width
+        widths[0] = max(SHORTEST_NAME, widths[0] - max(0, too_wide))
     lines = []
     for name, *others in rows:
         cut = name if len(name) <= widths[0] else name[: widths[0] - 1] + "…"
         cells = [
-            text.ljust(width) if number < _WORDS else text.rjust(width)
-            for number, (text, width) in enumerate(zip([cut, *others], widths, strict=True))
+            text.ljust(size) if number < _WORDS else text.rjust(size)
+            for number, (text, size) in enumerate(zip([cut, *others], widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return lines

@@ -602,7 +602,7 @@ class TestStop:
         eventually(lambda: not any(map(exists, all_)))
         assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
-        assert sorted(os.listdir(three.pid_file.parent)) == ["lonc.log", "lonc.pid"]
+        assert sorted(os.listdir(three.pid_file.parent)) == ["lonc.log", "lonc.pid", "lonnet.perm.log"]
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
     def test_term_and_int_alike_also_under_a_flood_of_signals(self, three, signum):
@@ -824,7 +824,13 @@ class TestStatus:
         assert "not answering" in file.read_text()
         eventually(lambda: three.log().count("parent: status of ") == 3)
         assert three.log().count("status of l1: not answering, connections -, ") == 1
-        assert sorted(os.listdir(file.parent)) == ["lonc.ctl", "lonc.log", "lonc.pid", "lonc_status.txt"]
+        assert sorted(os.listdir(file.parent)) == [
+            "lonc.ctl",
+            "lonc.log",
+            "lonc.pid",
+            "lonc_status.txt",
+            "lonnet.perm.log",
+        ]
         os.kill(hanging, signal.SIGCONT)
         file.unlink()
         three.lonc.send_signal(signal.SIGUSR1)

@@ -396,3 +396,6 @@ class TestDelayed:
         (three.sockets / "delayed" / "nonsense").write_bytes(b"x\n")
         eventually(lambda: (three.sockets / "delayed" / "bad" / "nonsense").exists())
         eventually(lambda: three.log().count("its name is impossible") == 1)
+        judged = three.command("check-health")
+        assert "bad delayed transactions: 1" in judged.stdout.decode()
+        assert judged.returncode != 0

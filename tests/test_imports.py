@@ -91,8 +91,8 @@ MAY_IMPORT = {
     },
     "sending": {"configuration", "errors", "hosts", "lonnet", "seal", "sources"},
     "monitoring": {
-        "configuration", "control", "errors", "exporter", "health", "instance", "page", "sources",
-        "status", "table", "top",
+        "configuration", "control", "errors", "exporter", "health", "hosts", "instance", "page",
+        "sources", "status", "table", "top",
     },
     "privileges": {"configuration", "delayed", "errors", "process"},
     "instance": {"configuration", "delayed", "errors", "privileges"},
@@ -101,7 +101,9 @@ MAY_IMPORT = {
         "privileges", "process", "socket_file", "status",
     },
     "custody": {"configuration", "delayed", "errors", "seal"},
-    "safekeeping": {"custody", "errors", "health", "seal", "sending", "sources"},
+    "safekeeping": {
+        "configuration", "custody", "errors", "health", "privileges", "seal", "sending", "sources",
+    },
     "shutdown": {"configuration", "control", "errors", "hosts", "instance", "privileges"},
     "lonnet": {"configuration", "delayed", "errors", "hosts", "readers"},
     "loopback": {

@@ -61,7 +61,7 @@ def test_a_request_enciphered_and_in_clear(machine, certified, mode, at_localhos
     assert machine.socket_files() == ["l1"]  # no key file is left
     with_lond = "" if comes_to == "classic" else ", with lond "
     said = machine.command("status", "l1").stdout.decode()
-    assert f"keys are agreed upon in mode {comes_to}{with_lond}" in said
+    assert f"keys were agreed upon last in mode {comes_to}{with_lond}" in said
 
 
 def test_auto_without_certificates_is_insecure_and_the_log_warns_of_it(machine):
@@ -71,7 +71,7 @@ def test_auto_without_certificates_is_insecure_and_the_log_warns_of_it(machine):
     assert machine.ask(b"ping") == b"l1"
     assert machine.status()["mode"] == "insecure"
     assert machine.log().count("WARNING") == 1
-    assert "keys are agreed upon in mode insecure, with lond" in machine.log()
+    assert "keys are agreed upon in mode insecure (of auto), with lond" in machine.log()
 
 
 def test_a_lond_without_certificates_is_spoken_to_as_an_old_one_is(machine, certified):
@@ -137,6 +137,25 @@ def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_w
         assert judged.returncode == level
         for said in (checked, shown, judged.stdout.decode()):
             assert f"our certificate {told}" in said if told else "our certificate" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "doubt"),
+    [
+        ({"loncKeyMode": "local"}, "loncKeyMode is local, and these are not at 127.0.0.1: l1"),
+        ({"loncKeyMode": "auto", "lonnetCertificate": "c.pem"}, "not all that certificates need is set"),
+        (
+            {"loncKeyMode": "auto", "loncAllowInsecure": 0},
+            "without certificates and loncAllowInsecure only 127.0.0.1",
+        ),
+        ({"loncKeyMode": "auto"}, None),
+        ({"lonnetCertificate": "c.pem"}, None),
+    ],
+)
+def test_check_doubts_a_mode_that_can_hardly_do_what_is_expected(machine, settings, doubt):
+    machine.configure(**settings)
+    said = machine.command("check").stdout.decode()
+    assert f": warning: {doubt}" in said if doubt else "warning" not in said
 
 
 class TestFilesThatOthersCanRead:

@@ -366,8 +366,9 @@ class TestLifeAsTheUser:
             done = theirs.command(command)
             assert done.returncode == (0 if command == "check" else 1)
             said = (done.stdout + done.stderr).decode()
-            assert str(file) in said
-            assert "Permission denied" in said
+            group = grp.getgrgid(GID).gr_name
+            how = f"chgrp {group} {file} && chmod g+r {file}"
+            assert f"nobody (loncUser) cannot read {file}: {how}" in said
         file.chmod(0o640)
         theirs.start_lond("l1")
         imported = theirs.directory / "imported"
@@ -383,6 +384,13 @@ class TestLifeAsTheUser:
         assert theirs.command("reload").returncode == 0
         assert theirs.ask(b"encrypt:echo:x") == b"x"
         assert imported.read_text() == ""
+
+    def test_a_key_made_before_the_first_start_is_the_users(self, theirs):
+        keys = theirs.directory / "keys"
+        theirs.configure(loncUser="nobody", loncDelayedKeyFile=keys)
+        assert theirs.command("delayed", "keygen").returncode == 0
+        assert owner_and_mode(keys) == (UID, GID, "0o640")
+        theirs.start()
 
     def test_user_and_group_cannot_change_while_it_runs(self, theirs):
         theirs.start()
@@ -439,9 +447,9 @@ class TestLifeAsTheUser:
         eventually(lambda: bad.exists() and os.listdir(bad) == ["impossible"])
         assert owner_and_mode(bad) == (UID, daemon, "0o2770")
         assert owner_and_mode(settings.perm_log) == (UID, daemon, "0o660")
-        assert saying(STRANGER, daemon, record) == "recorded"  # now that there is one
+        assert saying(STRANGER, daemon, record) == "recorded"
         kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
-        assert kinds == ["S", "D"]
+        assert kinds == ["D", "S", "D"]
 
     def test_over_what_a_daemon_of_roots_has_left(self, theirs):
         """Killed, so that all of it is still there, and the user named only then."""

@@ -166,7 +166,9 @@ def test_programs_ask_by_id_and_so_do_the_commands(up):
     assert up.command("send", "l3", "ping").stdout == b"l3\n"
     assert up.command("send", ONE, "ping").stdout == b"l1\n"
     assert up.command("status", TWO).stdout.decode().startswith(f"{TWO}: ready")
-    assert up.command("disable", TWO).stdout.decode() == f"{TWO} is disabled\n"
+    assert up.command("status", "l3").stdout.decode().startswith(f"{ONE}: ready")
+    assert up.command("disable", "l2").stdout.decode() == f"{TWO} is disabled\n"
+    assert up.command("enable", TWO).stdout.decode().startswith(f"{TWO} is ")
 
 
 def test_delayed_transactions_of_each_id_are_carried_out(machine):
@@ -221,6 +223,17 @@ def test_a_host_whose_socket_would_be_the_one_to_ask_at_is_a_fault(machine):
     done = machine.command("check")
     assert done.returncode == 6
     assert done.stdout.decode() == f"{machine.table}:2: the socket of {TWO} would be lonSockCreate\n"
+
+
+def test_where_the_socket_to_ask_at_cannot_be_made_nothing_is_stopped(machine):
+    machine.start_lond("l1")
+    machine.start()
+    machine.configure(loncSocketName="dns", lonSockCreate=machine.directory / "none" / "socket")
+    sentence = f"cannot listen at {machine.directory}/none/socket: there is no {machine.directory}/none"
+    assert f"it will not start: {sentence}" in machine.command("check").stdout.decode()
+    done = machine.command("restart")
+    assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}; nothing is stopped\n")
+    assert machine.ask(b"ping", ONE) == b"l1"
 
 
 def test_how_sockets_are_called_cannot_change_while_it_runs(up):
