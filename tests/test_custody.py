@@ -69,7 +69,8 @@ def entry(settings, name=NAME):
 def records(settings):
     if not settings.perm_log.exists():
         return []
-    return [line.split(":", 1)[1].rsplit(":", 3)[0] for line in settings.perm_log.open()]
+    lines = settings.perm_log.read_text().splitlines()
+    return [line.split(":", 1)[1].rsplit(":", 3)[0] for line in lines]
 
 
 class TestFinding:

@@ -99,9 +99,8 @@ def test_wherever_it_ends_it_has_not_come_to_idle_and_holds_no_more_than_was_sai
     for end in itertools.count():
         protocol, lond = start()
         said = talk(protocol, lond, 10**6, end)
-        assert len(said) == end
-        if said.endswith(last) and b"ok\n" in said:
-            break
+        if len(said) < end or (said.endswith(last) and b"ok\n" in said):
+            break  # (signatures vary in length)
         assert protocol.state is not State.IDLE
         assert len(protocol._lines) + len(protocol._tunnel or b"") <= end
         protocol.disconnect()
