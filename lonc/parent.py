@@ -191,16 +191,23 @@ class Parent:
         if keeper is None:
             transaction.complete(b"no_such_host\n")
             return
+
+        def done(why_not: str | None) -> None:
+            transaction.complete(b"done\n" if why_not is None else f"error: {why_not}\n".encode())
+
+        if self._phase is Phase.STOPPING:
+            done("lonc is stopping")
+            return
         try:
             keeper.renew_socket()
         except CannotStart as error:
             logger.error("%s", error)
-            transaction.complete(f"error: {error}\n".encode())
+            done(str(error))
             return
         if keeper.outdated:  # its child has the one that was removed
-            keeper.bring_up(lambda _: transaction.complete(b"done\n"))
+            keeper.bring_up(done)
         else:
-            transaction.complete(b"done\n")
+            done(None)
 
     def _look_for_delayed(self) -> None:
         """Callback, now and then: tell the children what is theirs."""

@@ -1,6 +1,7 @@
 """Sockets that are called by DNS names, as later clients look for them; lonSockCreate."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,22 @@ def test_where_the_socket_to_ask_at_cannot_be_made_nothing_is_stopped(machine):
     done = machine.command("restart")
     assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}; nothing is stopped\n")
     assert machine.ask(b"ping", ONE) == b"l1"
+
+
+def test_a_lonc_that_stops_makes_no_socket_any_more(machine):
+    machine.configure(lonSockCreate=machine.sockets / "common_parent")
+    machine.start_lond("l1")
+    machine.run()
+    asking = machine.connect("common_parent")
+    child = machine.children()["l1"]
+    os.kill(child, signal.SIGSTOP)  # it does not leave so soon
+    machine.lonc.terminate()
+    eventually(lambda: machine.socket_files() == ["common_parent"])
+    asking.sendall(b"l1.example.org:l1\n")
+    assert read_line(asking) == b"error: lonc is stopping"
+    os.kill(child, signal.SIGCONT)
+    machine.lonc.wait(20)
+    assert machine.socket_files() == []
 
 
 def test_how_sockets_are_called_cannot_change_while_it_runs(up):
