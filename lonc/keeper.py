@@ -134,7 +134,7 @@ class Keeper:
         if self._retired:
             return
         self._retired = True
-        self._on_up, self._afterwards = [], []
+        waiting, self._on_up, self._afterwards = [*self._on_up, *self._afterwards], [], []
         self._cancel_retry()
         self._end_rest()
         self._drop_to_next()
@@ -142,6 +142,8 @@ class Keeper:
         for child in (self.child, self._next):
             if child is not None:
                 child.terminate()
+        for on_up in waiting:
+            self._loop.after(0, partial(on_up, f"{self.host.name} is served no more"))
 
     def _bind(self) -> SocketFile:
         return SocketFile(self.settings.socket_directory / self.host.name, self.settings.socket_mode)

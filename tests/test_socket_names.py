@@ -253,6 +253,22 @@ def test_a_lonc_that_stops_makes_no_socket_any_more(machine):
     assert machine.socket_files() == []
 
 
+def test_whoever_waits_for_a_socket_of_a_host_that_goes_is_told(machine):
+    machine.configure(lonSockCreate=machine.sockets / "common_parent")
+    machine.hosts("l1", "l2")
+    machine.run()
+    old = machine.children()["l2"]
+    os.kill(old, signal.SIGSTOP)  # the next one cannot take over from it
+    (machine.sockets / "l2").unlink()
+    asking = machine.connect("common_parent", timeout=5.0)
+    asking.sendall(b"l2.example.org:l2\n")
+    eventually(lambda: "l2" in machine.socket_files())
+    machine.hosts("l1")
+    assert machine.command("update").returncode == 0
+    assert read_line(asking) == b"error: l2 is served no more"
+    os.kill(old, signal.SIGCONT)
+
+
 def test_how_sockets_are_called_cannot_change_while_it_runs(up):
     up.configure(loncSocketName="id", lonSockCreate="/tmp/x")
     done = up.command("reload")
