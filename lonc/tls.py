@@ -49,7 +49,8 @@ _WRONG = {
 class Tunnel:
     """One side of it. With `key` we are lond, and say it; without we hear it, and it is in `key` then.
 
-    `name` is what the other side's certificate must be for; lond does not ask for one.
+    `name` is what the other side's certificate must be for; lond does not ask for one. Raises
+    ProtocolError if no certificate can be for it.
     """
 
     def __init__(self, context: ssl.SSLContext, name: str | None, key: bytes | None = None) -> None:
@@ -59,7 +60,10 @@ class Tunnel:
         self._heard = b""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, key is not None, name)
+        try:
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, key is not None, name)
+        except (ValueError, TypeError):  # of the name: its labels, or a zero in it
+            raise ProtocolError(f"no certificate can be for {name!r}") from None
         self._greeted = False
         self._ended = False
         self._rest = bytearray()  # a record of which not all has come

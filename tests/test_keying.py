@@ -1,6 +1,7 @@
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def office(tmp_path_factory):
 def choose(tmp_path, office):
     """How a connection begins to whom, with which settings."""
 
-    def choose(mode, address, certified=False, **settings):
+    def choose(mode, address, certified=False, host=HOST, **settings):
         files = office.issue("lonc.example") if certified else (None, None, None)
         settings |= dict(zip(("certificate", "private_key", "authority"), files, strict=True))
         made = Settings(
@@ -35,7 +36,7 @@ def choose(tmp_path, office):
             certificate_directory=Path("/"),
             **settings,
         )
-        return Keying(HOST, made).choose(address)
+        return Keying(host, made).choose(address)
 
     return choose
 
@@ -73,6 +74,12 @@ def test_what_may_not_be_is_a_sentence(choose):
         ProtocolError, match=r"loncKeyMode is local, and 127\.0\.0\.2 is not 127\.0\.0\.1"
     ):
         choose("local", "127.0.0.2")
+
+
+@pytest.mark.parametrize("name", [".l1", "a..b", "x" * 64, "ä" * 64, "l\0"])
+def test_a_name_that_no_certificate_can_be_for_is_a_sentence(choose, name):
+    with pytest.raises(ProtocolError, match="no certificate can be for '"):
+        choose("ssl", "192.0.2.1", certified=True, host=replace(HOST, dnsname=name))
 
 
 def test_the_key_file_is_new_each_time_and_nobody_elses(choose, tmp_path):
