@@ -43,7 +43,7 @@ TOO_LONG = b"error: request too long"
 
 
 class Lonc:
-    """The lonc of this machine, over connections that are kept: one a host, from request to request.
+    """The lonc of this machine, over connections that are kept: one a socket, from request to request.
 
     `settings` say where it is, and how long it may take; unless given they are read from the usual
     place. Raises Misconfigured without a configuration.
@@ -53,7 +53,7 @@ class Lonc:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = _usual_settings() if settings is None else settings
-        self._kept: dict[str, socket.socket] = {}  # by host; on none of them is anything awaited
+        self._kept: dict[Path, socket.socket] = {}  # by its path; on none of them is anything awaited
         self._table = _Table(self._settings)
         self._pid = os.getpid()  # whose they are
 
@@ -150,21 +150,22 @@ class Lonc:
 
         None if the line was not taken and may be sent again. Raises OSError.
         """
-        connection = self._take(host) or _connect(self._settings, self._table, host, deadline)
+        path = self._table.socket_of(host)
+        connection = self._take(path) or _connect(path, self._table, host, deadline)
         with contextlib.ExitStack() as unless_kept:
             unless_kept.enter_context(connection)
             answer, at_rest = _ask(connection, line + b"\n", deadline)
             if at_rest:
                 unless_kept.pop_all()
-                self._kept[host] = connection
+                self._kept[path] = connection
         return answer
 
-    def _take(self, host: str) -> socket.socket | None:
-        """The connection to `host` that was kept, if it is still of use."""
+    def _take(self, path: Path) -> socket.socket | None:
+        """The connection there that was kept, if it is still of use."""
         if self._pid != os.getpid():
             self.close()  # for us; whose they are still has them
             self._pid = os.getpid()
-        connection = self._kept.pop(host, None)
+        connection = self._kept.pop(path, None)
         if connection is not None:
             try:
                 connection.setblocking(False)
@@ -212,9 +213,8 @@ def _may_be_host(host: str) -> bool:
     return HOST_ID.fullmatch(host) is not None and host != "delayed"  # which is beside the sockets
 
 
-def _connect(settings: Settings, table: _Table, host: str, deadline: float) -> socket.socket:
+def _connect(path: Path, table: _Table, host: str, deadline: float) -> socket.socket:
     """Raises FileNotFoundError for a host that the table lacks, other OSErrors after all tries."""
-    path = settings.socket_directory / (table.socket_of(host) if settings.by_dns else host)
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -280,6 +280,7 @@ class _Table:
         self._settings = settings
         self._look: tuple[int, int, int] | None = None
         self._names: dict[str, str] = {}  # of sockets, by host id
+        self._known: dict[str, str] = {}  # the same, and what it said before it had faults
         self._sound = False
 
     def may_have(self, host: str) -> bool:
@@ -287,12 +288,19 @@ class _Table:
         self._read()
         return not self._sound or not self._names or host in self._names
 
-    def socket_of(self, host: str) -> str:
-        """The name of a host's socket. Raises FileNotFoundError where the table lacks the host."""
-        self._read()
-        if host not in self._names:
-            raise ConnectionRefusedError if self.may_have(host) else FileNotFoundError
-        return self._names[host]
+    def socket_of(self, host: str) -> Path:
+        """Where a host's socket is.
+
+        Where the table must say that, raises FileNotFoundError if it lacks the host, and
+        ConnectionRefusedError if it has never said.
+        """
+        if not self._settings.by_dns:
+            return self._settings.socket_directory / host
+        if not self.may_have(host):
+            raise FileNotFoundError
+        if host not in self._known:
+            raise ConnectionRefusedError
+        return self._settings.socket_directory / self._known[host]
 
     def _read(self) -> None:
         settings = self._settings
@@ -304,6 +312,7 @@ class _Table:
         if look is None or look != self._look:
             hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
             self._names = {id_: host.name for host in hosts for id_ in host.ids}
+            self._known |= self._names
             self._sound = not faults
             self._look = look
 

@@ -172,6 +172,20 @@ def test_programs_ask_by_id_and_so_do_the_commands(up):
     assert up.command("enable", TWO).stdout.decode().startswith(f"{TWO} is ")
 
 
+def test_whoever_keeps_a_connection_follows_an_id_to_another_machine(up):
+    with lonnet.Lonc(up.settings()) as lonc:
+        assert [lonc.reply("ping", host) for host in ("l3", "l2")] == [b"l3", b"l2"]
+        table = up.table.read_text()
+        row = f"l3:other:library:{ONE}:{up.address(1)}\n"
+        up.table.write_text(table.replace(row, row[:5] + "broken\n"))
+        assert lonc.reply("ping", "l3") == b"l3"  # a table with faults says nothing else
+        up.table.write_text(table.replace(row, f"l3:other:library:{TWO}:{up.address(2)}\n"))
+        assert up.command("update").returncode == 0
+        assert lonc.reply("ping", "l3") == b"refused"  # by the other lond, which has not heard of it
+        up.table.write_text(table.replace(row, ""))
+        assert lonc.reply("ping", "l3") == b"no_such_host"
+
+
 def test_delayed_transactions_of_each_id_are_carried_out(machine):
     machine.run()
     settings = machine.settings()
