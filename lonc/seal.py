@@ -114,6 +114,8 @@ def longest_sealed(length: int) -> int:
 def read_keys(file: Path) -> Keyring:
     """Raises Misconfigured, with the first fault."""
     keys, _ = _read(file)
+    if not keys:
+        raise _fault(file, None, "no key stands in it; lonc delayed keygen makes one")
     return Keyring(file, keys)
 
 
@@ -180,7 +182,10 @@ def _with_new_key(file: Path, fd: int, like: Path) -> tuple[str, bytes]:
     line = f"{key_id}:{os.urandom(KEY).hex()}\n".encode()
     lines = old.splitlines(keepends=True)
     first = next((number for number, each in enumerate(lines) if _KEY_LINE.fullmatch(each)), len(lines))
-    return key_id, b"".join([*lines[:first], line, *lines[first:]])
+    before = b"".join(lines[:first])
+    if before and not before.endswith(b"\n"):
+        before += b"\n"
+    return key_id, b"".join([before, line, *lines[first:]])
 
 
 def _new_id() -> str:
@@ -214,8 +219,6 @@ def _read(file: Path) -> tuple[dict[str, bytes], bytes]:
         if key_id in keys:
             raise _fault(file, number, f"the key {key_id} stands here twice")
         keys[key_id] = bytes.fromhex(match[2].decode())
-    if not keys:
-        raise _fault(file, None, "no key stands in it; lonc delayed keygen makes one")
     return keys, content
 
 

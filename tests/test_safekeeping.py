@@ -70,6 +70,14 @@ class TestKeygen:
         assert first in read_keys(keys)
         assert machine.command("check").returncode == 0
 
+    def test_into_a_file_without_keys_as_the_complaint_of_it_says(self, machine, keys):
+        for text in ("", "# ours\n", "# without an end"):
+            keys.write_text(text)
+            assert b"lonc delayed keygen makes one" in machine.command("check").stdout
+            done(machine, "keygen")
+            assert read_keys(keys).first in keys.read_text()
+            assert keys.read_text().startswith(text)
+
     def test_before_the_setting_is_made(self, machine, tmp_path):
         _, why = done(machine, "keygen", status=2)
         assert why == ["lonc: loncDelayedKeyFile is not set: name a file"]
