@@ -111,7 +111,7 @@ def certified_until(settings: Settings) -> datetime | None:
 
 
 def remove_key_files(directory: Path) -> None:
-    """Those that are left by a daemon that was killed."""
+    """Those that are left by whoever was killed."""
     with contextlib.suppress(OSError):
         for file in directory.glob(f"{KEY_FILE}*"):
             file.unlink()

@@ -84,7 +84,9 @@ class Parent:
             roster = self._roster
             roster.settings = within_limits(roster.settings, len(roster.hosts))
             self._use_secrets(roster.settings)
-            remove_key_files(roster.settings.socket_directory)
+            remove_keys = partial(remove_key_files, roster.settings.socket_directory)
+            remove_keys()  # of a daemon that was killed
+            stack.callback(remove_keys)  # of children that were
             roster.bind(roster.hosts, roster.settings)
             stack.callback(roster.retire)
             orders = {

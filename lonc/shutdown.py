@@ -19,6 +19,7 @@ from lonc.control import ask
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.instance import PAUSE, State, find, hold, settled
+from lonc.keying import remove_key_files
 from lonc.privileges import answered_as, identity
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
@@ -28,7 +29,8 @@ CHILDREN_END_WITHIN = 1.0  # seconds
 def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     """Let the daemon drain, wait for its end, and kill it if that does not come; returns what was done.
 
-    What one that was killed has left is removed: the sockets of `hosts`, and what is in the pid file.
+    What one that was killed has left is removed: the sockets of `hosts`, key files, and what is in the
+    pid file.
     Raises NoPermission, and LoncError where nobody can tell whether it runs.
     """
     found = settled(settings)
@@ -82,10 +84,10 @@ def _ends(pidfd: int, seconds: float) -> bool:
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
     """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
     with contextlib.suppress(CannotStart):
-        answered_as(identity(settings), partial(_remove_sockets, settings, hosts))
+        answered_as(identity(settings), partial(_remove_what_is_left, settings, hosts))
 
 
-def _remove_sockets(settings: Settings, hosts: Sequence[Host]) -> list[str]:
+def _remove_what_is_left(settings: Settings, hosts: Sequence[Host]) -> list[str]:
     """As the daemon's user: there is nothing to be said."""
     with contextlib.suppress(CannotStart, OSError), hold(settings):
         paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
@@ -94,6 +96,7 @@ def _remove_sockets(settings: Settings, hosts: Sequence[Host]) -> list[str]:
         for path in paths:
             if _is_dead(path):
                 path.unlink()
+        remove_key_files(settings.socket_directory)
     return []
 
 

@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "safekeeping": {
         "configuration", "custody", "errors", "health", "privileges", "seal", "sending", "sources",
     },
-    "shutdown": {"configuration", "control", "errors", "hosts", "instance", "privileges"},
+    "shutdown": {"configuration", "control", "errors", "hosts", "instance", "keying", "privileges"},
     "lonnet": {"configuration", "delayed", "errors", "hosts", "readers"},
     "loopback": {
         "__init__", "channel", "cipher", "configuration", "errors", "event_loop", "hosts", "keying",

@@ -1,5 +1,6 @@
 """The dialogue in every mode of loncKeyMode, by the whole program."""
 
+import os
 import signal
 from datetime import timedelta
 
@@ -226,6 +227,20 @@ def test_a_key_file_that_lond_has_not_removed_is_removed(machine):
         machine.run()
         assert machine.ask(b"encrypt:secret") == b"heard"
         assert machine.socket_files() == ["l1"]
+
+
+@pytest.mark.parametrize("killed", ["child", "daemon"])
+def test_what_was_killed_leaves_no_key_file_once_lonc_has_ended(machine, killed):
+    serve_at_localhost(machine)
+    machine.configure(loncKeyMode="local")
+    with ScriptedLond("127.0.0.1", machine.port, lambda peer: peer.hear() and peer.hear()):
+        machine.start()
+        eventually(lambda: [name for name in machine.socket_files() if name.startswith(KEY_FILE)])
+        os.kill(machine.children()["l1"] if killed == "child" else machine.lonc.pid, signal.SIGKILL)
+        if killed == "daemon":
+            machine.lonc.wait()
+        assert machine.command("stop").returncode == 0
+    assert machine.socket_files() == []
 
 
 class Recorder:
