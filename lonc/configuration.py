@@ -237,12 +237,14 @@ def _name_and_value(line: bytes) -> tuple[str, str]:
         words = _WORD.findall(line.decode())[1:]
     except UnicodeDecodeError:
         raise ValueError(f"bytes that are no UTF-8: {line!r}") from None
+    name = f"{repr(words[0])[1:-1]}: " if words else ""
     if len(words) != 2:
         raise ValueError(
-            f"PerlSetVar takes NAME VALUE, and has {len(words)} words (a comment needs its own line)"
+            f"{name}PerlSetVar takes NAME VALUE, and has {len(words)} words"
+            " (a comment needs its own line)"
         )
     if any('"' in word.removeprefix('"').removesuffix('"') or word.count('"') == 1 for word in words):
-        raise ValueError("a double quote that stands alone")
+        raise ValueError(f"{name}a double quote that stands alone")
     return words[0].strip('"'), words[1].strip('"')
 
 

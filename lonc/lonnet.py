@@ -321,7 +321,7 @@ class _Table:
 def _usual_settings() -> Settings:
     """A fault elsewhere in the file, which does not disturb a running lonc, does not disturb us."""
     settings, faults = read_settings(find_configuration(None, os.environ))
-    if any(fault.text.startswith("loncDelayedKeyFile:") for fault in faults):
+    if any("loncDelayedKeyFile" in fault.text for fault in faults):
         # Better nothing is saved than in clear what was to be sealed.
         settings = replace(settings, delayed_key_file=Path(os.devnull))
     return settings

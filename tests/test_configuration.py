@@ -157,9 +157,10 @@ def test_apaches_syntax(read):
     ("line", "text"),
     [
         ("PerlSetVar", "PerlSetVar takes NAME VALUE, and has 0 words"),
-        ("PerlSetVar londPort", "PerlSetVar takes NAME VALUE, and has 1 words"),
+        ("PerlSetVar londPort", "londPort: PerlSetVar takes NAME VALUE, and has 1 words"),
+        ("PerlSetVar \x1b[2J", r"\x1b[2J: PerlSetVar takes NAME VALUE, and has 1 words"),
         ("PerlSetVar londPort 1 # port", "has 4 words (a comment needs its own line)"),
-        ('PerlSetVar lonTabDir "/open', "a double quote that stands alone"),
+        ('PerlSetVar lonTabDir "/open', "lonTabDir: a double quote that stands alone"),
         ('PerlSetVar lonTabDir /a"b"', "a double quote that stands alone"),
         (
             "PerlSetVar loncMaxConection 3",

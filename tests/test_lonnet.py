@@ -540,9 +540,18 @@ class TestCritical:
         assert content.startswith(b"lonc:sealed:1:first:")
         assert perm_log() == [b"F:l1:put", b"D:l1:put"]
 
-    def test_a_key_file_that_is_not_named_properly_is_one_that_cannot_be_used(self, machine):
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "loncDelayedKeyFile keys",
+            "loncDelayedKeyFile /keys # ours",
+            'loncDelayedKeyFile "/keys',
+            "loncDelayedKeyfile /keys",
+        ],
+    )
+    def test_a_key_file_that_is_not_named_properly_is_one_that_cannot_be_used(self, machine, words):
         machine.sockets.mkdir(0o750)
-        machine.configure(loncDelayedKeyFile="keys")
+        machine.configuration.write_text(f"{machine.configuration.read_text()}PerlSetVar {words}\n")
         program = "from lonc import lonnet; print(lonnet.critical('put:secret', 'l1', timeout=0.01))"
         environment = {**os.environ, "LONC_CONF": str(machine.configuration)}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
