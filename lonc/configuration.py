@@ -225,9 +225,12 @@ def _contradictions(settings: Settings, file: Path, lines_of: Mapping[str, int])
     if mode in (CLASSIC, INSECURE) and not settings.allow_insecure:
         text = f"loncAllowInsecure 0 forbids loncKeyMode {mode}: set it to auto or ssl"
         yield Fault(file, lines_of["loncAllowInsecure"], text)
-    if mode == SSL and settings.certificates is None:
-        names = ", ".join(("lonCertificateDirectory", *CERTIFICATE_SETTINGS))
-        yield Fault(file, lines_of["loncKeyMode"], f"loncKeyMode ssl needs all of {names}")
+    names = "lonCertificateDirectory", *CERTIFICATE_SETTINGS
+    # (Where one is forgotten, auto would be insecure with everybody.)
+    wanted = mode == SSL or (mode == AUTO and any(name in lines_of for name in names))
+    if wanted and settings.certificates is None:
+        text = f"loncKeyMode {mode} needs all of {', '.join(names)}{', or none' * (mode == AUTO)}"
+        yield Fault(file, lines_of["loncKeyMode"], text)
     if "loncGroup" in lines_of and "loncUser" not in lines_of:
         yield Fault(file, lines_of["loncGroup"], "loncGroup is set, and loncUser is not")
 

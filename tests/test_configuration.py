@@ -133,6 +133,13 @@ def test_modes_of_a_key_that_contradict_other_settings(read):
     ]
     _, faults = read(f"{head}PerlSetVar loncAllowInsecure 0\nPerlSetVar loncKeyMode auto\n")
     assert faults == []
+    _, faults = read(f"{head}PerlSetVar loncKeyMode auto\nPerlSetVar lonnetCertificate c.pem\n")
+    assert faults == [
+        ":2: loncKeyMode auto needs all of lonCertificateDirectory, lonnetCertificate,"
+        " lonnetPrivateKey, lonnetCertificateAuthority, or none"
+    ]
+    _, faults = read(f"{head}PerlSetVar lonnetCertificate c.pem\n")
+    assert faults == []  # it may be another program's
 
 
 def test_apaches_syntax(read):
