@@ -319,7 +319,8 @@ class LondProtocol:
         self.data_to_send = bytes(self.data_to_send) + b"version\n"
 
     def _set_host(self, version: Line) -> None:
-        self.lond_version = version[:LONGEST_VERSION].rstrip(b"\n").decode(errors="backslashreplace")
+        said = bytes(version[:LONGEST_VERSION]).rstrip(b"\n")
+        self.lond_version = repr(said)[2:-1]  # it is shown on terminals
         self.data_to_send = f"sethost:{self._server_id}\n".encode()
 
     def _hear_host_set(self, answer: Line) -> None:

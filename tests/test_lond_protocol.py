@@ -554,6 +554,11 @@ class TestTheLaterDialogue:
             protocol.connected("192.0.2.9")
         assert protocol.state is State.DISCONNECTED
 
+    def test_a_version_is_fit_for_a_terminal(self):
+        talk = reach(State.READING_VERSION_STRING)
+        talk.protocol.receive(b"2.11 \x1b[2J\xc2\x9b\r\n")
+        assert talk.protocol.lond_version == r"2.11 \x1b[2J\xc2\x9b\r"
+
     def test_a_version_without_end_is_not_kept(self):
         talk = reach(State.READING_VERSION_STRING)
         talk.protocol.receive(b"\xff\n"[:1] * 150 + b"\n")
