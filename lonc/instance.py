@@ -66,16 +66,20 @@ def directories(settings: Settings) -> list[tuple[Path, str]]:
 
 def make_directories(settings: Settings, owner: Identity | None = None) -> None:
     """Make what may be missing, for `owner`, if that is somebody else. Raises CannotStart."""
-    for directory, setting in directories(settings):
-        try:
-            directory.mkdir(DIRECTORY_MODE)
-            directory.chmod(DIRECTORY_MODE)  # whatever the umask
-            if owner is not None:
-                privileges.hand_over(directory, owner, group=True)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
+    # (No chmod: by then it could be something else, put there by whoever may write above it.)
+    umask = os.umask(0o777 & ~DIRECTORY_MODE)
+    try:
+        for directory, setting in directories(settings):
+            try:
+                directory.mkdir(DIRECTORY_MODE)
+                if owner is not None:
+                    privileges.hand_over(directory, owner, group=True)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
+    finally:
+        os.umask(umask)
 
 
 def _make_delayed(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from lonc import delayed, lonnet
 from lonc.authority import Authority
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
+from lonc.instance import make_directories
 from lonc.privileges import answered_as, become, hand_over, identity, require_closed
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -184,6 +185,24 @@ class TestHandingOver:
             assert str(refusal.value) == sentence
         tmp_path.chmod(0o700)
         require_closed(tmp_path / "none", "lonSockDir")
+
+
+@needs_root
+def test_what_is_put_in_the_place_of_a_new_directory_is_left_alone(tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    victim.chmod(0o755)
+    mkdir = Path.mkdir
+
+    def make(path, mode):
+        mkdir(path, mode)
+        path.rmdir()
+        path.symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    settings = Settings(socket_directory=tmp_path / "sockets", daemons=tmp_path, user="nobody")
+    make_directories(settings, identity(settings))
+    assert owner_and_mode(victim) == (0, 0, "0o755")
 
 
 def _careless():
