@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
 
 LOCALHOST = "127.0.0.1"
-KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot inside
+KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot in front
 KEY_BYTES = 16
 
 # TLS and secrets are imported by who needs them alone: they are memory of every child.
