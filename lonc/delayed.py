@@ -290,16 +290,27 @@ def sync(directory: Path) -> None:
 
 def _open_log(file: Path) -> int:
     try:
-        return os.open(file, _LOG_FLAGS)
+        return _follow(file)
     except FileNotFoundError:
         pass
     try:
         fd = os.open(file, _LOG_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
     except FileExistsError:  # somebody else was first
-        return os.open(file, _LOG_FLAGS)
+        return _follow(file)
     with contextlib.suppress(OSError):
         os.fchmod(fd, FILE_MODE)  # whatever the umask
     return fd
+
+
+def _follow(file: Path) -> int:
+    """Through a link only if that is root's or our own: as root we would write wherever the daemon's
+    user, who may write beside it, wants."""
+    try:
+        return os.open(file, _LOG_FLAGS | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP or os.lstat(file).st_uid not in (0, os.geteuid()):
+            raise
+    return os.open(file, _LOG_FLAGS)
 
 
 def _cut_off(file: Path) -> bool:

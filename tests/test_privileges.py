@@ -525,6 +525,22 @@ class TestLifeAsTheUser:
         assert victim.read_text() == "precious"
 
 
+@needs_root
+def test_root_records_nothing_where_the_user_has_linked_the_permanent_log(theirs):
+    theirs.start()
+    settings = theirs.settings()
+    victim = theirs.directory / "victim"
+    victim.write_text("precious\n")
+    waiting = settings.delayed_directory / "1.0.1.put.l9"
+    for owner, status, lines in ((UID, 1, 1), (0, 0, 2)):
+        settings.perm_log.unlink(missing_ok=True)
+        settings.perm_log.symlink_to(victim)
+        os.lchown(settings.perm_log, owner, -1)
+        waiting.write_text("put:/tmp/library\n")
+        assert theirs.command("delayed", "drop", waiting.name).returncode == status
+        assert victim.read_text().count("\n") == lines
+
+
 CONFIGURATION, TABLE, SOCKETS, LOGS = "loncapa.conf", "tabs/hosts.tab", "sockets", "daemons/logs"
 
 
