@@ -197,9 +197,10 @@ def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
 def _unusable(settings: Settings) -> list[str]:
     try:
         require_usable(settings)
-        place = settings.create_socket
-        if place is not None and place.parent != settings.socket_directory:
-            require_room(place)
+        if (place := settings.create_socket) is not None:
+            require_place(place)
+            if place.parent != settings.socket_directory:  # which may be made first
+                require_room(place)
     except CannotStart as error:
         return [str(error)]
     return []

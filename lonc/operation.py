@@ -107,13 +107,9 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
     elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
     if settings.key_mode == LOCAL and elsewhere:
         yield f"loncKeyMode is local, and these are not at {LOCALHOST}: {', '.join(elsewhere[:10])}"
-    place = settings.certificate_directory
-    files = (place, settings.certificate, settings.private_key, settings.authority)
-    if settings.key_mode == AUTO and settings.certificates is None:
-        if any(file is not None for file in files):
-            yield "not all that certificates need is set, so that loncKeyMode auto does without them"
-        if not settings.allow_insecure and elsewhere:
-            yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be spoken to"
+    lonely = settings.key_mode == AUTO and settings.certificates is None and not settings.allow_insecure
+    if lonely and elsewhere:
+        yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be spoken to"
 
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:

@@ -61,8 +61,7 @@ def require_place(path: Path) -> None:
 
 
 def require_room(path: Path) -> None:
-    """Raises CannotStart if we cannot make a socket at `path`."""
-    require_place(path)
+    """Raises CannotStart if there is no directory for a socket at `path`, or we may not write there."""
     if not path.parent.is_dir():
         raise CannotStart(f"cannot listen at {path}: there is no {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -144,7 +144,6 @@ def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_w
     ("settings", "doubt"),
     [
         ({"loncKeyMode": "local"}, "loncKeyMode is local, and these are not at 127.0.0.1: l1"),
-        ({"loncKeyMode": "auto", "lonnetCertificate": "c.pem"}, "not all that certificates need is set"),
         (
             {"loncKeyMode": "auto", "loncAllowInsecure": 0},
             "without certificates and loncAllowInsecure only 127.0.0.1",
