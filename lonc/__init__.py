@@ -5,7 +5,7 @@ A tour, in reading order:
 - what is said on the wire: `lond_protocol`, with `line_buffer` and `cipher` under it, and
   `lond_connection`, which gives it a socket, and `resolver`, which finds where to connect; `keying` says
   how each connection is to come to its key, and `tls` is for those that are told one in it;
-- who asks: `listener` and `client`;
+- who asks: `listener` and `client`; for whom that is, `addressee` knows;
 - between them: `pool`, with `containers`, which passes each `transaction` to a connection; `stock`
   counts what is held for whom, `tally` what became of it, and a `chronicle` keeps what happened;
 - what calls them all: `event_loop`;

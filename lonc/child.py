@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import signal
 import socket
 from collections import Counter
@@ -32,6 +31,7 @@ from random import Random
 from setproctitle import setproctitle
 
 from lonc import __version__
+from lonc.addressee import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
 from lonc.backoff import Backoff
 from lonc.channel import Channel
 from lonc.chronicle import Chronicle, wall_clock
@@ -62,14 +62,6 @@ PONG = b"pong\n"
 REPLACE = b"replace\n"
 LEAVING = b"leaving\n"
 
-# They would change or end a connection that all clients share. (Later londs take what stands before a
-# colon for the command.)
-_REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|(?:ekey|exit)[:\n])")
-_NOT_FOR_LOND = re.compile(_REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
-_FOR_WHOM = re.compile(rb"sethost:([^:\n]*):")  # from later clients
-_SECRET = re.compile(rb"(?:sethost:[^:]*:)?encrypt:")
-_ORDERS = (b"reset_retries\n", b"close_connection_exit\n")
-
 
 def _may_order(client: Client) -> bool:
     """Only for root, our own user and our group: who may ask may not, by that alone, disturb others."""
@@ -83,16 +75,7 @@ class Child:
     `predecessor` leads to the child whose clients this one takes over, where there is one.
     """
 
-    maybe_own: tuple[bytes, ...] = (
-        b"lonc:",
-        b"reset_retries",
-        b"close_connection_exit",
-        b"init",
-        b"ekey",
-        b"exit",
-        b"sethost:",
-        b"encrypt:",
-    )
+    maybe_own: tuple[bytes, ...] = MAYBE_OWN
 
     def __init__(
         self,
@@ -147,7 +130,7 @@ class Child:
             self._loop,
             settings,
             host.ids,
-            _NOT_FOR_LOND.match,
+            NOT_FOR_LOND.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
             on_trouble=self._chronicle.trouble,
@@ -215,11 +198,11 @@ class Child:
 
     def answer(self, request: Line, client: Client) -> bytes | None:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
-        if self._settings.by_dns and (for_whom := _FOR_WHOM.match(request)):
+        if self._settings.by_dns and (for_whom := FOR_WHOM.match(request)):
             if for_whom[1].decode(errors="replace") not in self._host.ids:
                 return b"no_such_host\n"
             request = request[for_whom.end() :]
-        if _REFUSED.match(request) or (request in _ORDERS and not _may_order(client)):
+        if REFUSED.match(request) or (request in ORDERS and not _may_order(client)):
             return b"refused\n"
         if request == b"lonc:status\n":
             return self.status_line()
@@ -236,7 +219,7 @@ class Child:
     def _tell_and_queue(self, transaction: Transaction) -> None:
         """What travels encrypted is not told."""
         request = transaction.request.removesuffix(b"\n")
-        if not _SECRET.match(request):
+        if not SECRET.match(request):
             cut = request[:LONGEST_TOLD].decode(errors="backslashreplace")
             logger.debug("request: %s%s", cut, "…" if len(request) > LONGEST_TOLD else "")
         self._pool.queue_transaction(transaction)

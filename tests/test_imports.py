@@ -10,8 +10,8 @@ import lonc
 PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
-    "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers", "delayed",
-    "errors", "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log",
+    "addressee", "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers",
+    "delayed", "errors", "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log",
     "lond_connection",
     "lond_protocol", "pool", "process", "readers", "replay", "resolver", "seal", "status", "stock",
     "tally", "transaction",
@@ -20,6 +20,7 @@ PATH_OF_A_REQUEST = {
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
+    "addressee": set(),
     "containers": set(),
     "line_buffer": {"errors"},
     "transaction": {"line_buffer"},
@@ -113,6 +114,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 PURE = [
+    "addressee",
     "backoff",
     "cipher",
     "containers",

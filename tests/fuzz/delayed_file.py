@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from lonc.child import _NOT_FOR_LOND
+from lonc.addressee import NOT_FOR_LOND
 from lonc.configuration import Settings
 from lonc.delayed import Name
 from lonc.replay import Replay
@@ -91,7 +91,7 @@ def _carry_out(place, text, content, found, with_keys):
         later,
         settings,
         ("l1",),
-        _NOT_FOR_LOND.match,
+        NOT_FOR_LOND.match,
         sent.append,
         sent.remove,
         told.append,
