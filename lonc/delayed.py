@@ -164,12 +164,22 @@ def make_directory(directory: Path) -> None:
             return
         raise
     try:
-        os.chmod(directory, DIRECTORY_MODE)  # whatever the umask
+        _give_mode(directory)
         sync(directory.parent)
     except OSError:
         with contextlib.suppress(OSError):
             os.rmdir(directory)
         raise
+
+
+def _give_mode(made: Path) -> None:
+    """Whatever the umask; and to nothing that somebody else has put in its place meanwhile."""
+    fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.fchmod(fd, DIRECTORY_MODE)
+    finally:
+        os.close(fd)
 
 
 def make_log(settings: Settings) -> None:

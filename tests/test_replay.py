@@ -17,6 +17,12 @@ from lonc.replay import Replay
 from lonc.seal import longest_sealed, read_keys
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Who writes in place is given less time here than a second."""
+    monkeypatch.setattr("lonc.replay.LOOK_AGAIN", 0.05)
+
+
 class Bench:
     """`sent` are the requests in their order; the last of them is in flight."""
 
@@ -37,7 +43,7 @@ class Bench:
         return Replay(
             self.loop,
             self.settings,
-            "l1",
+            ("l1",),
             lambda request: request.startswith(b"exit"),
             self.take,
             lambda transaction: None,
