@@ -16,9 +16,7 @@ from lonc import delayed, instance
 from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
-from lonc.health import of_certificate
 from lonc.hosts import Host
-from lonc.keying import LOCALHOST, certified_until
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.sources import load, loader, read, tolerant
@@ -104,6 +102,8 @@ def check(options: argparse.Namespace) -> int:
 
 def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
     """Where loncKeyMode can hardly do what is expected of it."""
+    from lonc.keying import LOCALHOST
+
     elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
     if settings.key_mode == LOCAL and elsewhere:
         yield f"loncKeyMode is local, and these are not at {LOCALHOST}: {', '.join(elsewhere[:10])}"
@@ -114,6 +114,9 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
+    from lonc.health import of_certificate
+    from lonc.keying import certified_until
+
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
     for doubt in _of_mode(settings, hosts):

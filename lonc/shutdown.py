@@ -19,7 +19,6 @@ from lonc.control import ask
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.instance import PAUSE, State, find, hold, settled
-from lonc.keying import remove_key_files
 from lonc.privileges import answered_as, identity
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
@@ -89,6 +88,8 @@ def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
 
 def _remove_what_is_left(settings: Settings, hosts: Sequence[Host]) -> list[str]:
     """As the daemon's user: there is nothing to be said."""
+    from lonc.keying import remove_key_files  # (others who import us need no cipher)
+
     with contextlib.suppress(CannotStart, OSError), hold(settings):
         paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
         if settings.create_socket is not None:

@@ -10,7 +10,7 @@ from machine import Machine
 
 
 def pytest_addoption(parser):
-    parser.addoption("--rounds", type=int, default=20, help="how often several starts at once are tried")
+    parser.addoption("--rounds", type=int, default=8, help="how often several starts at once are tried")
     help_ = "how many seconds the slowest request of the test of reloads lasts at least"
     parser.addoption("--slow", type=float, default=0, help=help_)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None)
 @given(data=st.data())
 def test_it_holds_for_words_that_the_parser_knows_and_any_others(name, data):
     subject = SUBJECTS[name]

@@ -275,7 +275,7 @@ class TestOutcome:
 
 
 class TestNobodyNotices:
-    @pytest.mark.parametrize("reloads", [20])
+    @pytest.mark.parametrize("reloads", [10])
     def test_reloads_under_load(self, three, reloads, slow):
         """One client after the other has a request in flight that lasts longer than all the reloads."""
         answered = threading.Event()

@@ -342,13 +342,13 @@ class TestTheDaemon:
         monkeypatch.setattr(custody, "READ_BACK_WITHIN", 0)
         machine.start()
         settings = machine.settings()
-        expected = [b"put:%d" % number for number in range(100)]
+        expected = [b"put:%d" % number for number in range(60)]
         for request in expected:
             delayed.save(settings, request, "l1")
         seen, said, orders = [], Counter(), cycle([("old", "first"), ("first", "old")])
         with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
             while entries := custody.waiting(settings):
-                more = len(seen) + 25
+                more = len(seen) + 20
                 eventually(lambda more=more: len(seen) >= more or not custody.waiting(settings))
                 ring = read_keys(_replaced(keys, *next(orders)))
                 for entry in entries:
