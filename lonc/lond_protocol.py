@@ -319,6 +319,8 @@ class LondProtocol:
         self.data_to_send = bytes(self.data_to_send) + b"version\n"
 
     def _set_host(self, version: Line) -> None:
+        if version in (b"refused\n", b"rejected\n"):
+            raise self._broken(f"lond answered version with {bytes(version)!r}")
         said = bytes(version[:LONGEST_VERSION]).rstrip(b"\n")
         self.lond_version = repr(said)[2:-1]  # it is shown on terminals
         self.data_to_send = f"sethost:{self._server_id}\n".encode()

@@ -545,6 +545,12 @@ class TestTheLaterDialogue:
             ! lond answered sethost with b'refused.n', not ok
         """)
 
+    def test_a_lond_that_refuses_to_say_its_version(self):
+        talk = reach(State.READING_VERSION_STRING)
+        with pytest.raises(ProtocolError, match="lond answered version with b'refused"):
+            talk.protocol.receive(b"refused\n")
+        assert talk.protocol.state is State.DISCONNECTED
+
     def test_a_way_that_is_not_open(self):
         def closed(address):
             raise ProtocolError(f"not to {address}")
