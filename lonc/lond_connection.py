@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -174,6 +175,8 @@ class LondConnection:
         try:
             reply = self._protocol.receive(data)
         except ProtocolError as error:
+            with contextlib.suppress(OSError):
+                self._socket.send(self._protocol.farewell)
             self.close(str(error))
             return
         drained = len(data) < RECEIVE_SIZE  # else there may be more in the socket, and due to nobody

@@ -162,6 +162,7 @@ class LondProtocol:
         "_server_id",
         "_tunnel",
         "data_to_send",
+        "farewell",
         "lond_version",
         "mode",
         "state",
@@ -177,6 +178,7 @@ class LondProtocol:
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but auto
+        self.farewell = b""  # what tells lond why, where TLS has failed
         self.lond_version: str | None = None  # as it says
         self._server_id = server_id
         self._client_id = client_id
@@ -264,6 +266,7 @@ class LondProtocol:
         try:
             clear = tunnel.receive(data)
         except ProtocolError as error:
+            self.farewell = tunnel.data_to_send()
             raise self._broken(str(error)) from None
         if out := tunnel.data_to_send():
             self.data_to_send = bytes(self.data_to_send) + out

@@ -104,12 +104,13 @@ def test_an_old_lond_where_insecure_is_not_allowed_is_a_dead_host(machine, certi
 )
 def test_a_lond_whose_certificate_does_not_do(machine, office, certified, issued, sentence):
     machine.configure(**settings_for(office.issue(**{"host": "l1.example.org", **issued})))
-    machine.start_lond("l1")
+    lond = machine.start_lond("l1")
     machine.configure(loncKeyMode="ssl", **QUICK, **certified)
     machine.run()
     assert machine.ask(b"ping") == b"con_lost"
     assert machine.status()["last_error"][1] == f"an attempt failed: {sentence}"
     assert "mode" not in machine.status()
+    assert b": it does not accept our certificate: " in lond.stdout.readline()
 
 
 def test_a_lond_that_does_not_accept_ours(machine, office, certified):
