@@ -101,11 +101,11 @@ class Tunnel:
                 raise ProtocolError(f"a TLS record of {length} bytes is longer than TLS allows")
             if len(rest) < length:
                 break
-            if self._ended:
-                raise ProtocolError("TLS goes on after its end")
-            self._incoming.write(rest[:length])
+            record = rest[:length]
             del rest[:length]
-            self._go_on()
+            if not self._ended:  # after that TLS takes no more, nor is it said in clear
+                self._incoming.write(record)
+                self._go_on()
         return b""
 
     def _go_on(self) -> None:

@@ -111,10 +111,17 @@ def records(flight):
 
 
 @pytest.mark.parametrize("behind", [b"\x15\x03\x03\x00\x02\x01\x00", b"\x17\x03\x03\x00\x02ab"])
-def test_what_follows_the_key_in_a_record_must_be_of_this_tls(contexts, version, behind):
+def test_what_follows_the_key_in_a_record_must_be_of_this_tls(contexts, version, behind, monkeypatch):
+    monkeypatch.setattr(ssl.SSLObject, "unwrap", lambda _: None)
     talk = Talk(*contexts)
     with pytest.raises(ProtocolError, match="TLS"):
         talk.go(behind=behind)
+
+
+@pytest.mark.parametrize("behind", [b"\x15\x03\x03\x00\x02\x01\x00", b"\x17\x03\x03\x00\x02ab"])
+def test_a_record_behind_the_end_of_tls_is_dropped(contexts, version, behind):
+    talk = Talk(*contexts)
+    assert talk.go(behind=behind * 3 + b"2.11.4\n") == b"2.11.4\n"
 
 
 def test_garbage_where_tls_is_due_is_known_by_its_first_byte(contexts):
