@@ -90,15 +90,17 @@ def require_certificates(settings: Settings) -> None:
 
     What a mode needs is imported after this, in whoever is forked, too.
     """
-    if settings.key_mode in (LOCAL, AUTO):
-        import secrets  # noqa: F401
-    if settings.key_mode in (SSL, AUTO) and settings.certificates is not None:
-        try:
+    needed = settings.certificates if settings.key_mode in (SSL, AUTO) else None
+    try:
+        if settings.key_mode in (LOCAL, AUTO):
+            import secrets  # noqa: F401
+        if needed is not None:
             from lonc.tls import client_context, valid_until
-        except ImportError as error:  # since the start we have become who may not read it
-            raise CannotStart(f"cannot use TLS: {error}") from error
-        client_context(settings.certificates)
-        valid_until(settings.certificates.certificate)
+    except ImportError as error:  # since the start we have become who may not read it
+        raise CannotStart(f"loncKeyMode {settings.key_mode} needs a restart: {error}") from error
+    if needed is not None:
+        client_context(needed)
+        valid_until(needed.certificate)
 
 
 def certified_until(settings: Settings) -> datetime | None:

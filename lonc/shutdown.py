@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -82,14 +82,18 @@ def _ends(pidfd: int, seconds: float) -> bool:
 
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
     """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
+    # (Others who import us need no cipher; and the user may not be able to read where Python lies.)
+    from lonc.keying import remove_key_files
+
     with contextlib.suppress(CannotStart):
-        answered_as(identity(settings), partial(_remove_what_is_left, settings, hosts))
+        remove = partial(_remove_what_is_left, settings, hosts, remove_key_files)
+        answered_as(identity(settings), remove)
 
 
-def _remove_what_is_left(settings: Settings, hosts: Sequence[Host]) -> list[str]:
+def _remove_what_is_left(
+    settings: Settings, hosts: Sequence[Host], remove_key_files: Callable[[Path], None]
+) -> list[str]:
     """As the daemon's user: there is nothing to be said."""
-    from lonc.keying import remove_key_files  # (others who import us need no cipher)
-
     with contextlib.suppress(CannotStart, OSError), hold(settings):
         paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
         if settings.create_socket is not None:
