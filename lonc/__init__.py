@@ -19,6 +19,7 @@ A tour, in reading order:
   one and finds it, `shutdown` ends it, `systemd` is told;
 - what waits on the disk for a host to come back: `delayed`, under a `seal` if there are keys, which its
   child carries out by a `replay`; the parent sees only the `post`; what is done by hand is `custody`;
+  what they write is `durable`;
 - what they read: `configuration`, of values that `readers` read, and `hosts`; what they tell: `log`,
   `status`;
 - whether all is well: `health` judges a status report; `table`, `page`, `top` and `exporter` show one;

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from lonc import delayed
 from lonc.configuration import Settings
 from lonc.delayed import BAD, Name
+from lonc.durable import appearing, sync
 from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.seal import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 
@@ -115,7 +116,7 @@ def reseal(keys: Keyring, entry: Entry) -> str | None:
             _replace(entry.path, keys.seal(content, entry.host, entry.name.text), os.fstat(fd))
     except FileNotFoundError:
         return "gone meanwhile"
-    delayed.sync(entry.path.parent)
+    sync(entry.path.parent)
     return f"sealed with {keys.first}"
 
 
@@ -130,7 +131,7 @@ def requeue(settings: Settings, entry: Entry) -> str:
     if os.path.lexists(place):
         raise LoncError(f"{place} is there already")
     os.rename(entry.path, place)
-    delayed.sync(place.parent)
+    sync(place.parent)
     return "waits again" if place.name == entry.path.name else f"waits again, as {place.name}"
 
 
@@ -142,7 +143,7 @@ def drop(settings: Settings, entry: Entry) -> str:
     with _locked(entry) as fd:
         content = _content(fd)
         os.unlink(entry.path)
-    delayed.sync(entry.path.parent)
+    sync(entry.path.parent)
     try:
         dropped = _request(settings, content, entry)
     except (ValueError, Misconfigured):
@@ -177,20 +178,12 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
     except FileExistsError as error:
         text = f"{own} is in the way: another writer's, or left by one that died; then remove it"
         raise LoncError(text) from error
-    try:
-        try:
-            with contextlib.suppress(PermissionError):  # its group may do all that its owner may
-                os.fchown(fd, like.st_uid, -1)
-            if os.fstat(fd).st_gid != like.st_gid:
-                os.fchown(fd, -1, like.st_gid)
-            delayed.write(fd, content)
-        finally:
-            os.close(fd)
-        os.rename(own, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(own)
-        raise
+    with appearing(fd, own, path):
+        with contextlib.suppress(PermissionError):  # its group may do all that its owner may
+            os.fchown(fd, like.st_uid, -1)
+        if os.fstat(fd).st_gid != like.st_gid:
+            os.fchown(fd, -1, like.st_gid)
+        delayed.write(fd, content)
 
 
 @contextlib.contextmanager

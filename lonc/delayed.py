@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lonc.configuration import Settings
+from lonc.durable import appearing, sync
 from lonc.errors import Fault, Misconfigured
 from lonc.readers import HOST_ID
 from lonc.seal import read_keys
@@ -122,17 +123,9 @@ def save(settings: Settings, request: bytes, host: str) -> None:
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
     fd, own, path = _begin(directory, request if keys is None else command_of(request), host)
-    try:
-        try:
-            content = request + b"\n"
-            write(fd, content if keys is None else keys.seal(content, host, path.name))
-        finally:
-            os.close(fd)
-        os.rename(own, path)  # replaces nothing: see _begin
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(own)
-        raise
+    with appearing(fd, own, path):  # replaces nothing: see _begin
+        content = request + b"\n"
+        write(fd, content if keys is None else keys.seal(content, host, path.name))
     try:
         sync(directory)
     except OSError:
@@ -288,14 +281,6 @@ def write(fd: int, content: bytes) -> None:
     os.fsync(fd)
     if os.pread(fd, len(content) + 1, 0) != content:
         raise OSError(errno.EIO, "what is read is not what was written")
-
-
-def sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _open_log(file: Path) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lonc.durable import appearing, sync
 from lonc.errors import CannotStart, Fault, Misconfigured
 
 # Crypto is imported only where somebody has a key file: it takes every process 2 MiB.
@@ -143,22 +144,12 @@ def add_key(file: Path, like: Path) -> str:
     being_made = file.with_name(f".{file.name}.new")
     # Until it is renamed, it also keeps others from doing the same.
     fd = os.open(being_made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as new:
-            key_id, content = _with_new_key(file, fd, like)
-            new.write(content)
-            new.flush()
-            os.fsync(fd)
-        os.rename(being_made, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(being_made)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with appearing(fd, being_made, file), open(fd, "wb", closefd=False) as new:
+        key_id, content = _with_new_key(file, fd, like)
+        new.write(content)
+        new.flush()
+        os.fsync(fd)
+    sync(file.parent)
     return key_id
 
 

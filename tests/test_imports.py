@@ -11,10 +11,9 @@ PACKAGE = Path(lonc.__file__).parent
 
 PATH_OF_A_REQUEST = {
     "addressee", "backoff", "channel", "chronicle", "cipher", "client", "configuration", "containers",
-    "delayed", "errors", "event_loop", "handover", "hosts", "keying", "line_buffer", "listener", "log",
-    "lond_connection",
-    "lond_protocol", "pool", "process", "readers", "replay", "resolver", "seal", "status", "stock",
-    "tally", "transaction",
+    "delayed", "durable", "errors", "event_loop", "handover", "hosts", "keying", "line_buffer",
+    "listener", "log", "lond_connection", "lond_protocol", "pool", "process", "readers", "replay",
+    "resolver", "seal", "status", "stock", "tally", "transaction",
 }  # fmt: skip
 
 MAY_IMPORT = {
@@ -32,6 +31,7 @@ MAY_IMPORT = {
     "channel": {"errors", "event_loop", "line_buffer"},
     "cipher": {"errors"},
     "readers": set(),
+    "durable": set(),
     "configuration": {"errors", "readers"},
     "hosts": {"configuration", "errors", "readers"},
     "log": set(),
@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "tally": set(),
     "pool": {"backoff", "containers", "line_buffer", "tally", "transaction"},
     "chronicle": {"event_loop", "log", "pool"},
-    "seal": {"errors"},
-    "delayed": {"configuration", "errors", "readers", "seal"},
+    "seal": {"durable", "errors"},
+    "delayed": {"configuration", "durable", "errors", "readers", "seal"},
     "replay": {
         "configuration", "delayed", "errors", "event_loop", "line_buffer", "log", "seal", "transaction",
     },
@@ -101,7 +101,7 @@ MAY_IMPORT = {
         "cipher", "configuration", "control", "errors", "hosts", "instance", "limits", "log", "parent",
         "privileges", "process", "socket_file", "status",
     },
-    "custody": {"configuration", "delayed", "errors", "seal"},
+    "custody": {"configuration", "delayed", "durable", "errors", "seal"},
     "safekeeping": {
         "configuration", "custody", "errors", "health", "privileges", "seal", "sending", "sources",
     },
