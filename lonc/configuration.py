@@ -121,11 +121,15 @@ class Settings:
         return Certificates(*(place / file for file in files if file is not None))
 
     @property
+    def needed_certificates(self) -> Certificates | None:
+        """None where loncKeyMode does without."""
+        return self.certificates if self.key_mode in (AUTO, SSL) else None
+
+    @property
     def secrets(self) -> list[Path]:
         """Files that the daemon must be able to read, and not everybody may."""
-        needed = self.key_mode in (AUTO, SSL) and self.certificates is not None
         keys = [] if self.delayed_key_file is None else [self.delayed_key_file]
-        return [*(self.certificates or () if needed else ()), *keys]
+        return [*(self.needed_certificates or ()), *keys]
 
     @property
     def log_directory(self) -> Path:

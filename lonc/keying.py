@@ -85,31 +85,22 @@ class Keying:
         )
 
 
-def require_certificates(settings: Settings) -> None:
-    """Raises CannotStart where they are needed, and cannot be used.
+def require_certificates(settings: Settings) -> datetime | None:
+    """When ours expires; None where none is needed. Raises CannotStart where they cannot be used.
 
     What a mode needs is imported after this, in whoever is forked, too.
     """
-    needed = settings.certificates if settings.key_mode in (SSL, AUTO) else None
+    needed = settings.needed_certificates
     try:
         if settings.key_mode in (LOCAL, AUTO):
             import secrets  # noqa: F401
-        if needed is not None:
-            from lonc.tls import client_context, valid_until
+        if needed is None:
+            return None
+        from lonc.tls import client_context, valid_until
     except ImportError as error:  # since the start we have become who may not read it
         raise CannotStart(f"loncKeyMode {settings.key_mode} needs a restart: {error}") from error
-    if needed is not None:
-        client_context(needed)
-        valid_until(needed.certificate)
-
-
-def certified_until(settings: Settings) -> datetime | None:
-    """When our certificate expires; None where none is needed. Raises CannotStart."""
-    if settings.key_mode not in (SSL, AUTO) or settings.certificates is None:
-        return None
-    from lonc.tls import valid_until
-
-    return valid_until(settings.certificates.certificate)
+    client_context(needed)
+    return valid_until(needed.certificate)
 
 
 def remove_key_files(directory: Path) -> None:

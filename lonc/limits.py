@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from datetime import datetime
 
 from lonc.answering import MAX_ASKING
 from lonc.configuration import Settings
@@ -48,13 +49,15 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
     return replace(settings, max_clients=clients)
 
 
-def require_usable(settings: Settings) -> None:
+def require_usable(settings: Settings) -> datetime | None:
     """Raises CannotStart unless the certificates and keys that are needed can be used by who we are.
 
-    After this a fork has in common with us what is needed to use them.
+    Returns when our certificate expires, where one is needed. After this a fork has in common with us
+    what is needed to use them.
     """
-    require_certificates(settings)
+    certified_until = require_certificates(settings)
     require_keys(settings.delayed_key_file)
+    return certified_until
 
 
 def _try_address(address: str) -> None:

@@ -115,14 +115,14 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     from lonc.health import of_certificate
-    from lonc.keying import certified_until
+    from lonc.keying import require_certificates
 
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
     for doubt in _of_mode(settings, hosts):
         yield Fault(file, None, f"warning: {doubt}")
     with contextlib.suppress(CannotStart):  # which is told beside the others
-        until = certified_until(settings)
+        until = require_certificates(settings)
         if until is not None and (verdict := of_certificate(until, datetime.now(timezone.utc))).level:
             yield Fault(file, None, f"warning: {verdict.text}")
     with contextlib.suppress(OSError):

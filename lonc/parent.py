@@ -20,7 +20,7 @@ from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misc
 from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Keeper
-from lonc.keying import certified_until, remove_key_files
+from lonc.keying import remove_key_files
 from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
@@ -63,7 +63,7 @@ class Parent:
         self._failure: str | None = None
         self._post = Post(self._loop, settings.delayed_directory)
         self._terminated = False  # once by signal
-        self._certified_until: str | None = None
+        self._certified_until: datetime | None = None  # we are, where we need to be
 
     def run(self) -> None:
         """Serve until TERM or INT and the end of all children. Raises CannotStart."""
@@ -83,7 +83,7 @@ class Parent:
             stack.callback(self._loop.close)
             roster = self._roster
             roster.settings = within_limits(roster.settings, len(roster.hosts))
-            self._use_secrets(roster.settings)
+            self._certified_until = require_usable(roster.settings)
             remove_keys = partial(remove_key_files, roster.settings.socket_directory)
             remove_keys()  # of a daemon that was killed
             stack.callback(remove_keys)  # of children that were
@@ -129,12 +129,6 @@ class Parent:
         elif phase is Phase.STOPPING:
             systemd.notify(systemd.STOPPING)
 
-    def _use_secrets(self, settings: Settings) -> None:
-        """Look whether they can be used. Raises CannotStart."""
-        require_usable(settings)
-        until = certified_until(settings)
-        self._certified_until = None if until is None else until.isoformat()
-
     def _survey(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
             report = Report(
@@ -145,7 +139,7 @@ class Parent:
                 hosts,
                 self._post.strays,
                 self._post.bad,
-                self._certified_until,
+                None if self._certified_until is None else self._certified_until.isoformat(),
             )
             on_report(report)
 
@@ -267,6 +261,7 @@ class Parent:
             return
         self._reloading, self._to_reload = self._to_reload, None
         only_changed, self._only_changed = self._only_changed, True
+        certified_until = self._certified_until
         if self._phase is Phase.STOPPING:
             self._reloaded(FAILED, ["lonc is stopping"])
             return
@@ -278,7 +273,7 @@ class Parent:
             elif changed := self._roster.settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             else:
-                self._use_secrets(settings)
+                certified_until = require_usable(settings)
             if self._roster.hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))
@@ -287,6 +282,7 @@ class Parent:
             self._enter(Phase.RUNNING)
             self._reloaded(error.exit_status, str(error).splitlines())
         else:
+            self._certified_until = certified_until
             self._replace(settings, hosts, only_changed)
 
     def _replace(self, settings: Settings, hosts: Sequence[Host], only_changed: bool) -> None:

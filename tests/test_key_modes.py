@@ -141,6 +141,23 @@ def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_w
             assert f"our certificate {told}" in said if told else "our certificate" not in said
 
 
+def test_a_reload_that_is_refused_leaves_the_certificate_of_whoever_serves(machine, office):
+    def configure(days):
+        until = timedelta(days=days, hours=1)
+        machine.configure(loncKeyMode="ssl", **settings_for(office.issue("l1.example.org", until=until)))
+
+    configure(13)
+    machine.start()
+    configure(40)
+    (machine.sockets / "l2").mkdir()
+    machine.hosts("l1", "l2")
+    assert machine.command("reload").returncode == 1
+    assert "our certificate expires in 13 d" in machine.command("status").stdout.decode()
+    (machine.sockets / "l2").rmdir()
+    assert machine.command("reload").returncode == 0
+    assert "our certificate" not in machine.command("status").stdout.decode()
+
+
 @pytest.mark.parametrize(
     ("settings", "doubt"),
     [
