@@ -19,10 +19,11 @@ MAYBE_OWN = (
 # They would change or end a connection that all clients share. (Later londs take what stands before a
 # colon for the command.)
 REFUSED = re.compile(rb"(?:encrypt:)?(?:init|sethost:|(?:ekey|exit)[:\n])")
-NOT_FOR_LOND = re.compile(REFUSED.pattern + rb"|lonc:|reset_retries\n|close_connection_exit\n")
-
-FOR_WHOM = re.compile(rb"sethost:([^:\n]*):")  # of several ids, from later clients
-SECRET = re.compile(rb"(?:sethost:[^:\n]*:)?encrypt:")  # travels enciphered, and is told to nobody
 
 # Not from everybody who may ask.
 ORDERS = (b"reset_retries\n", b"close_connection_exit\n")
+
+NOT_FOR_LOND = re.compile(b"|".join([REFUSED.pattern, b"lonc:", *ORDERS]))
+
+FOR_WHOM = re.compile(rb"sethost:([^:\n]*):")  # of several ids, from later clients
+SECRET = re.compile(rb"(?:%b)?encrypt:" % FOR_WHOM.pattern)  # travels enciphered, and is told to nobody

@@ -58,6 +58,7 @@ from lonc.line_buffer import Line, LineBuffer
 ENCRYPT = b"encrypt:"
 SET_HOST = b"sethost:"  # and an id, and a colon
 _MARKS = (ENCRYPT, SET_HOST)
+_REFUSALS = (b"refused\n", b"rejected\n")
 LONGEST_VERSION = 80  # bytes of lond's version that are kept
 
 
@@ -256,6 +257,9 @@ class LondProtocol:
         self.disconnect()
         return ProtocolError(why)
 
+    def _unwelcome(self, to: str, answer: Line, instead: str = "") -> ProtocolError:
+        return self._broken(f"lond answered {to} with {bytes(answer[:80])!r}{instead}")
+
     def _over(self) -> None:
         """The key is agreed upon, or never will be."""
         opening, self._opening = self._opening, INIT
@@ -285,9 +289,9 @@ class LondProtocol:
             self._step(Event.LOCAL, opening.key)
         elif opening.tunnel is not None and answer == b"ok:ssl\n":
             self._step(Event.SSL)
-        elif answer in (b"refused\n", b"rejected\n") or (asked_for and not answer[:-1].isdigit()):
+        elif answer in _REFUSALS or (asked_for and not answer[:-1].isdigit()):
             said = b":".join(opening.line.split(b":")[:2]).decode().rstrip(":\n")
-            raise self._broken(f"lond answered {said} with {bytes(answer[:80])!r}")
+            raise self._unwelcome(said, answer)
         elif not opening.may_be_insecure:
             raise self._broken("lond knows only the insecure dialogue, and loncAllowInsecure is 0")
         else:
@@ -301,7 +305,7 @@ class LondProtocol:
 
     def _hear_verdict(self, answer: Line) -> None:
         if answer != b"ok\n":
-            raise self._broken(f"lond answered the challenge with {bytes(answer[:80])!r}, not ok")
+            raise self._unwelcome("the challenge", answer, ", not ok")
         self._step(Event.CLASSIC_OK if self.mode == CLASSIC else Event.LATER_OK)
 
     def _begin_tls(self, _: Line) -> None:
@@ -322,8 +326,8 @@ class LondProtocol:
         self.data_to_send = bytes(self.data_to_send) + b"version\n"
 
     def _set_host(self, version: Line) -> None:
-        if version in (b"refused\n", b"rejected\n"):
-            raise self._broken(f"lond answered version with {bytes(version)!r}")
+        if version in _REFUSALS:
+            raise self._unwelcome("version", version)
         said = bytes(version[:LONGEST_VERSION]).rstrip(b"\n")
         self.lond_version = repr(said)[2:-1]  # it is shown on terminals
         self.data_to_send = f"sethost:{self._server_id}\n".encode()
@@ -331,7 +335,7 @@ class LondProtocol:
     def _hear_host_set(self, answer: Line) -> None:
         # (A lond that is older than the word serves one host alone.)
         if answer not in (b"ok\n", b"unknown_cmd\n"):
-            raise self._broken(f"lond answered sethost with {bytes(answer[:80])!r}, not ok")
+            raise self._unwelcome("sethost", answer, ", not ok")
         self._step(Event.KEYLESS if self._cipher is None else Event.KEYED)
 
     def _request_key(self, _: Line) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
-from lonc.hosts import read_hosts
+from lonc.hosts import find_host, read_hosts
 from lonc.sources import tolerant
 from lonc.status import NOT_ANSWERING, HostStatus, Report
 
@@ -64,11 +65,12 @@ def _show(report: Report, options: argparse.Namespace, settings: Settings) -> No
 
 def _host(report: Report, named: str, settings: Settings) -> HostStatus:
     hosts = {host.host: host for host in report.hosts}
+    if named in hosts:
+        return hosts[named]
     table, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
-    name = next((host.name for host in table if named in host.ids), named)  # an id will do
-    if name not in hosts:
-        raise UsageError(f"{named} is not served{did_you_mean(named, hosts)}")
-    return hosts[name]
+    with contextlib.suppress(UsageError, KeyError):
+        return hosts[find_host(table, named, settings.hosts_file).name]  # an id will do
+    raise UsageError(f"{named} is not served{did_you_mean(named, hosts)}")
 
 
 def threshold(text: str) -> Threshold:

@@ -23,8 +23,6 @@ from lonc.delayed import BAD
 from lonc.errors import CannotStart, Misconfigured
 from lonc.process import fork
 
-OTHERS = 0o007
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -106,7 +104,7 @@ def require_closed(path: Path, name: str) -> None:
         mode = path.stat().st_mode
     except OSError:
         return
-    if mode & OTHERS:
+    if mode & stat.S_IRWXO:
         raise CannotStart(f"{path} ({name}) is open to everybody: chmod o-rwx {path}")
 
 
@@ -154,7 +152,7 @@ def missing(
         load()
     except Misconfigured as error:
         for fault in error.faults:
-            how = f"chgrp {who.group} {fault.file} && chmod g+r {fault.file}"
+            how = _how_to_read(who, fault.file)
             yield _not_entered(who, fault.file) or (
                 str(fault)
                 if os.access(fault.file, os.R_OK)
@@ -164,8 +162,7 @@ def missing(
         if (closed := _not_entered(who, path)) is not None:
             yield closed
         elif os.path.exists(path) and not os.access(path, os.R_OK):
-            how = f"chgrp {who.group} {path} && chmod g+r {path}"
-            yield f"{who.user} (loncUser) cannot read {path}: {how}"
+            yield f"{who.user} (loncUser) cannot read {path}: {_how_to_read(who, path)}"
     for path in [settings.socket_directory, settings.log_directory, *files]:
         if (closed := _not_entered(who, path)) is not None:
             yield closed
@@ -176,6 +173,10 @@ def missing(
 
 def _in(path: Path) -> int:
     return os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+
+
+def _how_to_read(who: Identity, path: Path) -> str:
+    return f"chgrp {who.group} {path} && chmod g+r {path}"
 
 
 def _how_to_write(who: Identity, path: Path) -> str:

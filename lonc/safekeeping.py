@@ -15,7 +15,7 @@ from lonc.configuration import Settings
 from lonc.custody import Entry
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.health import short_time
-from lonc.privileges import identity
+from lonc.privileges import hand_over, identity
 from lonc.seal import add_key, read_keys
 from lonc.sending import printable
 from lonc.sources import load_settings
@@ -54,7 +54,7 @@ def _hand_over(file: Path, settings: Settings) -> None:
     """Before the first start nothing shows whose it must be but the configuration."""
     who = identity(settings)
     if who is not None and os.geteuid() == 0:
-        os.chown(file, who.uid, who.gid)
+        hand_over(file, who, group=True)
 
 
 def list_(options: argparse.Namespace) -> int:

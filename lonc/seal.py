@@ -28,7 +28,6 @@ from lonc.errors import CannotStart, Fault, Misconfigured
 # Crypto is imported only where somebody has a key file: it takes every process 2 MiB.
 
 FILE_MODE = 0o640  # of a new one: programs that save are in its group
-FORBIDDEN = 0o007  # what others may do with it
 
 HEAD, FOOT = b"lonc:sealed:1:", b":sealed:lonc\n"
 LONGEST_ID = 32
@@ -191,7 +190,7 @@ def _read(file: Path) -> tuple[dict[str, bytes], bytes]:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise _fault(file, None, "a key file is a regular file, and this is none")
-            if found.st_mode & FORBIDDEN:
+            if found.st_mode & stat.S_IRWXO:
                 mode = stat.S_IMODE(found.st_mode)
                 raise _fault(file, None, f"its mode {mode:04o} lets others at the keys: chmod o= {file}")
             content = os.read(fd, found.st_size)

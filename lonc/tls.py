@@ -31,8 +31,6 @@ CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 0x14, 0x15, 0x16, 0x17
 _TYPES = frozenset((CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA))
 _AFTER_THE_KEY = frozenset((ALERT, APPLICATION_DATA))  # all else is clear text
 
-OTHERS_READ = stat.S_IRWXO
-
 # OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
 _WRONG = {
     9: "is not valid yet",
@@ -217,7 +215,7 @@ def require_files(certificates: Certificates) -> None:
             os.close(fd)
         if not stat.S_ISREG(mode):
             raise CannotStart(f"{file} ({setting}) is no file")
-        if file == certificates.private_key and mode & OTHERS_READ:
+        if file == certificates.private_key and mode & stat.S_IRWXO:
             raise CannotStart(
                 f"{file} ({setting}) can be read by others, mode {stat.S_IMODE(mode):04o}:"
                 f" chmod o-rwx {file}"
