@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import Machine
+from support.machine import Machine
 
 
 def pytest_addoption(parser):

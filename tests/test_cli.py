@@ -4,8 +4,8 @@ import re
 import subprocess
 
 import pytest
-from machine import LONC, as_nobody
-from scripted_lond import ScriptedLond
+from support.machine import LONC, as_nobody
+from support.scripted_lond import ScriptedLond
 
 import lonc
 from lonc import delayed, sending

@@ -2,7 +2,7 @@ import os
 import socket
 
 import pytest
-from house import MAX_REQUEST, House
+from support.house import MAX_REQUEST, House
 
 from lonc.client import READ_AHEAD, Client
 

@@ -2,7 +2,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from machine import as_nobody
+from support.machine import as_nobody
 
 from lonc import configuration
 from lonc.configuration import Settings, find_configuration, read_settings

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from delayed_files import contents, machine_in, saved, write_keys
+from support.delayed_files import contents, machine_in, saved, write_keys
 
 from lonc import custody, delayed
 from lonc.delayed import Name, opened

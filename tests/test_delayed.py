@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from delayed_files import contents, machine_in, saved, write_keys
 from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
-from machine import in_child
+from support.delayed_files import contents, machine_in, saved, write_keys
+from support.machine import in_child
 
 from lonc import delayed, lonnet
 from lonc.delayed import Name, newest, opened, record, save, waiting

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import BIN_LONC, eventually
+from support.machine import BIN_LONC, eventually
 
 
 def processes_of(directory):

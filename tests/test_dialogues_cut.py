@@ -3,8 +3,8 @@
 import itertools
 
 import pytest
-from certificates import Office
-from test_lond_protocol import BUILD_KEY, insecure, local
+from support.certificates import Office
+from support.dialogue import BUILD_KEY, insecure, local
 
 from lonc.lond_protocol import LondProtocol, Opening, State, init
 from lonc.tls import Tunnel, client_context, server_context

@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from machine import eventually
+from support.machine import eventually
 
 from lonc.event_loop import READ, EventLoop
 

@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_and_the_whole_command(machine):
     import signal
     import subprocess
 
-    from machine import LONC
+    from support.machine import LONC
 
     machine.start()
     command = [*LONC, "-c", machine.configuration, "exporter", "--listen"]

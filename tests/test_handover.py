@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import as_nobody
+from support.machine import as_nobody
 
 from lonc.client import Passing
 from lonc.event_loop import READ, EventLoop

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from machine import as_nobody
+from support.machine import as_nobody
 
 from lonc.errors import UsageError
 from lonc.hosts import Host, find_host, read_hosts

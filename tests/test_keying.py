@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from certificates import Office
-from machine import as_nobody
+from support.certificates import Office
+from support.machine import as_nobody
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError

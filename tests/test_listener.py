@@ -2,7 +2,7 @@ import socket
 import time
 
 import pytest
-from house import MAX_REQUEST, House
+from support.house import MAX_REQUEST, House
 
 from lonc.client import Passing
 from lonc.listener import Listener

@@ -5,8 +5,8 @@ import socket
 import time
 
 import pytest
-from asking import Asked
-from test_lond_protocol import BUILD_KEY, reach
+from support.asking import Asked
+from support.dialogue import BUILD_KEY, reach
 
 from lonc.event_loop import EventLoop
 from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts

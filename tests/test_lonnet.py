@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from delayed_files import write_keys
-from machine import eventually, in_child, read_line
-from scripted_lond import ScriptedLond
+from support.delayed_files import write_keys
+from support.machine import eventually, in_child, read_line
+from support.scripted_lond import ScriptedLond
 
 import lonc
 from lonc import delayed, lonnet

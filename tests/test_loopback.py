@@ -4,7 +4,7 @@ import signal
 import socket
 
 import pytest
-from machine import read_line
+from support.machine import read_line
 
 from lonc.cipher import LineCipher, shared_key
 

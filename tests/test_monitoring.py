@@ -10,8 +10,8 @@ import time
 import urllib.request
 
 import pytest
-from load import Load
-from machine import LONC, Machine, Terminal, eventually, program
+from support.load import Load
+from support.machine import LONC, Machine, Terminal, eventually, program
 
 from lonc.health import Threshold
 from lonc.monitoring import threshold

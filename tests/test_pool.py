@@ -2,10 +2,10 @@ import math
 from random import Random
 
 import pytest
-from asking import Asked
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.asking import Asked
 
 from lonc.backoff import Backoff
 from lonc.pool import HostState, Patience, Pool

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from machine import (
+from support.machine import (
     AS_NOBODY,
     LONC,
     children_of,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from delayed_files import write_keys
+from support.delayed_files import write_keys
 
 from lonc import custody
 from lonc.configuration import Settings

@@ -8,9 +8,9 @@ from collections import Counter
 from itertools import cycle
 
 import pytest
-from delayed_files import write_keys
-from machine import LONC, Terminal, eventually
-from scripted_lond import ScriptedLond, remembering
+from support.delayed_files import write_keys
+from support.machine import LONC, Terminal, eventually
+from support.scripted_lond import ScriptedLond, remembering
 
 from lonc import custody, delayed, lonnet
 from lonc.delayed import Name

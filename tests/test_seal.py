@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import as_nobody, in_child
+from support.machine import as_nobody, in_child
 
 from lonc import seal
 from lonc.errors import CannotStart, Misconfigured

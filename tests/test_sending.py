@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from machine import LONC, Terminal, program
+from support.machine import LONC, Terminal, program
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import ssl
 from datetime import timedelta
 
 import pytest
-from certificates import Office
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from support.certificates import Office
 
 from lonc import authority
 from lonc.errors import CannotStart, ProtocolError

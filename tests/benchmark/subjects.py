@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import BIN_LONC, children_of, eventually, write_configuration
+from support.machine import BIN_LONC, children_of, eventually, write_configuration
 
 BENCHMARK = Path(__file__).parent
 THEIR_CORE, OUR_CORE = {0}, {1}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run as a program
 
-from scripted_lond import BUILD_KEY, ScriptedLond
+from support.scripted_lond import BUILD_KEY, ScriptedLond
 
 STEPS = ["init", "challenge", "ekey", "request"]
 _ANSWERS = [b"12345", b"ok", BUILD_KEY]  # to the first three

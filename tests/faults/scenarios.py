@@ -18,11 +18,11 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from failing_lond import LondProcess, is_wrong_answer
-from load import Load
-from machine import eventually, peak_memory, program, read_line
-from sabotage import give
-from scripted_lond import ScriptedLond, echoing
+from faults.failing_lond import LondProcess, is_wrong_answer
+from faults.sabotage import give
+from support.load import Load
+from support.machine import eventually, peak_memory, program, read_line
+from support.scripted_lond import ScriptedLond, echoing
 
 HERE = str(Path(__file__).parent)
 WRITER = str(Path(__file__).with_name("writer.py"))

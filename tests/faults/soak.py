@@ -22,11 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import scenarios
-from failing_lond import LondProcess, is_wrong_answer
-from load import Load
-from machine import LONC, Machine, asked, eventually, peak_memory
-from scripted_lond import ScriptedLond
+from faults import scenarios
+from faults.failing_lond import LondProcess, is_wrong_answer
+from support.load import Load
+from support.machine import LONC, Machine, asked, eventually, peak_memory
+from support.scripted_lond import ScriptedLond
 
 QUEUE, REQUEST = 1.5, 0.5
 

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import scenarios
-from delayed_files import contents, machine_in, saved
-from machine import as_nobody, eventually, in_child
-from sabotage import give, spoil
-from scripted_lond import ScriptedLond
+from faults import scenarios
+from faults.sabotage import give, spoil
+from support.delayed_files import contents, machine_in, saved
+from support.machine import as_nobody, eventually, in_child
+from support.scripted_lond import ScriptedLond
 
 from lonc import delayed, lonnet
 from lonc.delayed import Name, waiting

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from fuzz.client_line import LIMIT, WORDS, due
-from machine import eventually, peak_memory, read_line, read_to_the_end
-from scripted_lond import BUILD_KEY, ScriptedLond, echoing
+from support.machine import eventually, peak_memory, read_line, read_to_the_end
+from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
 from lonc.cipher import LineCipher, shared_key
 

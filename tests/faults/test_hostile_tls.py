@@ -6,9 +6,9 @@ import ssl
 import time
 
 import pytest
-from certificates import Office, settings_for
-from machine import peak_memory
-from scripted_lond import ScriptedLond
+from support.certificates import Office, settings_for
+from support.machine import peak_memory
+from support.scripted_lond import ScriptedLond
 
 from lonc.tls import Tunnel, server_context
 

@@ -5,10 +5,10 @@ import os
 import shutil
 from collections import Counter
 
-import scenarios
-from machine import eventually
-from sabotage import give, kill
-from scripted_lond import ScriptedLond
+from faults import scenarios
+from faults.sabotage import give, kill
+from support.machine import eventually
+from support.scripted_lond import ScriptedLond
 
 from lonc import delayed
 

@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-import scenarios
-from failing_lond import FAULTS, REQUEST, STEPS, STRAY, deaf, failing_at, is_wrong_answer, merging
-from load import Load
-from machine import eventually, read_line
-from scripted_lond import ScriptedLond
+from faults import scenarios
+from faults.failing_lond import FAULTS, REQUEST, STEPS, STRAY, deaf, failing_at, is_wrong_answer, merging
+from support.load import Load
+from support.machine import eventually, read_line
+from support.scripted_lond import ScriptedLond
 
 QUEUE, REQUEST_TIMEOUT = 0.8, 0.4
 PATIENCE = {

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from load import Load
-from machine import (
+from support.load import Load
+from support.machine import (
     LONC,
     asked,
     children_of,
@@ -24,7 +24,7 @@ from machine import (
     read_to_the_end,
     title,
 )
-from scripted_lond import ScriptedLond
+from support.scripted_lond import ScriptedLond
 
 KEPT, ANEW = 50, 50  # clients that keep their connection, and that make a new one for each request
 

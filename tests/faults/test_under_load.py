@@ -1,6 +1,6 @@
 """What is done to a lonc that serves, and what it serves meanwhile."""
 
-import scenarios
+from faults import scenarios
 
 
 def test_update(machine):

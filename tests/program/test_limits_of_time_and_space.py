@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import eventually, peak_memory, read_line
-from scripted_lond import BUILD_KEY, ScriptedLond, echoing
+from support.machine import eventually, peak_memory, read_line
+from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
 from lonc.cipher import LineCipher, shared_key
 

@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-from machine import asked, children_of, eventually, exists, program, read_line
-from scripted_lond import ScriptedLond, remembering
+from support.machine import asked, children_of, eventually, exists, program, read_line
+from support.scripted_lond import ScriptedLond, remembering
 
 from lonc import lonnet
 

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from machine import BIN_LONC, eventually
+from support.machine import BIN_LONC, eventually
 
-ETC = Path(__file__).parents[1] / "etc"
+ETC = Path(__file__).parents[2] / "etc"
 
 
 def completed(machine, *words):

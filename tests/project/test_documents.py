@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from machine import LONC
+from support.machine import LONC
 
 from lonc.cli import EXAMPLES, _parser
 from lonc.configuration import Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "etc" / "man"
 SETTINGS = [field.metadata["name"] for field in dataclasses.fields(Settings)]
 COMMANDS = list(EXAMPLES)

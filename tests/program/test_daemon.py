@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import (
+from support.machine import (
     AS_NOBODY,
     LONC,
     asked,
@@ -28,7 +28,7 @@ from machine import (
     read_to_the_end,
     title,
 )
-from scripted_lond import ScriptedLond
+from support.scripted_lond import ScriptedLond
 
 from lonc import delayed
 

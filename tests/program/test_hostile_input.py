@@ -11,7 +11,7 @@ from fuzz.subjects import SUBJECTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

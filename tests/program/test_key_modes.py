@@ -5,9 +5,9 @@ import signal
 from datetime import timedelta
 
 import pytest
-from certificates import Office, settings_for
-from machine import eventually, free_port, title
-from scripted_lond import BUILD_KEY, ScriptedLond
+from support.certificates import Office, settings_for
+from support.machine import eventually, free_port, title
+from support.scripted_lond import BUILD_KEY, ScriptedLond
 
 from lonc.cipher import LineCipher, shared_key
 from lonc.keying import KEY_FILE

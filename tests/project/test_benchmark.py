@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from benchmark import hosts
-from machine import eventually, exists
+from support.machine import eventually, exists
 
 
 def test_a_short_round_has_a_figure_for_each_case(tmp_path):
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.benchmark", "cipher", "--rounds", "1", "--seconds", "0.05"]
     done = subprocess.run(
-        [*command, "--json", file], cwd=Path(__file__).parents[1], capture_output=True, timeout=60
+        [*command, "--json", file], cwd=Path(__file__).parents[2], capture_output=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, b"")
     found = json.loads(file.read_text())
@@ -29,7 +29,7 @@ def test_a_short_round_has_a_figure_for_each_case(tmp_path):
 def test_a_group_that_is_not_there_is_named():
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmark", "nothing"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
     )
     assert done.returncode == 2

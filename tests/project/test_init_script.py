@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import BIN_LONC, Daemon, exists
+from support.machine import BIN_LONC, Daemon, exists
 
-SCRIPT = Path(__file__).parent.parent / "init.d" / "lonc"
+SCRIPT = Path(__file__).parents[2] / "init.d" / "lonc"
 VENV = BIN_LONC.parent.parent
 DEFAULTS = [Path("/etc/default/lonc"), Path("/etc/sysconfig/lonc")]
 

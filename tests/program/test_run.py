@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import pytest
-from load import Load
-from machine import (
+from support.load import Load
+from support.machine import (
     LONC,
     asked,
     children_of,
@@ -29,7 +29,7 @@ from machine import (
     read_to_the_end,
     title,
 )
-from scripted_lond import ScriptedLond, echoing
+from support.scripted_lond import ScriptedLond, echoing
 
 import lonc
 

@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from machine import eventually, read_line, title
-from scripted_lond import BUILD_KEY, ScriptedLond, remembering
+from support.machine import eventually, read_line, title
+from support.scripted_lond import BUILD_KEY, ScriptedLond, remembering
 
 from lonc import lonnet
 from lonc.cipher import LineCipher, shared_key
