@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = next(
@@ -20,7 +20,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     python_requires=">=3.10",
-    packages=["lonc"],
+    packages=find_packages(include=["lonc", "lonc.*"]),
     package_data={"lonc": ["page.css", "py.typed"]},
     scripts=["bin/lonc"],
     data_files=[

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lonc.client import Client
-from lonc.event_loop import EventLoop
-from lonc.line_buffer import Line
 from lonc.listener import Listener
 from lonc.log import Complaints
-from lonc.socket_file import SocketFile
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import Line
+from lonc.runtime.socket_file import SocketFile
 from lonc.transaction import Transaction
 
 MAX_ASKING = 64  # connections at a time

@@ -32,24 +32,24 @@ from setproctitle import setproctitle
 
 from lonc import __version__
 from lonc.addressee import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
-from lonc.backoff import Backoff
-from lonc.channel import Channel
 from lonc.chronicle import Chronicle, wall_clock
 from lonc.client import Client
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
-from lonc.event_loop import EventLoop
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
 from lonc.keying import Keying
-from lonc.line_buffer import Line
 from lonc.listener import Listener
 from lonc.log import logger
 from lonc.lond_connection import LondConnection, Timeouts
 from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Patience, Pool
-from lonc.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
 from lonc.replay import Replay
 from lonc.resolver import Found, Resolver, known
+from lonc.runtime.backoff import Backoff
+from lonc.runtime.channel import Channel
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import Line
+from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
 from lonc.status import HostStatus
 from lonc.stock import Stock
 from lonc.tally import Tally

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from lonc.channel import Channel
 from lonc.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
-from lonc.event_loop import Deadline, EventLoop
 from lonc.hosts import Host
 from lonc.log import in_one_line, logger, speak_for
-from lonc.process import die_with, ending, fork, keep_only
+from lonc.runtime.channel import Channel
+from lonc.runtime.event_loop import Deadline, EventLoop
+from lonc.runtime.process import die_with, ending, fork, keep_only
 from lonc.status import NO_CHILD, HostStatus
 
 READY_WITHIN = 10.0  # seconds from the fork

@@ -6,9 +6,9 @@ import logging
 from collections import deque
 from datetime import datetime
 
-from lonc.event_loop import EventLoop
 from lonc.log import Complaints, logger
 from lonc.pool import HostState
+from lonc.runtime.event_loop import EventLoop
 
 REMEMBERED = 20  # changes of state
 

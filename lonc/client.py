@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lonc.errors import LineTooLong
-from lonc.event_loop import FORGOTTEN, READ, EventLoop
-from lonc.line_buffer import Line, LineBuffer
+from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
+from lonc.runtime.line_buffer import Line, LineBuffer
 from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line

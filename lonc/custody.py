@@ -18,8 +18,8 @@ from typing import NamedTuple
 from lonc import delayed
 from lonc.configuration import Settings
 from lonc.delayed import BAD, Name
-from lonc.durable import appearing, sync
 from lonc.errors import LoncError, Misconfigured, UsageError
+from lonc.runtime.atomic_file import appearing, sync
 from lonc.seal import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 
 # lonnet of LON-CAPA looks two seconds later whether what it has written is there.

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lonc.configuration import Settings
-from lonc.durable import appearing, sync
 from lonc.errors import Fault, Misconfigured
 from lonc.readers import HOST_ID
+from lonc.runtime.atomic_file import appearing, sync
 from lonc.seal import read_keys
 
 BAD = "bad"  # below it lies what can never be carried out

@@ -12,10 +12,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from lonc.channel import Channel
 from lonc.client import Passing
-from lonc.event_loop import EventLoop
-from lonc.line_buffer import LineBuffer
+from lonc.runtime.channel import Channel
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import LineBuffer
 
 # What is held of a client may be as long as the leaving child's settings allow; it is read by ourselves.
 NO_LIMIT = 1 << 62

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from lonc.backoff import Backoff
 from lonc.child import LEAVING, READY, REPLACE
 from lonc.child_process import ChildProcess, StatusHeard
 from lonc.configuration import ON_DEMAND, Settings
-from lonc.event_loop import Deadline, EventLoop, Watch
 from lonc.hosts import Host
 from lonc.log import logger
-from lonc.socket_file import SocketFile
+from lonc.runtime.backoff import Backoff
+from lonc.runtime.event_loop import Deadline, EventLoop, Watch
+from lonc.runtime.socket_file import SocketFile
 from lonc.status import NO_CHILD, NOT_ANSWERING, HostStatus
 
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die

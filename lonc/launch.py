@@ -23,8 +23,8 @@ from lonc.instance import State
 from lonc.limits import require_usable, within_limits
 from lonc.log import in_one_line, logger, open_log
 from lonc.parent import Load, Parent
-from lonc.process import forbid_core_dumps, fork
-from lonc.socket_file import require_place, require_room
+from lonc.runtime.process import forbid_core_dumps, fork
+from lonc.runtime.socket_file import require_place, require_room
 from lonc.status import Phase
 
 UMASK = 0o027

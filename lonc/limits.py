@@ -11,8 +11,8 @@ from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.keying import require_certificates
 from lonc.log import logger
-from lonc.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.rollout import ABREAST
+from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.seal import require_keys
 
 

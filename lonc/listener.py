@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from lonc.client import Client, Passing, Services
-from lonc.event_loop import FORGOTTEN, READ, SILENT, EventLoop
+from lonc.runtime.event_loop import FORGOTTEN, READ, SILENT, EventLoop
 
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
 

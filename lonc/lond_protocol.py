@@ -53,7 +53,7 @@ from typing import Protocol
 from lonc.cipher import LineCipher, shared_key
 from lonc.configuration import CLASSIC, INSECURE
 from lonc.errors import LineTooLong, ProtocolError
-from lonc.line_buffer import Line, LineBuffer
+from lonc.runtime.line_buffer import Line, LineBuffer
 
 ENCRYPT = b"encrypt:"
 SET_HOST = b"sethost:"  # and an id, and a colon

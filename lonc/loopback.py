@@ -33,13 +33,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lonc import __version__
-from lonc.channel import Channel
 from lonc.cipher import LineCipher, shared_key
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
-from lonc.event_loop import EventLoop
 from lonc.hosts import Host
-from lonc.line_buffer import LineBuffer
+from lonc.runtime.channel import Channel
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import LineBuffer
 from lonc.tls import Tunnel, server_context
 from lonc.user_data import UserData
 

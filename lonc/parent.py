@@ -11,22 +11,23 @@ from functools import partial
 
 from setproctitle import setproctitle
 
-from lonc import __version__, systemd
+from lonc import __version__
 from lonc.answering import AnsweringSocket
 from lonc.configuration import Settings, did_you_mean
 from lonc.control import MODE as CONTROL_MODE
 from lonc.control import Orders, outcome
 from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
-from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Keeper
 from lonc.keying import remove_key_files
 from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
-from lonc.process import ignore_signals
 from lonc.rollout import Rollout
 from lonc.roster import Roster
+from lonc.runtime import systemd
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.process import ignore_signals
 from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.table import to_text

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
-from lonc.backoff import Backoff
-from lonc.containers import Queue, Stack
-from lonc.line_buffer import Line
+from lonc.runtime.backoff import Backoff
+from lonc.runtime.containers import Queue, Stack
+from lonc.runtime.line_buffer import Line
 from lonc.tally import Reason, Tally
 from lonc.transaction import Transaction
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from lonc.configuration import Settings
 from lonc.delayed import BAD
 from lonc.errors import CannotStart, Misconfigured
-from lonc.process import fork
+from lonc.runtime.process import fork
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Collection
 from lonc.configuration import Settings
 from lonc.delayed import SENT, Name, opened, put_aside, record, waiting
 from lonc.errors import Misconfigured
-from lonc.event_loop import EventLoop
-from lonc.line_buffer import Line
 from lonc.log import logger
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import Line
 from lonc.seal import is_sealed, longest_sealed
 from lonc.transaction import Transaction
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lonc.event_loop import READ, EventLoop, Watch
+from lonc.runtime.event_loop import READ, EventLoop, Watch
 
 Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]  # family, and what connect takes
 Found = Callable[[Sequence[Address], str], None]  # in the order to be tried; if none, why

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from lonc.event_loop import EventLoop
 from lonc.keeper import Keeper
+from lonc.runtime.event_loop import EventLoop
 
 ABREAST = 16  # hosts at a time
 FEW = 4  # so many may still be under way when the next are begun with: children that are forked in a

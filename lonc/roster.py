@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.event_loop import EventLoop
 from lonc.hosts import Host
 from lonc.keeper import Family, Keeper
+from lonc.runtime.event_loop import EventLoop
 
 
 @dataclass(frozen=True)

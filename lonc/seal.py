@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lonc.durable import appearing, sync
 from lonc.errors import CannotStart, Fault, Misconfigured
+from lonc.runtime.atomic_file import appearing, sync
 
 # Crypto is imported only where somebody has a key file: it takes every process 2 MiB.
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lonc.child_process import ANSWER_WITHIN
-from lonc.event_loop import EventLoop
 from lonc.keeper import Keeper
+from lonc.runtime.event_loop import EventLoop
 from lonc.status import HostStatus
 
 

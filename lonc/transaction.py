@@ -5,7 +5,7 @@ Who asks is one: a client has at most one request under way, and stands for it i
 
 from __future__ import annotations
 
-from lonc.line_buffer import Line
+from lonc.runtime.line_buffer import Line
 
 
 class Transaction:

@@ -3,8 +3,8 @@ import logging
 import pytest
 
 from lonc.chronicle import REMEMBERED, Chronicle
-from lonc.event_loop import EventLoop
 from lonc.pool import HostState
+from lonc.runtime.event_loop import EventLoop
 
 
 @pytest.fixture

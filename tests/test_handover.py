@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.machine import as_nobody
 
 from lonc.client import Passing
-from lonc.event_loop import READ, EventLoop
 from lonc.handover import Handover, Succession
+from lonc.runtime.event_loop import READ, EventLoop
 
 
 class Change:

@@ -8,10 +8,10 @@ import pytest
 from support.asking import Asked
 from support.dialogue import BUILD_KEY, reach
 
-from lonc.event_loop import EventLoop
 from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
 from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 from lonc.resolver import known
+from lonc.runtime.event_loop import EventLoop
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 
@@ -390,7 +390,7 @@ def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
 
 def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, monkeypatch):
     in_state(wire, State.IDLE)
-    monkeypatch.setattr("lonc.event_loop.Watch.readable", lambda _: True)
+    monkeypatch.setattr("lonc.runtime.event_loop.Watch.readable", lambda _: True)
     assert wire.connection.still_idle()
     assert wire.connection.state is State.IDLE
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lonc.event_loop import EventLoop
 from lonc.post import ABANDONED_AFTER, Post
+from lonc.runtime.event_loop import EventLoop
 
 
 @pytest.fixture

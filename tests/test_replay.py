@@ -12,8 +12,8 @@ from support.delayed_files import write_keys
 from lonc import custody
 from lonc.configuration import Settings
 from lonc.errors import LoncError
-from lonc.event_loop import EventLoop
 from lonc.replay import Replay
+from lonc.runtime.event_loop import EventLoop
 from lonc.seal import longest_sealed, read_keys
 
 

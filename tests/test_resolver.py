@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from lonc.event_loop import EventLoop
 from lonc.resolver import Resolver, known
+from lonc.runtime.event_loop import EventLoop
 
 
 @pytest.fixture

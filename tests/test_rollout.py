@@ -1,7 +1,7 @@
 import pytest
 
-from lonc.event_loop import EventLoop
 from lonc.rollout import ABREAST, FEW, Rollout
+from lonc.runtime.event_loop import EventLoop
 
 
 @pytest.fixture

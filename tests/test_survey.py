@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from lonc.event_loop import EventLoop
+from lonc.runtime.event_loop import EventLoop
 from lonc.status import HostStatus
 from lonc.survey import ANSWER_WITHIN, Survey
 

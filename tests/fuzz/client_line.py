@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from lonc.child import Child
 from lonc.client import TOO_LONG, Client
-from lonc.event_loop import EventLoop
+from lonc.runtime.event_loop import EventLoop
 
 from .pieces import in_pieces
 

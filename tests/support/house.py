@@ -2,9 +2,9 @@
 
 import socket
 
-from lonc.event_loop import EventLoop
 from lonc.listener import Listener
-from lonc.socket_file import SocketFile
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.socket_file import SocketFile
 
 MAX_REQUEST = 1000
 

@@ -1,4 +1,4 @@
-from lonc.containers import Queue, Stack
+from lonc.runtime.containers import Queue, Stack
 
 
 def test_a_queue_gives_first_what_came_first():

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lonc.errors import LineTooLong
-from lonc.line_buffer import LineBuffer
+from lonc.runtime.line_buffer import LineBuffer
 
 
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line)), st.data())

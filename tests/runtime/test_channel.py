@@ -2,9 +2,9 @@ import socket
 
 import pytest
 
-from lonc.channel import Channel
-from lonc.event_loop import EventLoop
-from lonc.line_buffer import LineBuffer
+from lonc.runtime.channel import Channel
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import LineBuffer
 
 
 class Line:

@@ -7,7 +7,7 @@ import time
 import pytest
 from support.machine import eventually
 
-from lonc.event_loop import READ, EventLoop
+from lonc.runtime.event_loop import READ, EventLoop
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from lonc.errors import CannotStart
-from lonc.socket_file import SocketFile
+from lonc.runtime.socket_file import SocketFile
 
 
 def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):

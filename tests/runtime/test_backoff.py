@@ -3,7 +3,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc.backoff import Backoff
+from lonc.runtime.backoff import Backoff
 
 
 @given(st.integers())

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from lonc.process import ending, fork, ignore_signals, keep_only, raise_descriptor_limit
+from lonc.runtime.process import ending, fork, ignore_signals, keep_only, raise_descriptor_limit
 
 
 @pytest.mark.parametrize(

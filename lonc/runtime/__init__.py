@@ -1,0 +1,1 @@
+"""The loop, processes and files: knows nothing of lonc."""
