@@ -37,11 +37,9 @@ from lonc.client import Client
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
 from lonc.handover import Handover, Succession
 from lonc.hosts import Host
-from lonc.keying import Keying
 from lonc.listener import Listener
 from lonc.log import logger
 from lonc.lond_connection import LondConnection, Timeouts
-from lonc.lond_protocol import LondProtocol
 from lonc.pool import HostState, Patience, Pool
 from lonc.replay import Replay
 from lonc.resolver import Found, Resolver, known
@@ -54,6 +52,8 @@ from lonc.status import HostStatus
 from lonc.stock import Stock
 from lonc.tally import Tally
 from lonc.transaction import Transaction
+from lonc.wire.key_exchange import Keying
+from lonc.wire.lond_protocol import LondProtocol
 
 LONGEST_TOLD = 200  # bytes of a request, in the log
 

@@ -14,7 +14,6 @@ from daemon import DaemonContext
 from setproctitle import getproctitle
 
 from lonc import instance, privileges
-from lonc.cipher import require_idea
 from lonc.configuration import Settings
 from lonc.control import ask, ask_phase
 from lonc.errors import Busy, CannotStart, LoncError
@@ -26,6 +25,7 @@ from lonc.parent import Load, Parent
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import require_place, require_room
 from lonc.status import Phase
+from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
 SILENT_AT_MOST = 1.0  # seconds; a lock whose owner says nothing for longer is another configuration's

@@ -9,11 +9,11 @@ from datetime import datetime
 from lonc.answering import MAX_ASKING
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.keying import require_certificates
 from lonc.log import logger
 from lonc.rollout import ABREAST
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.seal import require_keys
+from lonc.wire.key_exchange import require_certificates
 
 
 def within_limits(settings: Settings, hosts: int) -> Settings:

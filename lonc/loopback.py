@@ -33,15 +33,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lonc import __version__
-from lonc.cipher import LineCipher, shared_key
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
-from lonc.tls import Tunnel, server_context
 from lonc.user_data import UserData
+from lonc.wire.cipher import LineCipher, shared_key
+from lonc.wire.tls import Tunnel, server_context
 
 BUILD_KEY_BYTES = 15  # 30 digits, as the original's
 KEY_BYTES = 16

@@ -102,7 +102,7 @@ def check(options: argparse.Namespace) -> int:
 
 def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
     """Where loncKeyMode can hardly do what is expected of it."""
-    from lonc.keying import LOCALHOST
+    from lonc.wire.key_exchange import LOCALHOST
 
     elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
     if settings.key_mode == LOCAL and elsewhere:
@@ -115,7 +115,7 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
     from lonc.health import of_certificate
-    from lonc.keying import require_certificates
+    from lonc.wire.key_exchange import require_certificates
 
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")

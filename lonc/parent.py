@@ -19,7 +19,6 @@ from lonc.control import Orders, outcome
 from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
 from lonc.hosts import Host
 from lonc.keeper import Keeper
-from lonc.keying import remove_key_files
 from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.post import Post
@@ -32,6 +31,7 @@ from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
 from lonc.table import to_text
 from lonc.transaction import Transaction
+from lonc.wire.key_exchange import remove_key_files
 
 MOST_NAMES = 10  # of hosts in a sentence
 EMPTY = "no hosts: a table without any is taken at a start, not at a reload"

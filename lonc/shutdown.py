@@ -83,7 +83,7 @@ def _ends(pidfd: int, seconds: float) -> bool:
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
     """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
     # (Others who import us need no cipher; and the user may not be able to read where Python lies.)
-    from lonc.keying import remove_key_files
+    from lonc.wire.key_exchange import remove_key_files
 
     with contextlib.suppress(CannotStart):
         remove = partial(_remove_what_is_left, settings, hosts, remove_key_files)

@@ -9,9 +9,9 @@ from support.asking import Asked
 from support.dialogue import BUILD_KEY, reach
 
 from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
-from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 from lonc.resolver import known
 from lonc.runtime.event_loop import EventLoop
+from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 

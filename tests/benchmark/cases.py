@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.decrepit.ciphers.algorithms import IDEA
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
-from lonc.cipher import LineCipher, shared_key
+from lonc.wire.cipher import LineCipher, shared_key
 
 from .ends import BUILD_KEY, ECHO, Ends, percentile
 from .subjects import HAProxy, Lonc, Relay, Subject

@@ -13,7 +13,7 @@ from fuzz.client_line import LIMIT, WORDS, due
 from support.machine import eventually, peak_memory, read_line, read_to_the_end
 from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
-from lonc.cipher import LineCipher, shared_key
+from lonc.wire.cipher import LineCipher, shared_key
 
 MARGIN = 64 << 20  # bytes that a child has anyway, and what is freed and not given back
 PATIENCE = {

@@ -10,7 +10,7 @@ from support.certificates import Office, settings_for
 from support.machine import peak_memory
 from support.scripted_lond import ScriptedLond
 
-from lonc.tls import Tunnel, server_context
+from lonc.wire.tls import Tunnel, server_context
 
 KEY = b"0123456789abcdef" * 2
 HANDSHAKE = 0.6  # seconds

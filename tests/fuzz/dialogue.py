@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lonc.cipher import LineCipher, shared_key
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State, init
+from lonc.wire.cipher import LineCipher, shared_key
+from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State, init
 
 from .pieces import in_pieces
 

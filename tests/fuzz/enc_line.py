@@ -5,8 +5,8 @@ import re
 from cryptography.hazmat.decrepit.ciphers.algorithms import IDEA
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
-from lonc.cipher import LineCipher
 from lonc.errors import ProtocolError
+from lonc.wire.cipher import LineCipher
 
 KEY = bytes.fromhex("62451624a354559a79edea097ad9adb0")
 

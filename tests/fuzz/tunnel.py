@@ -8,7 +8,7 @@ from pathlib import Path
 from lonc.authority import Authority
 from lonc.configuration import Certificates
 from lonc.errors import ProtocolError
-from lonc.tls import MAX_RECORD, Tunnel, client_context, server_context
+from lonc.wire.tls import MAX_RECORD, Tunnel, client_context, server_context
 
 from .pieces import in_pieces
 

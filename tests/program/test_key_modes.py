@@ -9,9 +9,9 @@ from support.certificates import Office, settings_for
 from support.machine import eventually, free_port, title
 from support.scripted_lond import BUILD_KEY, ScriptedLond
 
-from lonc.cipher import LineCipher, shared_key
-from lonc.keying import KEY_FILE
-from lonc.tls import Tunnel, server_context
+from lonc.wire.cipher import LineCipher, shared_key
+from lonc.wire.key_exchange import KEY_FILE
+from lonc.wire.tls import Tunnel, server_context
 
 KEY = b"0123456789abcdef" * 2
 QUICK = {"loncRetryDelay": "0.1", "loncRetryMaxDelay": "0.2"}

@@ -11,7 +11,7 @@ import pytest
 from support.machine import eventually, peak_memory, read_line
 from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
-from lonc.cipher import LineCipher, shared_key
+from lonc.wire.cipher import LineCipher, shared_key
 
 TIMEOUTS = {
     "loncConnectTimeout": 0.5,

@@ -9,8 +9,8 @@ from support.machine import eventually, read_line, title
 from support.scripted_lond import BUILD_KEY, ScriptedLond, remembering
 
 from lonc import lonnet
-from lonc.cipher import LineCipher, shared_key
 from lonc.hosts import Host, read_hosts
+from lonc.wire.cipher import LineCipher, shared_key
 
 SOCKETS = Path("/s")
 

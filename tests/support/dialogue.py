@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from lonc.cipher import LineCipher, shared_key
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import LondProtocol, Opening, State, init
+from lonc.wire.cipher import LineCipher, shared_key
+from lonc.wire.lond_protocol import LondProtocol, Opening, State, init
 
 BUILD_KEY = "54559A79EDEA097AD9ADB087C71818"
 CIPHER = LineCipher(shared_key("msul1", "msua3", BUILD_KEY.encode() + b"\n"))

@@ -3,9 +3,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc import cipher
-from lonc.cipher import LineCipher, require_idea, shared_key
 from lonc.errors import CannotStart, ProtocolError
+from lonc.wire import cipher
+from lonc.wire.cipher import LineCipher, require_idea, shared_key
 
 KEY = bytes.fromhex("62451624a354559a79edea097ad9adb0")
 

@@ -16,7 +16,7 @@ from lonc import __version__
 from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
-from lonc.lond_protocol import INIT, Opening
+from lonc.wire.lond_protocol import INIT, Opening
 
 if TYPE_CHECKING:
     import ssl
@@ -69,7 +69,7 @@ class Keying:
         )
 
     def _in_tls(self) -> Opening:
-        from lonc.tls import Tunnel, client_context
+        from lonc.wire.tls import Tunnel, client_context
 
         certificates = self._settings.certificates
         assert certificates is not None  # the configuration would be faulty
@@ -96,7 +96,7 @@ def require_certificates(settings: Settings) -> datetime | None:
             import secrets  # noqa: F401
         if needed is None:
             return None
-        from lonc.tls import client_context, valid_until
+        from lonc.wire.tls import client_context, valid_until
     except ImportError as error:  # since the start we have become who may not read it
         raise CannotStart(f"loncKeyMode {settings.key_mode} needs a restart: {error}") from error
     client_context(needed)

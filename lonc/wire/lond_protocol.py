@@ -50,10 +50,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from lonc.cipher import LineCipher, shared_key
 from lonc.configuration import CLASSIC, INSECURE
 from lonc.errors import LineTooLong, ProtocolError
 from lonc.runtime.line_buffer import Line, LineBuffer
+from lonc.wire.cipher import LineCipher, shared_key
 
 ENCRYPT = b"encrypt:"
 SET_HOST = b"sethost:"  # and an id, and a colon

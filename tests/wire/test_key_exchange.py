@@ -11,8 +11,8 @@ from support.machine import as_nobody
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
-from lonc.keying import KEY_FILE, Keying, remove_key_files, require_certificates
-from lonc.lond_protocol import INIT
+from lonc.wire.key_exchange import KEY_FILE, Keying, remove_key_files, require_certificates
+from lonc.wire.lond_protocol import INIT
 
 HOST = Host("l1", "d", "library", "l1.example", None, 1)
 

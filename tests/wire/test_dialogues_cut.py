@@ -6,8 +6,8 @@ import pytest
 from support.certificates import Office
 from support.dialogue import BUILD_KEY, insecure, local
 
-from lonc.lond_protocol import LondProtocol, Opening, State, init
-from lonc.tls import Tunnel, client_context, server_context
+from lonc.wire.lond_protocol import LondProtocol, Opening, State, init
+from lonc.wire.tls import Tunnel, client_context, server_context
 
 KEY = b"0123456789abcdef" * 2
 ANSWERS = {

@@ -11,7 +11,7 @@ from support.certificates import Office
 
 from lonc import authority
 from lonc.errors import CannotStart, ProtocolError
-from lonc.tls import KEY_LINE, MAX_RECORD, Tunnel, client_context, server_context
+from lonc.wire.tls import KEY_LINE, MAX_RECORD, Tunnel, client_context, server_context
 
 KEY = b"0123456789abcdef" * 2
 CLOSE_NOTIFY_1_2 = b"\x15\x03\x03\x00\x02\x01\x00"

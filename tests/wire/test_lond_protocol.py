@@ -14,9 +14,9 @@ from support.dialogue import (
     ssl,
 )
 
-from lonc.cipher import LineCipher
 from lonc.errors import ProtocolError
-from lonc.lond_protocol import TRANSITIONS, Event, LondProtocol, State
+from lonc.wire.cipher import LineCipher
+from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 
 @pytest.fixture(params=[1, 2, 3, 7, 10**6])

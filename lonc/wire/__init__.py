@@ -1,0 +1,1 @@
+"""What lonc and lond say to each other."""
