@@ -12,7 +12,7 @@ from lonc.errors import CannotStart
 from lonc.log import logger
 from lonc.rollout import ABREAST
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
-from lonc.seal import require_keys
+from lonc.spool.sealing import require_keys
 from lonc.wire.key_exchange import require_certificates
 
 

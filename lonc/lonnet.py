@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from lonc import delayed
 from lonc.configuration import Settings, find_configuration, read_settings
 from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
 from lonc.readers import HOST_ID
+from lonc.spool import spool as delayed
 
 # Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
 # still be done.

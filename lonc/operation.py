@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from lonc import delayed, instance
+from lonc import instance
 from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
@@ -20,6 +20,7 @@ from lonc.hosts import Host
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.sources import load, loader, read, tolerant
+from lonc.spool import spool as delayed
 from lonc.status import stray
 
 RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from lonc.configuration import Settings
-from lonc.delayed import BAD
 from lonc.errors import CannotStart, Misconfigured
 from lonc.runtime.process import fork
+from lonc.spool.spool import BAD
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lonc import custody
 from lonc.configuration import Settings
-from lonc.custody import Entry
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.health import short_time
 from lonc.privileges import hand_over, identity
-from lonc.seal import add_key, read_keys
 from lonc.sending import printable
 from lonc.sources import load_settings
+from lonc.spool import admin as custody
+from lonc.spool.admin import Entry
+from lonc.spool.sealing import add_key, read_keys
 
 
 def keygen(options: argparse.Namespace) -> int:

@@ -22,8 +22,8 @@ from lonc import lonnet
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.hosts import Host, find_host
-from lonc.seal import require_keys
 from lonc.sources import load
+from lonc.spool.sealing import require_keys
 
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon
 MOST_ABREAST = 256  # threads

@@ -8,7 +8,8 @@ from support.machine import LONC, as_nobody
 from support.scripted_lond import ScriptedLond
 
 import lonc
-from lonc import delayed, sending
+from lonc import sending
+from lonc.spool import spool as delayed
 
 
 def test_check_of_sound_files(machine):

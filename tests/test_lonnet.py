@@ -16,9 +16,10 @@ from support.machine import eventually, in_child, read_line
 from support.scripted_lond import ScriptedLond
 
 import lonc
-from lonc import delayed, lonnet
+from lonc import lonnet
 from lonc.configuration import read_settings
 from lonc.errors import Misconfigured
+from lonc.spool import spool as delayed
 
 
 @pytest.fixture

@@ -26,12 +26,13 @@ from support.machine import (
     read_line,
 )
 
-from lonc import delayed, lonnet
+from lonc import lonnet
 from lonc.authority import Authority
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.instance import make_directories
 from lonc.privileges import answered_as, become, hand_over, identity, require_closed
+from lonc.spool import spool as delayed
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 

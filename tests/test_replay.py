@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from support.delayed_files import write_keys
 
-from lonc import custody
 from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.replay import Replay
 from lonc.runtime.event_loop import EventLoop
-from lonc.seal import longest_sealed, read_keys
+from lonc.spool import admin as custody
+from lonc.spool.sealing import longest_sealed, read_keys
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,11 @@ from support.delayed_files import write_keys
 from support.machine import LONC, Terminal, eventually
 from support.scripted_lond import ScriptedLond, remembering
 
-from lonc import custody, delayed, lonnet
-from lonc.delayed import Name
-from lonc.seal import read_keys, sealed_by
+from lonc import lonnet
+from lonc.spool import admin as custody
+from lonc.spool import spool as delayed
+from lonc.spool.sealing import read_keys, sealed_by
+from lonc.spool.spool import Name
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from support.delayed_files import contents, machine_in, saved
 from support.machine import as_nobody, eventually, in_child
 from support.scripted_lond import ScriptedLond
 
-from lonc import delayed, lonnet
-from lonc.delayed import Name, waiting
+from lonc import lonnet
+from lonc.spool import spool as delayed
+from lonc.spool.spool import Name, waiting
 
 
 @pytest.fixture

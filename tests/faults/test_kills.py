@@ -10,7 +10,7 @@ from faults.sabotage import give, kill
 from support.machine import eventually
 from support.scripted_lond import ScriptedLond
 
-from lonc import delayed
+from lonc.spool import spool as delayed
 
 
 def test_kills_at_random_moments(machine):

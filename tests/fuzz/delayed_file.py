@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lonc.addressee import NOT_FOR_LOND
 from lonc.configuration import Settings
-from lonc.delayed import Name
 from lonc.replay import Replay
-from lonc.seal import is_sealed, longest_sealed
+from lonc.spool.sealing import is_sealed, longest_sealed
+from lonc.spool.spool import Name
 
 from .client_line import own_reply
 

@@ -30,7 +30,7 @@ from support.machine import (
 )
 from support.scripted_lond import ScriptedLond
 
-from lonc import delayed
+from lonc.spool import spool as delayed
 
 HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST DONE FAILED P50 P99 DELAYED"
 

@@ -1,7 +1,7 @@
 """A machine without a daemon, for those who save delayed transactions, and what they have saved."""
 
 from lonc.configuration import Settings
-from lonc.delayed import waiting
+from lonc.spool.spool import waiting
 
 
 def machine_in(place):

@@ -23,7 +23,7 @@ from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
 from lonc.readers import HOST_ID
 from lonc.runtime.atomic_file import appearing, sync
-from lonc.seal import read_keys
+from lonc.spool.sealing import read_keys
 
 BAD = "bad"  # below it lies what can never be carried out
 DIRECTORY_MODE = 0o2770  # files belong to its group, whoever writes them

@@ -13,9 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.machine import as_nobody, in_child
 
-from lonc import seal
 from lonc.errors import CannotStart, Misconfigured
-from lonc.seal import Keyring, add_key, is_sealed, longest_sealed, read_keys, require_keys, sealed_by
+from lonc.spool import sealing as seal
+from lonc.spool.sealing import (
+    Keyring,
+    add_key,
+    is_sealed,
+    longest_sealed,
+    read_keys,
+    require_keys,
+    sealed_by,
+)
 
 OLD, NEW = b"\x01" * 32, b"\x02" * 32
 FILE = Path("keys")
@@ -217,7 +225,7 @@ class TestTheFile:
     def test_the_library_is_loaded_only_for_who_has_keys(self, file):
         written(file, f"a:{NEW.hex()}\n")
         program = (
-            "import sys, pathlib, lonc.child, lonc.lonnet, lonc.cli; from lonc.seal import require_keys;"
+            "import sys, pathlib, lonc.child, lonc.lonnet, lonc.cli; from lonc.spool.sealing import require_keys;"
             "require_keys(None); print('Crypto' in sys.modules);"
             "require_keys(pathlib.Path(sys.argv[1])); print('Crypto' in sys.modules)"
         )

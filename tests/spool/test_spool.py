@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from support.delayed_files import contents, machine_in, saved, write_keys
 from support.machine import in_child
 
-from lonc import delayed, lonnet
-from lonc.delayed import Name, newest, opened, record, save, waiting
+from lonc import lonnet
 from lonc.errors import Misconfigured
-from lonc.seal import sealed_by
+from lonc.spool import spool as delayed
+from lonc.spool.sealing import sealed_by
+from lonc.spool.spool import Name, newest, opened, record, save, waiting
 
 NOW = 1_700_000_000
 

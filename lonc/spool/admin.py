@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lonc import delayed
 from lonc.configuration import Settings
-from lonc.delayed import BAD, Name
 from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.runtime.atomic_file import appearing, sync
-from lonc.seal import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
+from lonc.spool import spool as delayed
+from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
+from lonc.spool.spool import BAD, Name
 
 # lonnet of LON-CAPA looks two seconds later whether what it has written is there.
 READ_BACK_WITHIN = 3.0

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from support.delayed_files import contents, machine_in, saved, write_keys
 
-from lonc import custody, delayed
-from lonc.delayed import Name, opened
 from lonc.errors import LoncError, Misconfigured, UsageError
-from lonc.seal import read_keys, sealed_by
+from lonc.spool import admin as custody
+from lonc.spool import spool as delayed
+from lonc.spool.sealing import read_keys, sealed_by
+from lonc.spool.spool import Name, opened
 
 NAME = "1700000000.0.4711.put.l1"
 BEFORE = (1_700_000_000, 1_700_000_000)

@@ -1,0 +1,1 @@
+"""Delayed transactions on the disk."""
