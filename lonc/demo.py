@@ -26,7 +26,7 @@ STRANGER, STRANGERS_ADDRESS = "demo5", "127.0.0.5"
 CLIENTS = 200
 PATIENCE = 10.0  # seconds; what takes longer has failed
 DRAIN_TIMEOUT = 2  # seconds; an interrupted tour shall not take long to end
-LONC = [sys.executable, "-c", "import sys; from lonc.cli import main; sys.exit(main())"]
+LONC = [sys.executable, "-c", "import sys; from lonc.commands.cli import main; sys.exit(main())"]
 
 
 class StepFailed(Exception):

@@ -4,7 +4,8 @@ from datetime import datetime, timezone
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lonc import monitoring, page, table
+from lonc import page, table
+from lonc.commands import status as monitoring
 from lonc.exporter import StatusCollector
 from lonc.health import DEFAULT, Health
 from lonc.status import HostStatus, Phase, Report

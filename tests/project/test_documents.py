@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.machine import LONC
 
-from lonc.cli import EXAMPLES, _parser
+from lonc.commands.cli import EXAMPLES, _parser
 from lonc.configuration import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -31,7 +31,7 @@ def eventually(predicate, seconds=10.0):
 
 def program(preparation):
     """A lonc command in a process where `preparation` has been executed first."""
-    code = f"import os, sys; from lonc.cli import main; {preparation}; sys.exit(main())"
+    code = f"import os, sys; from lonc.commands.cli import main; {preparation}; sys.exit(main())"
     return [sys.executable, "-bb", "-W", "error", "-c", code]
 
 

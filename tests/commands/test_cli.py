@@ -8,7 +8,7 @@ from support.machine import LONC, as_nobody
 from support.scripted_lond import ScriptedLond
 
 import lonc
-from lonc import sending
+from lonc.commands import send as sending
 from lonc.spool import spool as delayed
 
 

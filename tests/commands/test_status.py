@@ -13,8 +13,8 @@ import pytest
 from support.load import Load
 from support.machine import LONC, Machine, Terminal, eventually, program
 
+from lonc.commands.status import threshold
 from lonc.health import Threshold
-from lonc.monitoring import threshold
 
 ASKED = 500  # of each of two hosts
 DEAD_ASKED = 30
@@ -157,7 +157,7 @@ def test_top_wants_a_terminal(four):
 
 @pytest.mark.parametrize(("command", "library"), [("top", "rich"), ("exporter", "prometheus_client")])
 def test_without_its_library_a_command_says_how_to_get_it(four, command, library):
-    without = f"import sys; sys.modules[{library!r}] = None; from lonc.cli import main; sys.exit(main())"
+    without = f"import sys; sys.modules[{library!r}] = None; from lonc.commands.cli import main; sys.exit(main())"
     done = four.command(command, program=[LONC[0], "-c", without])
     assert done.returncode == 1
     assert (
@@ -176,7 +176,9 @@ def test_a_threshold():
 class TestWithoutADaemon:
     def test_a_daemon_of_another_version(self, machine):
         machine.start()
-        older = program("import lonc.monitoring; lonc.monitoring.Report.from_line = lambda _: int('x')")
+        older = program(
+            "import lonc.commands.status; lonc.commands.status.Report.from_line = lambda _: int('x')"
+        )
         for command, status in (("status", 4), ("check-health", 3)):
             done = machine.command(command, program=older)
             assert done.returncode == status

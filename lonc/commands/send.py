@@ -19,10 +19,10 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from lonc import lonnet
+from lonc.commands.loading import load
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.hosts import Host, find_host
-from lonc.sources import load
 from lonc.spool.sealing import require_keys
 
 PING_TIMEOUT = 10.0  # seconds; whoever pings wants to know soon

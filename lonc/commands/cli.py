@@ -10,11 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lonc import __version__, monitoring, operation, safekeeping, sending
+from lonc import __version__
+from lonc.commands import delayed as safekeeping
+from lonc.commands import send as sending
+from lonc.commands import service as operation
+from lonc.commands import status as monitoring
+from lonc.commands.loading import load
 from lonc.errors import DONE, FAILED, LoncError, Misconfigured
 from lonc.health import DEFAULT
 from lonc.hosts import find_host
-from lonc.sources import load
 
 EXAMPLES = {
     "start": "start",

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from lonc.commands.loading import load_settings
+from lonc.commands.send import printable
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.health import short_time
 from lonc.privileges import hand_over, identity
-from lonc.sending import printable
-from lonc.sources import load_settings
 from lonc.spool import admin as custody
 from lonc.spool.admin import Entry
 from lonc.spool.sealing import add_key, read_keys

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from lonc import instance
+from lonc.commands.loading import load, loader, read, tolerant
 from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
-from lonc.sources import load, loader, read, tolerant
 from lonc.spool import spool as delayed
 from lonc.status import stray
 

@@ -9,12 +9,12 @@ import shutil
 import sys
 
 from lonc import instance, table
+from lonc.commands.loading import tolerant
 from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.hosts import find_host, read_hosts
-from lonc.sources import tolerant
 from lonc.status import NOT_ANSWERING, HostStatus, Report
 
 # LSB's exit statuses of `status`.
