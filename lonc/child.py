@@ -40,6 +40,8 @@ from lonc.hosts import Host
 from lonc.listener import Listener
 from lonc.log import logger
 from lonc.lond_connection import LondConnection, Timeouts
+from lonc.monitoring.statistics import Tally
+from lonc.monitoring.status import HostStatus
 from lonc.pool import HostState, Patience, Pool
 from lonc.replay import Replay
 from lonc.resolver import Found, Resolver, known
@@ -48,9 +50,7 @@ from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
-from lonc.status import HostStatus
 from lonc.stock import Stock
-from lonc.tally import Tally
 from lonc.transaction import Transaction
 from lonc.wire.key_exchange import Keying
 from lonc.wire.lond_protocol import LondProtocol

@@ -12,10 +12,10 @@ from lonc.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
 from lonc.hosts import Host
 from lonc.log import in_one_line, logger, speak_for
+from lonc.monitoring.status import NO_CHILD, HostStatus
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import Deadline, EventLoop
 from lonc.runtime.process import die_with, ending, fork, keep_only
-from lonc.status import NO_CHILD, HostStatus
 
 READY_WITHIN = 10.0  # seconds from the fork
 LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on

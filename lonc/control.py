@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
-from lonc.status import Phase, Report
+from lonc.monitoring.status import Phase, Report
 from lonc.transaction import Transaction
 
 MODE = 0o600  # who may use it may restart everything

@@ -20,10 +20,10 @@ from lonc.child_process import ChildProcess, StatusHeard
 from lonc.configuration import ON_DEMAND, Settings
 from lonc.hosts import Host
 from lonc.log import logger
+from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.event_loop import Deadline, EventLoop, Watch
 from lonc.runtime.socket_file import SocketFile
-from lonc.status import NO_CHILD, NOT_ANSWERING, HostStatus
 
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds

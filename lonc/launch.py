@@ -21,10 +21,10 @@ from lonc.hosts import Host
 from lonc.instance import State
 from lonc.limits import require_usable, within_limits
 from lonc.log import in_one_line, logger, open_log
+from lonc.monitoring.status import Phase
 from lonc.parent import Load, Parent
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import require_place, require_room
-from lonc.status import Phase
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027

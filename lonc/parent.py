@@ -21,15 +21,15 @@ from lonc.hosts import Host
 from lonc.keeper import Keeper
 from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.text import to_text
 from lonc.post import Post
 from lonc.rollout import Rollout
 from lonc.roster import Roster
 from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
-from lonc.status import HostStatus, Phase, Report
 from lonc.survey import Survey
-from lonc.table import to_text
 from lonc.transaction import Transaction
 from lonc.wire.key_exchange import remove_key_files
 

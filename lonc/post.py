@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lonc.log import Complaints, logger
+from lonc.monitoring.status import stray
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool.spool import BAD, Name, listing, put_aside
-from lonc.status import stray
 
 ABANDONED_AFTER = 86400.0  # seconds; a file that was begun to be written, and has not got its name
 

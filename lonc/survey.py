@@ -7,8 +7,8 @@ from functools import partial
 
 from lonc.child_process import ANSWER_WITHIN
 from lonc.keeper import Keeper
+from lonc.monitoring.status import HostStatus
 from lonc.runtime.event_loop import EventLoop
-from lonc.status import HostStatus
 
 
 class Survey:

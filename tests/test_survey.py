@@ -2,8 +2,8 @@ import time
 
 import pytest
 
+from lonc.monitoring.status import HostStatus
 from lonc.runtime.event_loop import EventLoop
-from lonc.status import HostStatus
 from lonc.survey import ANSWER_WITHIN, Survey
 
 

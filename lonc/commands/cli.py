@@ -17,8 +17,8 @@ from lonc.commands import service as operation
 from lonc.commands import status as monitoring
 from lonc.commands.loading import load
 from lonc.errors import DONE, FAILED, LoncError, Misconfigured
-from lonc.health import DEFAULT
 from lonc.hosts import find_host
+from lonc.monitoring.health import DEFAULT
 
 EXAMPLES = {
     "start": "start",

@@ -14,7 +14,7 @@ from lonc.commands.loading import load_settings
 from lonc.commands.send import printable
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
-from lonc.health import short_time
+from lonc.monitoring.health import short_time
 from lonc.privileges import hand_over, identity
 from lonc.spool import admin as custody
 from lonc.spool.admin import Entry

@@ -18,10 +18,10 @@ from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
+from lonc.monitoring.status import stray
 from lonc.post import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.spool import spool as delayed
-from lonc.status import stray
 
 RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
 
@@ -115,7 +115,7 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
-    from lonc.health import of_certificate
+    from lonc.monitoring.health import of_certificate
     from lonc.wire.key_exchange import require_certificates
 
     if not hosts:

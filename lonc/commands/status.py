@@ -8,14 +8,15 @@ import os
 import shutil
 import sys
 
-from lonc import instance, table
+from lonc import instance
 from lonc.commands.loading import tolerant
 from lonc.configuration import Settings, did_you_mean
 from lonc.control import ask
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
-from lonc.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.hosts import find_host, read_hosts
-from lonc.status import NOT_ANSWERING, HostStatus, Report
+from lonc.monitoring import text as table
+from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
+from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
 
 # LSB's exit statuses of `status`.
 STATUSES = {
@@ -48,7 +49,7 @@ def status(options: argparse.Namespace) -> int:
 
 def _show(report: Report, options: argparse.Namespace, settings: Settings) -> None:
     if options.html is not None:
-        from lonc import page
+        from lonc.monitoring import html as page
 
         page.write(report, options.html)
     elif options.json:
@@ -145,7 +146,7 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
 
 def top(options: argparse.Namespace) -> int:
     try:
-        from lonc.top import Top
+        from lonc.monitoring.top import Top
     except ImportError:
         raise LoncError("top needs the library rich: pip install rich") from None
     Top(lambda: current(options), options.every).run()
@@ -154,7 +155,7 @@ def top(options: argparse.Namespace) -> int:
 
 def exporter(options: argparse.Namespace) -> int:
     try:
-        from lonc import exporter as prometheus
+        from lonc.monitoring import prometheus
     except ImportError:
         raise LoncError(
             "exporter needs the library prometheus_client: pip install prometheus_client"

@@ -14,7 +14,7 @@ from support.load import Load
 from support.machine import LONC, Machine, Terminal, eventually, program
 
 from lonc.commands.status import threshold
-from lonc.health import Threshold
+from lonc.monitoring.health import Threshold
 
 ASKED = 500  # of each of two hosts
 DEAD_ASKED = 30

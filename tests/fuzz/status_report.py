@@ -4,13 +4,14 @@ from datetime import datetime, timezone
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lonc import page, table
 from lonc.commands import status as monitoring
-from lonc.exporter import StatusCollector
-from lonc.health import DEFAULT, Health
-from lonc.status import HostStatus, Phase, Report
-from lonc.tally import MINUTES, TOLD_BOUNDS
-from lonc.top import Top
+from lonc.monitoring import html as page
+from lonc.monitoring import text as table
+from lonc.monitoring.health import DEFAULT, Health
+from lonc.monitoring.prometheus import StatusCollector
+from lonc.monitoring.statistics import MINUTES, TOLD_BOUNDS
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.top import Top
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
 

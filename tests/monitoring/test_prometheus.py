@@ -7,9 +7,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from lonc.errors import LoncError, NotRunning, UsageError
-from lonc.exporter import StatusCollector, serve
-from lonc.status import HostStatus, Phase, Report
-from lonc.tally import TOLD_BOUNDS, Reason, Tally
+from lonc.monitoring.prometheus import StatusCollector, serve
+from lonc.monitoring.statistics import TOLD_BOUNDS, Reason, Tally
+from lonc.monitoring.status import HostStatus, Phase, Report
 
 SINCE = "2026-11-24T02:00:00+00:00"
 

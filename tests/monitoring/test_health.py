@@ -2,8 +2,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from lonc.health import Health, Level, Threshold, Thresholds, short_time
-from lonc.status import HostStatus, Phase, Report
+from lonc.monitoring.health import Health, Level, Threshold, Thresholds, short_time
+from lonc.monitoring.status import HostStatus, Phase, Report
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
 BEGUN = "2026-11-24T02:00:00+00:00"

@@ -3,9 +3,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc.health import Health
-from lonc.status import HostStatus, Phase, Report
-from lonc.table import host_to_text, to_text
+from lonc.monitoring.health import Health
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.text import host_to_text, to_text
 
 SINCE = "2026-11-24T02:00:00+00:00"
 TIMES = {"p50": 0.00016, "p90": 0.001, "p99": 0.25, "max": 1.0}

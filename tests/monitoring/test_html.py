@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from lonc.errors import LoncError
-from lonc.page import render, write
-from lonc.status import HostStatus, Phase, Report
+from lonc.monitoring.html import render, write
+from lonc.monitoring.status import HostStatus, Phase, Report
 
 SINCE = "2026-11-24T02:00:00+00:00"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)

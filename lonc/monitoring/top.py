@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lonc.errors import LoncError, NotRunning, UsageError
-from lonc.health import Health, Level, Verdict, short_time
-from lonc.status import HostStatus, Report, if_known
+from lonc.monitoring.health import Health, Level, Verdict, short_time
+from lonc.monitoring.status import HostStatus, Report, if_known
 
 _BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 20  # in a sparkline

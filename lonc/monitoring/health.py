@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 
-from lonc.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, stray
+from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, stray
 
 MOST_NAMED = 3  # hosts in a sentence
 FAILURES_OF = 5  # minutes, the last

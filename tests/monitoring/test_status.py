@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lonc.status import HostStatus, Phase, Report
+from lonc.monitoring.status import HostStatus, Phase, Report
 
 
 def test_a_status_is_one_line_of_json():

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 from lonc.errors import LoncError
-from lonc.health import Health, Level, Verdict, short_time
-from lonc.status import HostStatus, Report, if_known
+from lonc.monitoring.health import Health, Level, Verdict, short_time
+from lonc.monitoring.status import HostStatus, Report, if_known
 
 MODE = 0o644  # for whoever may see the page
 CHANGES = 30  # that the page tells, of all hosts together

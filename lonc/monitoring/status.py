@@ -12,7 +12,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
-from lonc.tally import MINUTES, TOLD_BOUNDS
+from lonc.monitoring.statistics import MINUTES, TOLD_BOUNDS
 
 
 class Phase(Enum):

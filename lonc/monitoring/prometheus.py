@@ -17,8 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lonc.errors import LoncError, UsageError
-from lonc.status import NOT_ANSWERING, HostStatus, Report
-from lonc.tally import TOLD_BOUNDS
+from lonc.monitoring.statistics import TOLD_BOUNDS
+from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
 
 UP = {"ready", "resting", "connecting"}  # states in which a host is worth asking
 HOST = ["host"]

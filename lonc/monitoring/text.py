@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lonc.health import Health, Level, short_time
-from lonc.status import HostStatus, Report
+from lonc.monitoring.health import Health, Level, short_time
+from lonc.monitoring.status import HostStatus, Report
 
 SHORTEST_NAME = 4
 

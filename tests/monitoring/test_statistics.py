@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc.tally import BOUNDS, SLOT, Reason, Tally
+from lonc.monitoring.statistics import BOUNDS, SLOT, Reason, Tally
 
 
 @pytest.fixture

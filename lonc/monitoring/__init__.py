@@ -1,0 +1,1 @@
+"""One status report: collected, judged and shown."""
