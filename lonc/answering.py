@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lonc.client import Client
-from lonc.listener import Listener
+from lonc.child.client import Client
+from lonc.child.listener import Listener
+from lonc.child.transaction import Transaction
 from lonc.log import Complaints
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.socket_file import SocketFile
-from lonc.transaction import Transaction
 
 MAX_ASKING = 64  # connections at a time
 MAX_LINE = 1000  # bytes

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from lonc.child import LEAVING, PONG, READY, Child
+from lonc.child.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
 from lonc.hosts import Host
 from lonc.log import in_one_line, logger, speak_for

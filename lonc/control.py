@@ -6,10 +6,10 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 
+from lonc.child.transaction import Transaction
 from lonc.configuration import Settings
 from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
 from lonc.monitoring.status import Phase, Report
-from lonc.transaction import Transaction
 
 MODE = 0o600  # who may use it may restart everything
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from lonc.child import LEAVING, READY, REPLACE
+from lonc.child.child import LEAVING, READY, REPLACE
 from lonc.child_process import ChildProcess, StatusHeard
 from lonc.configuration import ON_DEMAND, Settings
 from lonc.hosts import Host

@@ -13,6 +13,7 @@ from setproctitle import setproctitle
 
 from lonc import __version__
 from lonc.answering import AnsweringSocket
+from lonc.child.transaction import Transaction
 from lonc.configuration import Settings, did_you_mean
 from lonc.control import MODE as CONTROL_MODE
 from lonc.control import Orders, outcome
@@ -30,7 +31,6 @@ from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
 from lonc.survey import Survey
-from lonc.transaction import Transaction
 from lonc.wire.key_exchange import remove_key_files
 
 MOST_NAMES = 10  # of hosts in a sentence

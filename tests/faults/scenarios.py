@@ -116,7 +116,7 @@ def dead_host(machine, rounds, seed=1):
 # A child that keeps dying is replaced after growing delays; where dying is all that it does, we have not
 # got the time.
 SOON = (
-    "import lonc.keeper, lonc.replay; lonc.replay.LOOK_AGAIN = 0.05;"
+    "import lonc.keeper, lonc.child.replay; lonc.child.replay.LOOK_AGAIN = 0.05;"
     "lonc.keeper.RESTART_FIRST = lonc.keeper.RESTART_LONGEST = 0.05"
 )
 AT_ONCE = program(SOON)
@@ -318,8 +318,8 @@ def crash_loop(machine, seconds, most):
     machine.hosts("l1")
     cause = machine.directory / "cause"
     dying = (
-        "import lonc.child; good = lonc.child.Child.run; cause = {cause!r};"
-        "lonc.child.Child.run = lambda child: os._exit(3) if os.path.exists(cause) else good(child)"
+        "import lonc.child.child; good = lonc.child.child.Child.run; cause = {cause!r};"
+        "lonc.child.child.Child.run = lambda child: os._exit(3) if os.path.exists(cause) else good(child)"
     )
     machine.start_lond("l1")
     machine.run_with(dying.format(cause=str(cause)))

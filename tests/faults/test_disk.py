@@ -174,7 +174,7 @@ def test_carrying_out(machine, error):
     directory = machine.sockets / "delayed"
     steps = ["open", "fstat", "lstat", "read", "write", "unlink", "listdir"]
     with ScriptedLond(machine.address(1), machine.port, ledger.script):
-        machine.run(program=scenarios.sabotaged("lonc.replay.Replay", "_take", order))
+        machine.run(program=scenarios.sabotaged("lonc.child.replay.Replay", "_take", order))
         child = machine.children()
         for number, (step, nth) in enumerate(itertools.product(steps, (1, 2, 3))):
             give(order, "spoil", step, nth, error)

@@ -58,7 +58,7 @@ def test_a_child_at_any_step_of_carrying_out(machine):
     ledger = scenarios.Ledger()
     directory = machine.sockets / "delayed"
     with ScriptedLond(machine.address(1), machine.port, ledger.script):
-        machine.run(program=scenarios.sabotaged("lonc.replay.Replay", "_take", order))
+        machine.run(program=scenarios.sabotaged("lonc.child.replay.Replay", "_take", order))
         for step in itertools.count(1, 5):
             child = eventually(lambda: machine.children().get("l1"))
             give(order, "kill", step)

@@ -463,9 +463,9 @@ class TestNobodyNotices:
 
 class TestNewChildren:
     HANG_IF = (
-        "import lonc.child, lonc.child_process, pathlib, time; run = lonc.child.Child.run;"
+        "import lonc.child.child, lonc.child_process, pathlib, time; run = lonc.child.child.Child.run;"
         "lonc.child_process.READY_WITHIN = lonc.child_process.LEAVING_WITHIN = 0.5;"
-        "lonc.child.Child.run = lambda child:"
+        "lonc.child.child.Child.run = lambda child:"
         " time.sleep(60) if pathlib.Path('{flag}').exists() and child._host.id == 'l1' else run(child)"
     )
 
@@ -499,8 +499,8 @@ class TestNewChildren:
         """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
         machine.start_lond("l1")
         late = (
-            "import lonc.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.5;"
-            "run = lonc.child.Child.run; lonc.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
+            "import lonc.child.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.5;"
+            "run = lonc.child.child.Child.run; lonc.child.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
         )
         machine.start(program=program(late))
         client = machine.connect()
@@ -518,10 +518,10 @@ class TestNewChildren:
         machine.start_lond("l1")
         flag = tmp_path / "flag"
         late = (
-            "import lonc.child, lonc.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
-            "run = lonc.child.Child.run; kill = p.ChildProcess.kill;"
+            "import lonc.child.child, lonc.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
+            "run = lonc.child.child.Child.run; kill = p.ChildProcess.kill;"
             f"flag = pathlib.Path('{flag}');"
-            "lonc.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
+            "lonc.child.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
             "p.ChildProcess.kill = lambda child, why: (time.sleep(0.4), kill(child, why))"
         )
         machine.start(program=program(late))
@@ -616,11 +616,11 @@ class TestNewChildren:
         """What it has said is heard when it has been reaped, and its pid may be another's by then."""
         enough = machine.directory / "enough"
         dying = (
-            "import lonc.child, lonc.child_process, lonc.keeper; good = lonc.child.Pool.open;"
-            "lonc.child.READY = b'ready\\nnonsense\\n'; lonc.child_process.READY = b'ready\\n';"
+            "import lonc.child.child, lonc.child_process, lonc.keeper; good = lonc.child.child.Pool.open;"
+            "lonc.child.child.READY = b'ready\\nnonsense\\n'; lonc.child_process.READY = b'ready\\n';"
             "lonc.keeper.ChildProcess.kill = lambda *_: None;"
             f"enough = {str(enough)!r};"
-            "lonc.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) else good(pool)"
+            "lonc.child.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) else good(pool)"
         )
         machine.start(program=program(dying))
         enough.touch()

@@ -4,8 +4,8 @@ import contextlib
 import socket
 from types import SimpleNamespace
 
-from lonc.child import Child
-from lonc.client import TOO_LONG, Client
+from lonc.child.child import Child
+from lonc.child.client import TOO_LONG, Client
 from lonc.runtime.event_loop import EventLoop
 
 from .pieces import in_pieces

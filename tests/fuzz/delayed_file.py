@@ -5,9 +5,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from lonc.addressee import NOT_FOR_LOND
+from lonc.child.own_requests import NOT_FOR_LOND
+from lonc.child.replay import Replay
 from lonc.configuration import Settings
-from lonc.replay import Replay
 from lonc.spool.sealing import is_sealed, longest_sealed
 from lonc.spool.spool import Name
 

@@ -95,10 +95,10 @@ class TestStart:
 
     def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
         dying = program(
-            "import lonc.child, lonc.launch; good = lonc.child.Child.make_lond_connection;"
-            "lonc.child.Child.make_lond_connection ="
+            "import lonc.child.child, lonc.launch; good = lonc.child.child.Child.make_lond_connection;"
+            "lonc.child.child.Child.make_lond_connection ="
             " lambda child: good(child) if child._host.id != 'l2' else 1 / 0;"
-            "lonc.child.READY = b''"  # whoever opens no connection is never ready
+            "lonc.child.child.READY = b''"  # whoever opens no connection is never ready
         )
         done = three.command("start", program=dying)
         assert (done.returncode, done.stdout) == (1, b"")
@@ -115,8 +115,8 @@ class TestStart:
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         three.configure(loncDrainTimeout=1)
         hanging = program(
-            "import lonc.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.3;"
-            "lonc.child.Child.run = lambda child: time.sleep(100)"
+            "import lonc.child.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.3;"
+            "lonc.child.child.Child.run = lambda child: time.sleep(100)"
         )
         done = three.command("start", program=hanging)
         assert done.returncode == 1
@@ -685,8 +685,8 @@ class TestStop:
     def test_a_term_while_it_starts_ends_it_and_the_start_says_so(self, three):
         three.hosts(*[f"h{number}" for number in range(60)])
         slowly = program(
-            "import lonc.child, time; run = lonc.child.Child.run;"
-            "lonc.child.Child.run = lambda child: (time.sleep(0.3), run(child))"
+            "import lonc.child.child, time; run = lonc.child.child.Child.run;"
+            "lonc.child.child.Child.run = lambda child: (time.sleep(0.3), run(child))"
         )
         command = [*slowly, "-c", three.configuration, "start"]
         starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

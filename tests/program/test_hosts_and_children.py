@@ -136,9 +136,9 @@ class TestUpdate:
         obstacle = three.directory / "obstacle"
         three.start(
             program=program(
-                "import lonc.child; run = lonc.child.Child.run;"
+                "import lonc.child.child; run = lonc.child.child.Child.run;"
                 f"fails = lambda self: self._host.id == 'l1' and os.path.exists({str(obstacle)!r});"
-                "lonc.child.Child.run = lambda self: os._exit(3) if fails(self) else run(self)"
+                "lonc.child.child.Child.run = lambda self: os._exit(3) if fails(self) else run(self)"
             )
         )
         before = three.children()
@@ -279,7 +279,7 @@ class TestOnDemand:
 
     def test_one_that_keeps_dying_waits_for_its_delay_though_somebody_wants_it(self, three):
         three.configure(loncChildren="ondemand")
-        dying = "import lonc.child, os; lonc.child.Child.run = lambda child: os._exit(3)"
+        dying = "import lonc.child.child, os; lonc.child.child.Child.run = lambda child: os._exit(3)"
         three.start(program=program(dying))
         begun = time.monotonic()
         client = three.connect()

@@ -440,7 +440,9 @@ class TestPool:
         with ScriptedLond(machine.address(1), machine.port, script):
             machine.configure(loncMaxConnections=1)
             # So small that the whole of it, and what is beyond, arrive in one piece.
-            machine.run_with("import lonc.lond_connection; lonc.lond_connection.RECEIVE_SIZE = 4096")
+            machine.run_with(
+                "import lonc.child.lond_connection; lonc.child.lond_connection.RECEIVE_SIZE = 4096"
+            )
             clients = [machine.connect() for _ in range(6)]
             for round_ in range(30):
                 for number, client in enumerate(clients):
@@ -577,14 +579,14 @@ class TestParentAndChild:
         assert machine.ask(b"ping", "l1") == b"l1"
 
     def test_a_child_that_says_what_it_should_not_is_killed_and_replaced(self, machine):
-        machine.run_with("import lonc.keeper; lonc.child.READY = b'ready\\nnonsense\\n'")
+        machine.run_with("import lonc.keeper; lonc.child.child.READY = b'ready\\nnonsense\\n'")
         eventually(lambda: "was killed: it said b'nonsense" in machine.log())
         assert machine.lonc.poll() is None
 
     @pytest.mark.parametrize("status", [b"nonsense", b"{}", b'{"host": 1, "state": 2}', b"[" * 9999])
     def test_a_child_whose_status_makes_no_sense_is_killed_and_replaced(self, machine, status):
         machine.run_with(
-            f"import lonc.child; lonc.child.Child.status_line = lambda self: {status!r} + b'\\n'"
+            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {status!r} + b'\\n'"
         )
         child = machine.children()["l1"]
         (host,) = json.loads(asked(machine, b"status"))["hosts"]
@@ -594,7 +596,9 @@ class TestParentAndChild:
 
     def test_the_last_words_of_a_child_are_heard_whatever_is_in_them(self, machine):
         crash = "(_ for _ in ()).throw(Exception('one' + chr(10) + 'two' + chr(0xdcff)))"
-        machine.run_with(f"import lonc.child; lonc.child.Child.status_line = lambda self: {crash}")
+        machine.run_with(
+            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {crash}"
+        )
         asked(machine, b"status")
         eventually(lambda: r"ended with status 1: Exception: one\ntwo\udcff (" in machine.log())
 

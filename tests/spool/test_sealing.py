@@ -225,7 +225,7 @@ class TestTheFile:
     def test_the_library_is_loaded_only_for_who_has_keys(self, file):
         written(file, f"a:{NEW.hex()}\n")
         program = (
-            "import sys, pathlib, lonc.child, lonc.lonnet, lonc.commands.cli; from lonc.spool.sealing import require_keys;"
+            "import sys, pathlib, lonc.child.child, lonc.lonnet, lonc.commands.cli; from lonc.spool.sealing import require_keys;"
             "require_keys(None); print('Crypto' in sys.modules);"
             "require_keys(pathlib.Path(sys.argv[1])); print('Crypto' in sys.modules)"
         )

@@ -1,6 +1,6 @@
 """A transaction that a test asks for."""
 
-from lonc.transaction import Transaction
+from lonc.child.transaction import Transaction
 
 
 class Asked(Transaction):

@@ -2,7 +2,7 @@
 
 import socket
 
-from lonc.listener import Listener
+from lonc.child.listener import Listener
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.socket_file import SocketFile
 

@@ -4,8 +4,8 @@ import time
 import pytest
 from support.house import MAX_REQUEST, House
 
-from lonc.client import Passing
-from lonc.listener import Listener
+from lonc.child.client import Passing
+from lonc.child.listener import Listener
 
 
 @pytest.fixture

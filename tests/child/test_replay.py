@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.delayed_files import write_keys
 
+from lonc.child.replay import Replay
 from lonc.configuration import Settings
 from lonc.errors import LoncError
-from lonc.replay import Replay
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool import admin as custody
 from lonc.spool.sealing import longest_sealed, read_keys
@@ -20,7 +20,7 @@ from lonc.spool.sealing import longest_sealed, read_keys
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Who writes in place is given less time here than a second."""
-    monkeypatch.setattr("lonc.replay.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr("lonc.child.replay.LOOK_AGAIN", 0.05)
 
 
 class Bench:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.asking import Asked
 
+from lonc.child.pool import HostState, Patience, Pool
 from lonc.monitoring.statistics import Reason, Tally
-from lonc.pool import HostState, Patience, Pool
 from lonc.runtime.backoff import Backoff
 
 

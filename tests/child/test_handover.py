@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.machine import as_nobody
 
-from lonc.client import Passing
-from lonc.handover import Handover, Succession
+from lonc.child.client import Passing
+from lonc.child.handover import Handover, Succession
 from lonc.runtime.event_loop import READ, EventLoop
 
 

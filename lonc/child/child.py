@@ -31,27 +31,27 @@ from random import Random
 from setproctitle import setproctitle
 
 from lonc import __version__
-from lonc.addressee import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
-from lonc.chronicle import Chronicle, wall_clock
-from lonc.client import Client
+from lonc.child.client import Client
+from lonc.child.handover import Handover, Succession
+from lonc.child.history import Chronicle, wall_clock
+from lonc.child.listener import Listener
+from lonc.child.lond_connection import LondConnection, Timeouts
+from lonc.child.memory_limit import Stock
+from lonc.child.own_requests import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
+from lonc.child.pool import HostState, Patience, Pool
+from lonc.child.replay import Replay
+from lonc.child.resolver import Found, Resolver, known
+from lonc.child.transaction import Transaction
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
-from lonc.handover import Handover, Succession
 from lonc.hosts import Host
-from lonc.listener import Listener
 from lonc.log import logger
-from lonc.lond_connection import LondConnection, Timeouts
 from lonc.monitoring.statistics import Tally
 from lonc.monitoring.status import HostStatus
-from lonc.pool import HostState, Patience, Pool
-from lonc.replay import Replay
-from lonc.resolver import Found, Resolver, known
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
-from lonc.stock import Stock
-from lonc.transaction import Transaction
 from lonc.wire.key_exchange import Keying
 from lonc.wire.lond_protocol import LondProtocol
 

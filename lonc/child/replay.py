@@ -17,6 +17,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Collection
 
+from lonc.child.transaction import Transaction
 from lonc.configuration import Settings
 from lonc.errors import Misconfigured
 from lonc.log import logger
@@ -24,7 +25,6 @@ from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.spool.sealing import is_sealed, longest_sealed
 from lonc.spool.spool import SENT, Name, opened, put_aside, record, waiting
-from lonc.transaction import Transaction
 
 LOOK_AGAIN = 1.0  # seconds; who writes in place has written by then
 

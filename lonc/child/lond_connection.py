@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lonc.child.resolver import Address, Found
+from lonc.child.transaction import Transaction
 from lonc.errors import ProtocolError
-from lonc.resolver import Address, Found
 from lonc.runtime.event_loop import READ, WRITE, EventLoop, Watch
 from lonc.runtime.line_buffer import Line
-from lonc.transaction import Transaction
 from lonc.wire.lond_protocol import LondProtocol, State
 
 RECEIVE_SIZE = 65536

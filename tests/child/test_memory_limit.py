@@ -1,4 +1,4 @@
-from lonc.stock import Stock
+from lonc.child.memory_limit import Stock
 
 MIB = 1 << 20
 

@@ -8,8 +8,8 @@ import pytest
 from support.asking import Asked
 from support.dialogue import BUILD_KEY, reach
 
-from lonc.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
-from lonc.resolver import known
+from lonc.child.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
+from lonc.child.resolver import known
 from lonc.runtime.event_loop import EventLoop
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
+from lonc.child.transaction import Transaction
 from lonc.monitoring.statistics import Reason, Tally
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.containers import Queue, Stack
 from lonc.runtime.line_buffer import Line
-from lonc.transaction import Transaction
 
 PROVEN_AFTER = 1.0  # seconds from the end of its dialogue; a connection that lasts so long is a success
 

@@ -4,7 +4,7 @@ import socket
 import pytest
 from support.house import MAX_REQUEST, House
 
-from lonc.client import READ_AHEAD, Client
+from lonc.child.client import READ_AHEAD, Client
 
 
 @pytest.fixture

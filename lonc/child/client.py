@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from lonc.child.transaction import Transaction
 from lonc.errors import LineTooLong
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
 from lonc.runtime.line_buffer import Line, LineBuffer
-from lonc.transaction import Transaction
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 

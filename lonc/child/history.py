@@ -6,8 +6,8 @@ import logging
 from collections import deque
 from datetime import datetime
 
+from lonc.child.pool import HostState
 from lonc.log import Complaints, logger
-from lonc.pool import HostState
 from lonc.runtime.event_loop import EventLoop
 
 REMEMBERED = 20  # changes of state

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from lonc.client import Passing
+from lonc.child.client import Passing
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from lonc.resolver import Resolver, known
+from lonc.child.resolver import Resolver, known
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -2,8 +2,8 @@ import logging
 
 import pytest
 
-from lonc.chronicle import REMEMBERED, Chronicle
-from lonc.pool import HostState
+from lonc.child.history import REMEMBERED, Chronicle
+from lonc.child.pool import HostState
 from lonc.runtime.event_loop import EventLoop
 
 

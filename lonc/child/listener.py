@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from lonc.client import Client, Passing, Services
+from lonc.child.client import Client, Passing, Services
 from lonc.runtime.event_loop import FORGOTTEN, READ, SILENT, EventLoop
 
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something

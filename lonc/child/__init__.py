@@ -1,0 +1,1 @@
+"""One host's process: the seed's ChildProcess."""
