@@ -15,14 +15,14 @@ from setproctitle import getproctitle
 
 from lonc import instance, privileges
 from lonc.configuration import Settings
-from lonc.control import ask, ask_phase
 from lonc.errors import Busy, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.instance import State
-from lonc.limits import require_usable, within_limits
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
-from lonc.parent import Load, Parent
+from lonc.parent.control import ask, ask_phase
+from lonc.parent.parent import Load, Parent
+from lonc.parent.preflight import require_usable, within_limits
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import require_place, require_room
 from lonc.wire.cipher import require_idea

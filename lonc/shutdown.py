@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from lonc.configuration import Settings
-from lonc.control import ask
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.instance import PAUSE, State, find, hold, settled
+from lonc.parent.control import ask
 from lonc.privileges import answered_as, identity
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more

@@ -15,11 +15,11 @@ from pathlib import Path
 from lonc import instance
 from lonc.commands.loading import load, loader, read, tolerant
 from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
-from lonc.control import ask
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.monitoring.status import stray
-from lonc.post import count_strays
+from lonc.parent.control import ask
+from lonc.parent.spool_scan import count_strays
 from lonc.shutdown import stop as stop_daemon
 from lonc.spool import spool as delayed
 

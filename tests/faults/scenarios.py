@@ -116,8 +116,8 @@ def dead_host(machine, rounds, seed=1):
 # A child that keeps dying is replaced after growing delays; where dying is all that it does, we have not
 # got the time.
 SOON = (
-    "import lonc.keeper, lonc.child.replay; lonc.child.replay.LOOK_AGAIN = 0.05;"
-    "lonc.keeper.RESTART_FIRST = lonc.keeper.RESTART_LONGEST = 0.05"
+    "import lonc.parent.supervisor, lonc.child.replay; lonc.child.replay.LOOK_AGAIN = 0.05;"
+    "lonc.parent.supervisor.RESTART_FIRST = lonc.parent.supervisor.RESTART_LONGEST = 0.05"
 )
 AT_ONCE = program(SOON)
 
@@ -125,7 +125,7 @@ AT_ONCE = program(SOON)
 def sabotaged(owner, name, order):
     """A lonc that does at `owner.name` what the file `order` says; see there."""
     return program(
-        f"{SOON}; sys.path.insert(0, {HERE!r}); import sabotage, lonc.parent;"
+        f"{SOON}; sys.path.insert(0, {HERE!r}); import sabotage, lonc.parent.parent;"
         f"sabotage.after({owner}, {name!r}, {str(order)!r})"
     )
 
@@ -373,7 +373,7 @@ def orphans(machine, runs, seed):
         order.unlink(missing_ok=True)
         if when == "starting":
             give(order, "kill", step)
-        prepared = sabotaged("lonc.parent.Parent", name, order)
+        prepared = sabotaged("lonc.parent.parent.Parent", name, order)
         process = machine.run(wait=False, program=prepared, start_new_session=True)
         with contextlib.suppress(AssertionError):
             eventually(machine.serves)

@@ -463,8 +463,8 @@ class TestNobodyNotices:
 
 class TestNewChildren:
     HANG_IF = (
-        "import lonc.child.child, lonc.child_process, pathlib, time; run = lonc.child.child.Child.run;"
-        "lonc.child_process.READY_WITHIN = lonc.child_process.LEAVING_WITHIN = 0.5;"
+        "import lonc.child.child, lonc.parent.child_process, pathlib, time; run = lonc.child.child.Child.run;"
+        "lonc.parent.child_process.READY_WITHIN = lonc.parent.child_process.LEAVING_WITHIN = 0.5;"
         "lonc.child.child.Child.run = lambda child:"
         " time.sleep(60) if pathlib.Path('{flag}').exists() and child._host.id == 'l1' else run(child)"
     )
@@ -499,7 +499,7 @@ class TestNewChildren:
         """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
         machine.start_lond("l1")
         late = (
-            "import lonc.child.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.5;"
+            "import lonc.child.child, lonc.parent.child_process, time; lonc.parent.child_process.READY_WITHIN = 0.5;"
             "run = lonc.child.child.Child.run; lonc.child.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
         )
         machine.start(program=program(late))
@@ -518,7 +518,7 @@ class TestNewChildren:
         machine.start_lond("l1")
         flag = tmp_path / "flag"
         late = (
-            "import lonc.child.child, lonc.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
+            "import lonc.child.child, lonc.parent.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
             "run = lonc.child.child.Child.run; kill = p.ChildProcess.kill;"
             f"flag = pathlib.Path('{flag}');"
             "lonc.child.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
@@ -591,7 +591,11 @@ class TestNewChildren:
     def test_a_host_that_is_gone_and_whose_child_hangs(self, machine):
         machine.hosts("l1", "l2")
         machine.configure(loncDrainTimeout=0.1)
-        machine.start(program=program("import lonc.child_process; lonc.child_process.KILL_AFTER = 0.2"))
+        machine.start(
+            program=program(
+                "import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.2"
+            )
+        )
         hanging = machine.children()["l2"]
         os.kill(hanging, signal.SIGSTOP)
         machine.hosts("l1")
@@ -616,9 +620,9 @@ class TestNewChildren:
         """What it has said is heard when it has been reaped, and its pid may be another's by then."""
         enough = machine.directory / "enough"
         dying = (
-            "import lonc.child.child, lonc.child_process, lonc.keeper; good = lonc.child.child.Pool.open;"
-            "lonc.child.child.READY = b'ready\\nnonsense\\n'; lonc.child_process.READY = b'ready\\n';"
-            "lonc.keeper.ChildProcess.kill = lambda *_: None;"
+            "import lonc.child.child, lonc.parent.child_process, lonc.parent.supervisor; good = lonc.child.child.Pool.open;"
+            "lonc.child.child.READY = b'ready\\nnonsense\\n'; lonc.parent.child_process.READY = b'ready\\n';"
+            "lonc.parent.supervisor.ChildProcess.kill = lambda *_: None;"
             f"enough = {str(enough)!r};"
             "lonc.child.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) else good(pool)"
         )

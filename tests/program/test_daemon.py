@@ -115,7 +115,7 @@ class TestStart:
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         three.configure(loncDrainTimeout=1)
         hanging = program(
-            "import lonc.child.child, lonc.child_process, time; lonc.child_process.READY_WITHIN = 0.3;"
+            "import lonc.child.child, lonc.parent.child_process, time; lonc.parent.child_process.READY_WITHIN = 0.3;"
             "lonc.child.child.Child.run = lambda child: time.sleep(100)"
         )
         done = three.command("start", program=hanging)
@@ -126,7 +126,9 @@ class TestStart:
         assert three.socket_files() == []
 
     def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
-        crashing = program("import lonc.launch, lonc.parent; lonc.parent.Parent.run = lambda _: 1 / 0")
+        crashing = program(
+            "import lonc.launch, lonc.parent.parent; lonc.parent.parent.Parent.run = lambda _: 1 / 0"
+        )
         done = three.command("start", program=crashing)
         assert done.returncode == 1
         assert b"lonc: ZeroDivisionError: division by zero (" in done.stderr
@@ -135,7 +137,7 @@ class TestStart:
 
     def test_a_daemon_that_is_killed_before_it_serves_is_told(self, three):
         killed = program(
-            "import lonc.launch, lonc.parent;lonc.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
+            "import lonc.launch, lonc.parent.parent;lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
         )
         done = three.command("start", program=killed)
         assert done.returncode == 1
@@ -572,7 +574,11 @@ class TestStop:
 
     def test_a_child_that_hangs_is_killed(self, three):
         three.configure(loncDrainTimeout=0.1)
-        three.start(program=program("import lonc.child_process; lonc.child_process.KILL_AFTER = 0.3"))
+        three.start(
+            program=program(
+                "import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.3"
+            )
+        )
         all_ = processes(three)
         hanging = three.children()["l2"]
         os.kill(hanging, signal.SIGSTOP)
@@ -587,7 +593,7 @@ class TestStop:
         all_ = processes(three)
         three.lonc.send_signal(signal.SIGSTOP)
         impatient = program(
-            "import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0.3;lonc.control.ask.__defaults__ = (0.2,)"
+            "import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0.3;lonc.parent.control.ask.__defaults__ = (0.2,)"
         )
         done = three.command("status", program=impatient)
         assert done.returncode == 4

@@ -161,8 +161,8 @@ class TestUpdate:
 
 class TestHanging:
     QUICK = (
-        "import lonc.child_process; lonc.child_process.ASK_EVERY = 0.1;"
-        "lonc.child_process.SILENT_AT_MOST = 10"
+        "import lonc.parent.child_process; lonc.parent.child_process.ASK_EVERY = 0.1;"
+        "lonc.parent.child_process.SILENT_AT_MOST = 10"
     )
 
     def test_a_child_that_hangs_is_killed_and_replaced(self, three):
@@ -384,7 +384,11 @@ class TestDelayed:
 
     def test_what_a_writer_that_was_killed_has_left_is_removed_in_the_end(self, three):
         three.configure(loncDelayedInterval=0.2)
-        three.start(program=program("import lonc.post; lonc.post.ABANDONED_AFTER = 0.5"))
+        three.start(
+            program=program(
+                "import lonc.parent.spool_scan; lonc.parent.spool_scan.ABANDONED_AFTER = 0.5"
+            )
+        )
         left = three.sockets / "delayed" / ".1.0.1.x.l1"
         left.write_bytes(b"half")
         eventually(lambda: not left.exists())

@@ -552,7 +552,7 @@ class TestParentAndChild:
         assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
 
     def test_one_that_lived_long_is_replaced_as_if_it_were_the_first_to_die(self, machine):
-        machine.run_with("import lonc.keeper; lonc.keeper.LIVED_LONG = 0.2")
+        machine.run_with("import lonc.parent.supervisor; lonc.parent.supervisor.LIVED_LONG = 0.2")
         for _ in range(3):
             dead = eventually(lambda: machine.children().get("l1"))
             time.sleep(0.3)  # it lives long
@@ -579,7 +579,9 @@ class TestParentAndChild:
         assert machine.ask(b"ping", "l1") == b"l1"
 
     def test_a_child_that_says_what_it_should_not_is_killed_and_replaced(self, machine):
-        machine.run_with("import lonc.keeper; lonc.child.child.READY = b'ready\\nnonsense\\n'")
+        machine.run_with(
+            "import lonc.parent.supervisor; lonc.child.child.READY = b'ready\\nnonsense\\n'"
+        )
         eventually(lambda: "was killed: it said b'nonsense" in machine.log())
         assert machine.lonc.poll() is None
 
@@ -677,7 +679,7 @@ class TestParentAndChild:
 
     def test_a_child_that_does_not_hear_term_is_killed_in_the_end(self, machine):
         machine.configure(loncDrainTimeout=0.1)
-        machine.run_with("import lonc.child_process; lonc.child_process.KILL_AFTER = 0.3")
+        machine.run_with("import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.3")
         child = machine.children()["l1"]
         os.kill(child, signal.SIGSTOP)
         assert machine.stop() == 0

@@ -12,25 +12,25 @@ from functools import partial
 from setproctitle import setproctitle
 
 from lonc import __version__
-from lonc.answering import AnsweringSocket
 from lonc.child.transaction import Transaction
 from lonc.configuration import Settings, did_you_mean
-from lonc.control import MODE as CONTROL_MODE
-from lonc.control import Orders, outcome
 from lonc.errors import DONE, FAILED, USAGE, CannotStart, Fault, LoncError, Misconfigured
 from lonc.hosts import Host
-from lonc.keeper import Keeper
-from lonc.limits import require_usable, within_limits
 from lonc.log import logger, set_level
 from lonc.monitoring.status import HostStatus, Phase, Report
 from lonc.monitoring.text import to_text
-from lonc.post import Post
-from lonc.rollout import Rollout
-from lonc.roster import Roster
+from lonc.parent.answering_socket import AnsweringSocket
+from lonc.parent.control import MODE as CONTROL_MODE
+from lonc.parent.control import Orders, outcome
+from lonc.parent.preflight import require_usable, within_limits
+from lonc.parent.rolling_restart import Rollout
+from lonc.parent.served_hosts import Roster
+from lonc.parent.spool_scan import Post
+from lonc.parent.status_query import Survey
+from lonc.parent.supervisor import Keeper
 from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
-from lonc.survey import Survey
 from lonc.wire.key_exchange import remove_key_files
 
 MOST_NAMES = 10  # of hosts in a sentence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from lonc.child_process import ANSWER_WITHIN
-from lonc.keeper import Keeper
 from lonc.monitoring.status import HostStatus
+from lonc.parent.child_process import ANSWER_WITHIN
+from lonc.parent.supervisor import Keeper
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -16,11 +16,11 @@ from functools import partial
 from random import Random
 
 from lonc.child.child import LEAVING, READY, REPLACE
-from lonc.child_process import ChildProcess, StatusHeard
 from lonc.configuration import ON_DEMAND, Settings
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
+from lonc.parent.child_process import ChildProcess, StatusHeard
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.event_loop import Deadline, EventLoop, Watch
 from lonc.runtime.socket_file import SocketFile

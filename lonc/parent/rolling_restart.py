@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from lonc.keeper import Keeper
+from lonc.parent.supervisor import Keeper
 from lonc.runtime.event_loop import EventLoop
 
 ABREAST = 16  # hosts at a time

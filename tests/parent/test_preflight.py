@@ -6,7 +6,7 @@ import pytest
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.limits import within_limits
+from lonc.parent.preflight import within_limits
 
 
 def limited(open_files, hosts, **settings):

@@ -1,6 +1,6 @@
 import pytest
 
-from lonc.rollout import ABREAST, FEW, Rollout
+from lonc.parent.rolling_restart import ABREAST, FEW, Rollout
 from lonc.runtime.event_loop import EventLoop
 
 

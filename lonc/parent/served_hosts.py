@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.hosts import Host
-from lonc.keeper import Family, Keeper
+from lonc.parent.supervisor import Family, Keeper
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -3,8 +3,8 @@ import time
 import pytest
 
 from lonc.monitoring.status import HostStatus
+from lonc.parent.status_query import ANSWER_WITHIN, Survey
 from lonc.runtime.event_loop import EventLoop
-from lonc.survey import ANSWER_WITHIN, Survey
 
 
 class Keeper:

@@ -6,11 +6,11 @@ import socket
 from dataclasses import replace
 from datetime import datetime
 
-from lonc.answering import MAX_ASKING
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.log import logger
-from lonc.rollout import ABREAST
+from lonc.parent.answering_socket import MAX_ASKING
+from lonc.parent.rolling_restart import ABREAST
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.spool.sealing import require_keys
 from lonc.wire.key_exchange import require_certificates

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lonc.post import ABANDONED_AFTER, Post
+from lonc.parent.spool_scan import ABANDONED_AFTER, Post
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -1,0 +1,1 @@
+"""All hosts: the process that forks their children."""
