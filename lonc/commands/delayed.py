@@ -14,8 +14,8 @@ from lonc.commands.loading import load_settings
 from lonc.commands.send import printable
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
+from lonc.lifecycle.privileges import hand_over, identity
 from lonc.monitoring.health import short_time
-from lonc.privileges import hand_over, identity
 from lonc.spool import admin as custody
 from lonc.spool.admin import Entry
 from lonc.spool.sealing import add_key, read_keys

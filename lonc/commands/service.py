@@ -12,15 +12,15 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from lonc import instance
 from lonc.commands.loading import load, loader, read, tolerant
 from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
+from lonc.lifecycle import instance
+from lonc.lifecycle.stop import stop as stop_daemon
 from lonc.monitoring.status import stray
 from lonc.parent.control import ask
 from lonc.parent.spool_scan import count_strays
-from lonc.shutdown import stop as stop_daemon
 from lonc.spool import spool as delayed
 
 RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
@@ -29,7 +29,7 @@ RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds fo
 
 
 def start(options: argparse.Namespace) -> int:
-    from lonc import launch
+    from lonc.lifecycle import start as launch
 
     load_again = loader(options)
     print(launch.start(*load_again(), load_again))
@@ -47,7 +47,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def restart(options: argparse.Namespace) -> int:
-    from lonc import launch
+    from lonc.lifecycle import start as launch
 
     load_again = loader(options)
     settings, hosts = load_again()
@@ -75,7 +75,8 @@ def order(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from lonc import launch, log
+    from lonc import log
+    from lonc.lifecycle import start as launch
 
     load_again = loader(options)
     settings, hosts = load_again()
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    from lonc import launch
+    from lonc.lifecycle import start as launch
 
     try:
         file = find_configuration(options.configuration, os.environ)

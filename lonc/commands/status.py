@@ -8,11 +8,11 @@ import os
 import shutil
 import sys
 
-from lonc import instance
 from lonc.commands.loading import tolerant
 from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_hosts
+from lonc.lifecycle import instance
 from lonc.monitoring import text as table
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report

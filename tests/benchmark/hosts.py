@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 FORKS = """
 import os, signal
-import lonc.commands.cli, lonc.launch
+import lonc.commands.cli, lonc.lifecycle.start
 ready, say = os.pipe()
 for _ in range(%d):
     if os.fork() == 0:

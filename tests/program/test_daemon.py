@@ -95,7 +95,7 @@ class TestStart:
 
     def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
         dying = program(
-            "import lonc.child.child, lonc.launch; good = lonc.child.child.Child.make_lond_connection;"
+            "import lonc.child.child, lonc.lifecycle.start; good = lonc.child.child.Child.make_lond_connection;"
             "lonc.child.child.Child.make_lond_connection ="
             " lambda child: good(child) if child._host.id != 'l2' else 1 / 0;"
             "lonc.child.child.READY = b''"  # whoever opens no connection is never ready
@@ -127,7 +127,7 @@ class TestStart:
 
     def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
         crashing = program(
-            "import lonc.launch, lonc.parent.parent; lonc.parent.parent.Parent.run = lambda _: 1 / 0"
+            "import lonc.lifecycle.start, lonc.parent.parent; lonc.parent.parent.Parent.run = lambda _: 1 / 0"
         )
         done = three.command("start", program=crashing)
         assert done.returncode == 1
@@ -137,7 +137,7 @@ class TestStart:
 
     def test_a_daemon_that_is_killed_before_it_serves_is_told(self, three):
         killed = program(
-            "import lonc.launch, lonc.parent.parent;lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
+            "import lonc.lifecycle.start, lonc.parent.parent;lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
         )
         done = three.command("start", program=killed)
         assert done.returncode == 1
@@ -290,7 +290,9 @@ class TestOneInstance:
         )
         try:
             assert stranger.stdout.readline() == "held\n"
-            impatient = program("import lonc.instance; lonc.instance.settled.__defaults__ = (0.2,)")
+            impatient = program(
+                "import lonc.lifecycle.instance; lonc.lifecycle.instance.settled.__defaults__ = (0.2,)"
+            )
             why = f"{three.pid_file} is locked, and there is no lonc {stranger.pid}\n"
             done = three.command("status", program=impatient)
             assert done.returncode == 4
@@ -358,7 +360,9 @@ class TestOneInstance:
             three.start()
             pid = three.lonc.pid
             three.pid_file.write_text(content.format(stranger=stranger.pid))
-            impatient = program("import lonc.instance; lonc.instance.settled.__defaults__ = (0.2,)")
+            impatient = program(
+                "import lonc.lifecycle.instance; lonc.lifecycle.instance.settled.__defaults__ = (0.2,)"
+            )
             if content:
                 done = three.command("status", program=impatient)
                 assert (done.returncode, f"pid {pid}," in done.stdout.decode()) == (0, True)
@@ -506,7 +510,7 @@ class TestStop:
             client.sendall(b"slow\n")
             in_flight(three)
             three.configure(loncDrainTimeout=0)
-            hasty = program("import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0")
+            hasty = program("import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0")
             stopping = subprocess.Popen(
                 [*hasty, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
             )
@@ -593,7 +597,7 @@ class TestStop:
         all_ = processes(three)
         three.lonc.send_signal(signal.SIGSTOP)
         impatient = program(
-            "import lonc.shutdown; lonc.shutdown.KILL_AFTER = 0.3;lonc.parent.control.ask.__defaults__ = (0.2,)"
+            "import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0.3;lonc.parent.control.ask.__defaults__ = (0.2,)"
         )
         done = three.command("status", program=impatient)
         assert done.returncode == 4

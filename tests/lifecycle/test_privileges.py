@@ -30,8 +30,8 @@ from lonc import lonnet
 from lonc.authority import Authority
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.instance import make_directories
-from lonc.privileges import answered_as, become, hand_over, identity, require_closed
+from lonc.lifecycle.instance import make_directories
+from lonc.lifecycle.privileges import answered_as, become, hand_over, identity, require_closed
 from lonc.spool import spool as delayed
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -682,7 +682,7 @@ def _sandboxed():
 @needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
 def test_it_lives_with_what_the_unit_of_systemd_leaves_it(theirs):
-    unit = (Path(__file__).parents[1] / "etc" / "systemd" / "lonc.service").read_text()
+    unit = (Path(__file__).parents[2] / "etc" / "systemd" / "lonc.service").read_text()
     kept = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].replace("CAP_", "+").lower()
     bounding = f"--bounding-set=-all,{','.join(kept.split())}"
     theirs.configure(loncUser="nobody", loncDelayedInterval=0.1)

@@ -13,11 +13,11 @@ from functools import partial
 from daemon import DaemonContext
 from setproctitle import getproctitle
 
-from lonc import instance, privileges
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, LoncError
 from lonc.hosts import Host
-from lonc.instance import State
+from lonc.lifecycle import instance, privileges
+from lonc.lifecycle.instance import State
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.control import ask, ask_phase

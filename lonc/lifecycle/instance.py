@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from lonc import privileges
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
-from lonc.privileges import Identity
+from lonc.lifecycle import privileges
+from lonc.lifecycle.privileges import Identity
 from lonc.spool import spool as delayed
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group

@@ -1,0 +1,1 @@
+"""Becoming, finding and ending the daemon."""
