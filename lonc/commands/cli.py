@@ -221,7 +221,7 @@ def _add_delayed(delayed: argparse.ArgumentParser) -> None:
 
 
 def _lond(options: argparse.Namespace) -> int:
-    from lonc.loopback import Loopback
+    from lonc.demo.lond import Loopback
 
     settings, hosts = load(options)
     host = find_host(hosts, options.host, settings.hosts_file)
@@ -230,6 +230,6 @@ def _lond(options: argparse.Namespace) -> int:
 
 
 def _demo(_: argparse.Namespace) -> int:
-    from lonc import demo
+    from lonc.demo.tour import tour as demo
 
     return demo.main()

@@ -5,8 +5,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from lonc.authority import Authority
 from lonc.configuration import Certificates
+from lonc.demo.certificate_authority import Authority
 from lonc.errors import ProtocolError
 from lonc.wire.tls import MAX_RECORD, Tunnel, client_context, server_context
 

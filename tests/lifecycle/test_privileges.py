@@ -27,8 +27,8 @@ from support.machine import (
 )
 
 from lonc import lonnet
-from lonc.authority import Authority
 from lonc.configuration import Settings
+from lonc.demo.certificate_authority import Authority
 from lonc.errors import CannotStart
 from lonc.lifecycle.instance import make_directories
 from lonc.lifecycle.privileges import answered_as, become, hand_over, identity, require_closed

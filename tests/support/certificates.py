@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from lonc.authority import Authority
 from lonc.configuration import Certificates
+from lonc.demo.certificate_authority import Authority
 
 
 class Office:

@@ -41,7 +41,7 @@ def program_of(number):
     Whatever a command imports must be there before: the environment may be root's alone.
     """
     ids = f"os.setgroups([]); os.setgid({number}); os.setuid({number})"
-    return program(f"import daemon, lonc.lifecycle.start, lonc.demo; {ids}")
+    return program(f"import daemon, lonc.lifecycle.start, lonc.demo.tour; {ids}")
 
 
 AS_NOBODY = program_of(65534)

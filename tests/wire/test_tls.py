@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import Office
 
-from lonc import authority
+from lonc.demo.tour import certificate_authority as authority
 from lonc.errors import CannotStart, ProtocolError
 from lonc.wire.tls import KEY_LINE, MAX_RECORD, Tunnel, client_context, server_context
 

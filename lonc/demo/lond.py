@@ -34,12 +34,12 @@ from pathlib import Path
 
 from lonc import __version__
 from lonc.configuration import Settings
+from lonc.demo.store import UserData
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
-from lonc.user_data import UserData
 from lonc.wire.cipher import LineCipher, shared_key
 from lonc.wire.tls import Tunnel, server_context
 
