@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lonc.errors import Fault, Misconfigured
-from lonc.readers import (
+from lonc.setting_types import (
     CONTROL_SOCKET,
     Reader,
     absolute,

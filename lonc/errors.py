@@ -8,8 +8,10 @@
     │   └── Busy          another daemon is: `start` looks whether it is the one that was wanted
     ├── NotRunning        there is no daemon to be asked: cli says so
     ├── NoPermission      it is not ours to ask or to end: cli says so
-    ├── ProtocolError     lond broke the dialogue: lond_connection closes that connection
-    └── LineTooLong       a line passed its limit: client answers it and closes, lond_connection closes
+    └── ProtocolError     lond broke the dialogue: lond_connection closes that connection
+
+`runtime` knows nothing of lonc and raises its own: `LineTooLong` (client answers it and closes,
+lond_protocol makes it a ProtocolError) and `CannotListen` (which becomes CannotStart).
 
 An OSError of a socket never leaves the module that made the call: there it becomes the reason of a
 close.
@@ -82,7 +84,3 @@ class NoPermission(LoncError):
 
 class ProtocolError(LoncError):
     """lond said what the dialogue does not allow."""
-
-
-class LineTooLong(LoncError):
-    """A line is longer than its limit, whether its newline has come or not."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lonc.configuration import did_you_mean
 from lonc.errors import Fault, UsageError
-from lonc.readers import SOCKET_PATH_MAX, id_word
+from lonc.setting_types import SOCKET_PATH_MAX, id_word
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

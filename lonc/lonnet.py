@@ -23,8 +23,8 @@ from types import TracebackType
 from lonc.configuration import Settings, find_configuration, read_settings
 from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
-from lonc.readers import HOST_ID
-from lonc.spool import spool as delayed
+from lonc.setting_types import HOST_ID
+from lonc.spool import spool
 
 # Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
 # still be done.
@@ -131,17 +131,17 @@ class Lonc:
         if len(line) > self._settings.max_request:
             return TOO_LONG  # lonc would not take it later, either
         try:
-            delayed.save(self._settings, line, host)
-            kind, answer = delayed.DELAYED, CON_DELAYED
+            spool.save(self._settings, line, host)
+            kind, answer = spool.DELAYED, CON_DELAYED
         except (OSError, Misconfigured):
-            kind, answer = delayed.FAILED, CON_FAILED
+            kind, answer = spool.FAILED, CON_FAILED
         with contextlib.suppress(OSError):
-            delayed.record(self._settings, kind, host, line)
+            spool.record(self._settings, kind, host, line)
         return answer
 
     def _others_wait(self, host: str) -> bool:
         try:
-            return delayed.newest(self._settings.delayed_directory, host) is not None
+            return spool.newest(self._settings.delayed_directory, host) is not None
         except OSError:
             return False  # then nothing can be saved, either: all the more it is worth a try
 

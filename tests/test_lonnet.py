@@ -19,7 +19,7 @@ import lonc
 from lonc import lonnet
 from lonc.configuration import read_settings
 from lonc.errors import Misconfigured
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 
 @pytest.fixture
@@ -467,7 +467,7 @@ def perm_log(settings):
 
 
 def waiting(settings):
-    names, _ = delayed.waiting(settings.delayed_directory)
+    names, _ = spool.waiting(settings.delayed_directory)
     return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
 
 
@@ -502,7 +502,7 @@ class TestCritical:
     def test_where_others_wait_it_is_saved_behind_them_and_not_sent(
         self, settings, kept, listening, perm_log
     ):
-        delayed.save(settings, b"first", "l1")
+        spool.save(settings, b"first", "l1")
         assert kept.critical("second", "l1") == b"con_delayed"
         assert kept.critical("encrypt:third:secret", "l1") == b"con_delayed"
         assert waiting(settings) == [b"first\n", b"second\n", b"encrypt:third:secret\n"]
@@ -512,7 +512,7 @@ class TestCritical:
             listening.accept()
 
     def test_what_waits_for_others_is_in_nobodys_way(self, settings, kept, serve, in_background):
-        delayed.save(settings, b"first", "l2")
+        spool.save(settings, b"first", "l2")
         result = in_background(lambda: kept.critical("second", "l1"))
         serve(b"ok\n")
         assert result() == b"ok"
@@ -569,13 +569,13 @@ class TestCritical:
 
     @pytest.mark.parametrize("host", ["nobody", "", "../l1", "delayed", "l" * 200])
     def test_for_a_host_that_is_not_in_the_table_nothing_is_saved(self, settings, kept, perm_log, host):
-        delayed.make_directory(settings.delayed_directory)
+        spool.make_directory(settings.delayed_directory)
         assert kept.critical("x", host, timeout=0.01) == b"no_such_host"
         assert os.listdir(settings.delayed_directory) == []
         assert perm_log() == []
 
     def test_for_a_host_that_has_left_the_table_nothing_more_is_saved(self, settings, kept):
-        delayed.save(settings, b"first", "gone")
+        spool.save(settings, b"first", "gone")
         assert kept.critical("second", "gone", timeout=0.01) == b"no_such_host"
         assert waiting(settings) == [b"first\n"]
 

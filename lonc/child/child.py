@@ -33,10 +33,10 @@ from setproctitle import setproctitle
 from lonc import __version__
 from lonc.child.client import Client
 from lonc.child.handover import Handover, Succession
-from lonc.child.history import Chronicle, wall_clock
+from lonc.child.history import History, wall_clock
 from lonc.child.listener import Listener
 from lonc.child.lond_connection import LondConnection, Timeouts
-from lonc.child.memory_limit import Stock
+from lonc.child.memory_limit import MemoryLimit
 from lonc.child.own_requests import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
 from lonc.child.pool import HostState, Patience, Pool
 from lonc.child.replay import Replay
@@ -45,14 +45,14 @@ from lonc.child.transaction import Transaction
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
 from lonc.hosts import Host
 from lonc.log import logger
-from lonc.monitoring.statistics import Tally
+from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
-from lonc.wire.key_exchange import Keying
+from lonc.wire.key_exchange import KeyExchange
 from lonc.wire.lond_protocol import LondProtocol
 
 LONGEST_TOLD = 200  # bytes of a request, in the log
@@ -93,33 +93,33 @@ class Child:
         self._descriptors = descriptor_limit() - SPARE_DESCRIPTORS  # for clients and connections
         self._loop = EventLoop()
         self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
-        self._tally = Tally(self._loop.now)
+        self._statistics = Statistics(self._loop.now)
         self._pool = Pool(
             self._loop,
             settings.max_connections,
             self._descriptors_for_connections,
             Patience(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
-            self._tally,
+            self._statistics,
             self.make_lond_connection,
             self._pool_changed,
         )
         self._find = self._make_find()
-        self._keying = Keying(host, settings)
+        self._key_exchange = KeyExchange(host, settings)
         self._mode: str | None = None  # how the last connection came to its key
         self._lond_version: str | None = None
         self._timeouts = Timeouts(
             settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
         )
-        self._chronicle = Chronicle(self._loop, self._pool.state)
-        self._stock = Stock(settings.max_buffered, self._holders, self._chronicle.trouble)
+        self._history = History(self._loop, self._pool.state)
+        self._memory_limit = MemoryLimit(settings.max_buffered, self._holders, self._history.trouble)
         self._listener = Listener(
             self._loop,
             listening,
             self,
             max_clients=settings.max_clients,
             max_request=settings.max_request,
-            on_full=self._chronicle.trouble,
+            on_full=self._history.trouble,
             on_drained=self._drained,
             on_quiet=self._nobody_here,
             succeeds=predecessor is not None,
@@ -133,7 +133,7 @@ class Child:
             NOT_FOR_LOND.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
-            on_trouble=self._chronicle.trouble,
+            on_trouble=self._history.trouble,
             on_rest=self._perhaps_gone,
         )
         if disabled:
@@ -148,7 +148,7 @@ class Child:
         if settings.log_level == "debug":
             self.queue_transaction = self._tell_and_queue
         self.drop_transaction = self._pool.drop_transaction
-        self.held = self._stock.grew
+        self.held = self._memory_limit.grew
 
     def run(self) -> None:
         """Serve until asked to leave and all is served, or until the parent has gone."""
@@ -172,7 +172,7 @@ class Child:
                 self._host.id,
                 self._settings.host_id,
                 self._settings.max_reply,
-                self._keying.choose,
+                self._key_exchange.choose,
                 several=len(self._host.ids) > 1,
             ),
             self._find,
@@ -229,8 +229,8 @@ class Child:
         this turn of the loop: who asks for it without end must not hold it up."""
         pool = self._pool
         version = (
-            self._tally.version(self._loop.now),
-            self._chronicle.version,
+            self._statistics.version(self._loop.now),
+            self._history.version,
             len(self._listener.clients),
             self._replay.waiting,
             pool.census,
@@ -241,7 +241,7 @@ class Child:
         return self._reported[1]
 
     def _status(self) -> HostStatus:
-        changes = self._chronicle.changes
+        changes = self._history.changes
         return HostStatus(
             host=self._host.name,
             state=self._pool.state.value,
@@ -254,13 +254,13 @@ class Child:
             oldest_wait=round(self._pool.oldest_wait, 3),
             delayed=self._replay.waiting,
             oldest_delayed=self._replay.oldest,
-            last_error=self._chronicle.last_error,
+            last_error=self._history.last_error,
             changes=tuple(changes),
             since=self._since,
             pid=os.getpid(),
             memory=resident_memory(),
             version=__version__,
-            **self._tally.report(self._loop.now),
+            **self._statistics.report(self._loop.now),
         )
 
     def drain(self) -> None:
@@ -324,9 +324,11 @@ class Child:
             self.drain()
 
     def _time_is_up(self) -> None:
-        failed = self._tally.failed
+        failed = self._statistics.failed
         self._pool.shut("lonc is shutting down")
-        logger.warning("the time to drain is up: con_lost for %d requests", self._tally.failed - failed)
+        logger.warning(
+            "the time to drain is up: con_lost for %d requests", self._statistics.failed - failed
+        )
         self._loop.stop()
 
     def _orphaned(self) -> None:
@@ -367,7 +369,7 @@ class Child:
         self._set_title()
         self._listener.descriptor_closed()  # it may be so
         state = self._pool.state
-        if self._chronicle.heard(state, why) and state is HostState.READY:
+        if self._history.heard(state, why) and state is HostState.READY:
             self._replay.look()  # it may be back after a while
 
     def _mode_in_title(self) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lonc.child.transaction import Transaction
-from lonc.errors import LineTooLong
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
-from lonc.runtime.line_buffer import Line, LineBuffer
+from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 

@@ -23,7 +23,7 @@ def wall_clock() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-class Chronicle:
+class History:
     """`changes` are the last ones, each a time, a state and the cause if one is known; `last_error` is a
     time and a sentence."""
 

@@ -19,7 +19,7 @@ class Holder(Protocol):
     def let_go(self, why: str) -> None: ...
 
 
-class Stock:
+class MemoryLimit:
     """`holders()` are all who may hold something; while that is more than `most` bytes together, who
     holds most is let go. `on_full(why)` is called then."""
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
 from lonc.child.transaction import Transaction
-from lonc.monitoring.statistics import Reason, Tally
+from lonc.monitoring.statistics import Reason, Statistics
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.containers import Queue, Stack
 from lonc.runtime.line_buffer import Line
@@ -82,7 +82,7 @@ class Pool(Generic[C]):
     without a single reply, was a failed attempt too. `on_change(why)` is called after connections,
     retries or state have changed; `why` is None where that needs no telling. There may be
     `max_connections` at a time, or `descriptors()` where that is less. `backoff` gives the delays
-    between attempts that nobody waits for. What becomes of transactions is counted in `tally`.
+    between attempts that nobody waits for. What becomes of transactions is counted in `statistics`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Pool(Generic[C]):
         descriptors: Callable[[], int],
         patience: Patience,
         backoff: Backoff,
-        tally: Tally,
+        statistics: Statistics,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
     ) -> None:
@@ -103,7 +103,7 @@ class Pool(Generic[C]):
         self._descriptors = descriptors
         self._patience = patience
         self._backoff = backoff
-        self._tally = tally
+        self._statistics = statistics
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
         self._connections: set[C] = set()
@@ -229,7 +229,9 @@ class Pool(Generic[C]):
 
     def complete_transaction(self, transaction: Transaction, reply: Line) -> None:
         """A reply has come, and its connection has gone on to other work or ended."""
-        self._tally.replied(self._clock.now, transaction.since, len(transaction.request), len(reply))
+        self._statistics.replied(
+            self._clock.now, transaction.since, len(transaction.request), len(reply)
+        )
         transaction.complete(reply)
 
     def server_to_idle(self, connection: C) -> None:
@@ -405,6 +407,6 @@ class Pool(Generic[C]):
 
     def _fail(self, transactions: list[Transaction], why: str, reason: Reason) -> None:
         if transactions:
-            self._tally.failed_for(self._clock.now, reason, len(transactions))
+            self._statistics.failed_for(self._clock.now, reason, len(transactions))
         for transaction in transactions:
             transaction.fail(why)

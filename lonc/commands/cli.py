@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lonc import __version__
-from lonc.commands import delayed as safekeeping
-from lonc.commands import send as sending
-from lonc.commands import service as operation
-from lonc.commands import status as monitoring
+from lonc.commands import delayed, send, service, status
 from lonc.commands.loading import load
 from lonc.errors import DONE, FAILED, LoncError, Misconfigured
 from lonc.hosts import find_host
@@ -92,38 +89,38 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     start = commands.add_parser("start", help="start the daemon; ends when every child serves")
-    start.set_defaults(command=operation.start)
+    start.set_defaults(command=service.start)
 
     stop_ = commands.add_parser("stop", help="let the daemon answer what it has accepted, and end")
-    stop_.set_defaults(command=operation.stop)
+    stop_.set_defaults(command=service.stop)
 
     restart = commands.add_parser("restart", help="stop and start, if the files have no faults")
-    restart.set_defaults(command=operation.restart)
+    restart.set_defaults(command=service.restart)
 
     reload = commands.add_parser("reload", help="take the files as they are now; no client notices")
-    reload.set_defaults(command=operation.order, order="reload", host=None)
+    reload.set_defaults(command=service.order, order="reload", host=None)
 
     update = commands.add_parser("update", help="take the hosts that have changed in the table")
-    update.set_defaults(command=operation.order, order="update", host=None)
+    update.set_defaults(command=service.order, order="update", host=None)
 
     retry = commands.add_parser("retry", help="try hosts that cannot be reached at once")
     retry.add_argument("host", metavar="HOST", nargs="?", help="all, if none is named")
-    retry.set_defaults(command=operation.order, order="retry")
+    retry.set_defaults(command=service.order, order="retry")
 
     disable = commands.add_parser("disable", help="serve a host no more, until enabled or restarted")
     disable.add_argument("host", metavar="HOST")
-    disable.set_defaults(command=operation.order, order="disable")
+    disable.set_defaults(command=service.order, order="disable")
 
     enable = commands.add_parser("enable", help="serve a disabled host again")
     enable.add_argument("host", metavar="HOST")
-    enable.set_defaults(command=operation.order, order="enable")
+    enable.set_defaults(command=service.order, order="enable")
 
-    status = commands.add_parser("status", help="tell whether the daemon runs, and how each host is")
-    status.add_argument("host", metavar="HOST", nargs="?", help="all that is known of one")
-    status.add_argument("--json", action="store_true", help="for programs: one line")
+    status_ = commands.add_parser("status", help="tell whether the daemon runs, and how each host is")
+    status_.add_argument("host", metavar="HOST", nargs="?", help="all that is known of one")
+    status_.add_argument("--json", action="store_true", help="for programs: one line")
     help_ = "write index.html and status.json there"
-    status.add_argument("--html", metavar="DIR", type=Path, help=help_)
-    status.set_defaults(command=monitoring.status)
+    status_.add_argument("--html", metavar="DIR", type=Path, help=help_)
+    status_.set_defaults(command=status.status)
 
     health = commands.add_parser("check-health", help="tell Nagios and the like whether all is well")
     for name, help_ in (
@@ -136,40 +133,40 @@ def _parser() -> argparse.ArgumentParser:
     ):
         default = getattr(DEFAULT, name)
         health.add_argument(
-            f"--{name}", metavar="W[,C]", type=monitoring.threshold, default=default, help=help_
+            f"--{name}", metavar="W[,C]", type=status.threshold, default=default, help=help_
         )
-    health.set_defaults(command=monitoring.check_health)
+    health.set_defaults(command=status.check_health)
 
     top = commands.add_parser("top", help="show how the hosts are doing, live")
     top.add_argument("--every", metavar="SECONDS", type=float, default=1.0, help="by default 1")
-    top.set_defaults(command=monitoring.top)
+    top.set_defaults(command=status.top)
 
     exporter = commands.add_parser("exporter", help="serve metrics for Prometheus")
     help_ = "by default 127.0.0.1:9663"
     exporter.add_argument("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:9663", help=help_)
-    exporter.set_defaults(command=monitoring.exporter)
+    exporter.set_defaults(command=status.exporter)
 
     run = commands.add_parser("run", help="serve in the foreground, log on standard error")
-    run.set_defaults(command=operation.run)
+    run.set_defaults(command=service.run)
 
     check = commands.add_parser("check", help="tell all that is wrong in configuration and hosts table")
-    check.set_defaults(command=operation.check)
+    check.set_defaults(command=service.check)
 
-    send = commands.add_parser("send", help="send a request to a host and print the reply")
+    send_ = commands.add_parser("send", help="send a request to a host and print the reply")
     help_ = "if there is no reply, save the request, to be carried out later"
-    send.add_argument("--critical", action="store_true", help=help_)
+    send_.add_argument("--critical", action="store_true", help=help_)
     help_ = "with -, so many requests at a time; lond may see them in any order"
-    send.add_argument("--parallel", metavar="N", type=int, default=1, help=help_)
-    send.add_argument("host", metavar="HOST")
-    send.add_argument("request", metavar="REQUEST", help="or - for lines from standard input")
-    send.set_defaults(command=sending.send)
+    send_.add_argument("--parallel", metavar="N", type=int, default=1, help=help_)
+    send_.add_argument("host", metavar="HOST")
+    send_.add_argument("request", metavar="REQUEST", help="or - for lines from standard input")
+    send_.set_defaults(command=send.send)
 
     ping = commands.add_parser("ping", help="ask hosts for their ids, and tell how long that took")
     ping.add_argument("hosts", metavar="HOST", nargs="*", help="all, if none is named")
-    ping.set_defaults(command=sending.ping)
+    ping.set_defaults(command=send.ping)
 
-    delayed = commands.add_parser("delayed", help="look after delayed transactions, and their keys")
-    _add_delayed(delayed)
+    delayed_ = commands.add_parser("delayed", help="look after delayed transactions, and their keys")
+    _add_delayed(delayed_)
 
     lond = commands.add_parser("lond", help="serve as a host of the table, to try lonc on this machine")
     lond.add_argument("host", metavar="HOST")
@@ -187,49 +184,49 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_delayed(delayed: argparse.ArgumentParser) -> None:
-    commands = delayed.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def _add_delayed(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     keygen = commands.add_parser("keygen", help="make a new key, which seals from now on")
     help_ = "by default that of loncDelayedKeyFile; it is made if need be"
     keygen.add_argument("file", metavar="FILE", nargs="?", type=Path, help=help_)
-    keygen.set_defaults(command=safekeeping.keygen)
+    keygen.set_defaults(command=delayed.keygen)
 
     list_ = commands.add_parser("list", help="tell what waits, and how it is sealed")
-    list_.set_defaults(command=safekeeping.list_)
+    list_.set_defaults(command=delayed.list_)
 
     show = commands.add_parser("show", help="print a request")
     show.add_argument("name", metavar="NAME")
-    show.set_defaults(command=safekeeping.show)
+    show.set_defaults(command=delayed.show)
 
     help_ = "seal with the first key what waits and is not"
     reseal = commands.add_parser("reseal", help=help_)
-    reseal.set_defaults(command=safekeeping.reseal)
+    reseal.set_defaults(command=delayed.reseal)
 
     requeue = commands.add_parser("requeue", help="let what was bad wait again")
     requeue.add_argument("--all", action="store_true", help="all that is bad")
     requeue.add_argument("names", metavar="NAME", nargs="*")
-    requeue.set_defaults(command=safekeeping.requeue)
+    requeue.set_defaults(command=delayed.requeue)
 
     drop = commands.add_parser("drop", help="remove what is not to be carried out any more")
     drop.add_argument("--host", metavar="ID", help="all that waits for it; in the table or not")
     drop.add_argument("names", metavar="NAME", nargs="*")
-    drop.set_defaults(command=safekeeping.drop)
+    drop.set_defaults(command=delayed.drop)
 
     for command in (list_, show, drop):
         command.add_argument("--bad", action="store_true", help="only what was put aside as bad")
 
 
 def _lond(options: argparse.Namespace) -> int:
-    from lonc.demo.lond import Loopback
+    from lonc.demo.lond import DemoLond
 
     settings, hosts = load(options)
     host = find_host(hosts, options.host, settings.hosts_file)
-    Loopback(host, settings, options.database).run()
+    DemoLond(host, settings, options.database).run()
     return DONE
 
 
 def _demo(_: argparse.Namespace) -> int:
-    from lonc.demo.tour import tour as demo
+    from lonc.demo import tour
 
-    return demo.main()
+    return tour.main()

@@ -16,7 +16,7 @@ from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.lifecycle.privileges import hand_over, identity
 from lonc.monitoring.health import short_time
-from lonc.spool import admin as custody
+from lonc.spool import admin
 from lonc.spool.admin import Entry
 from lonc.spool.sealing import add_key, read_keys
 
@@ -59,7 +59,7 @@ def _hand_over(file: Path, settings: Settings) -> None:
 
 def list_(options: argparse.Namespace) -> int:
     settings = load_settings(options)
-    entries = custody.bad(settings) if options.bad else custody.waiting(settings)
+    entries = admin.bad(settings) if options.bad else admin.waiting(settings)
     rows = [row for entry in entries if (row := _row(entry)) is not None]
     if not rows:
         print("nothing is bad" if options.bad else "nothing waits")
@@ -81,7 +81,7 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
     since = found.st_mtime if entry.name is None else entry.name.time
     age = short_time(max(0.0, time.time() - since)).replace(" ", "")
     try:
-        sealed = custody.sealed_with(entry) or "plain"
+        sealed = admin.sealed_with(entry) or "plain"
     except OSError:
         sealed = "unreadable"
     except LoncError:
@@ -95,7 +95,7 @@ def show(options: argparse.Namespace) -> int:
     found: list[bytes] = []
 
     def show_one(text: str) -> None:
-        found.append(custody.request(settings, custody.find(settings, text, options.bad)))
+        found.append(admin.request(settings, admin.find(settings, text, options.bad)))
 
     status = _each([options.name], show_one)
     for request in found:
@@ -111,16 +111,16 @@ def reseal(options: argparse.Namespace) -> int:
     if settings.delayed_key_file is None:
         raise UsageError("loncDelayedKeyFile is not set")
     keys = read_keys(settings.delayed_key_file)
-    entries = {entry.path.name: entry for entry in custody.waiting(settings)}
-    return _each(list(entries), lambda text: custody.reseal(keys, entries[text]))
+    entries = {entry.path.name: entry for entry in admin.waiting(settings)}
+    return _each(list(entries), lambda text: admin.reseal(keys, entries[text]))
 
 
 def requeue(options: argparse.Namespace) -> int:
     settings = load_settings(options)
     if bool(options.names) == options.all:
         raise UsageError("requeue wants names, or --all")
-    names = options.names or [entry.path.name for entry in custody.bad(settings)]
-    return _each(names, lambda text: custody.requeue(settings, custody.find(settings, text, True)))
+    names = options.names or [entry.path.name for entry in admin.bad(settings)]
+    return _each(names, lambda text: admin.requeue(settings, admin.find(settings, text, True)))
 
 
 def drop(options: argparse.Namespace) -> int:
@@ -129,13 +129,13 @@ def drop(options: argparse.Namespace) -> int:
         raise UsageError("drop wants names, or --host ID")
     names = options.names
     if not names:
-        entries = custody.bad(settings) if options.bad else custody.waiting(settings)
+        entries = admin.bad(settings) if options.bad else admin.waiting(settings)
         names = [entry.path.name for entry in entries if entry.host == options.host]
         if not names:
             host = options.host
             raise UsageError(f"nothing of {host} is bad" if options.bad else f"nothing waits for {host}")
-    find = partial(custody.find, settings, only_bad=options.bad)
-    return _each(names, lambda text: custody.drop(settings, find(text)))
+    find = partial(admin.find, settings, only_bad=options.bad)
+    return _each(names, lambda text: admin.drop(settings, find(text)))
 
 
 def _each(names: Sequence[str], act: Callable[[str], str | None]) -> int:

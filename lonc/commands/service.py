@@ -21,7 +21,7 @@ from lonc.lifecycle.stop import stop as stop_daemon
 from lonc.monitoring.status import stray
 from lonc.parent.control import ask
 from lonc.parent.spool_scan import count_strays
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
 
@@ -29,10 +29,10 @@ RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds fo
 
 
 def start(options: argparse.Namespace) -> int:
-    from lonc.lifecycle import start as launch
+    from lonc.lifecycle import start
 
     load_again = loader(options)
-    print(launch.start(*load_again(), load_again))
+    print(start.start(*load_again(), load_again))
     return DONE
 
 
@@ -47,15 +47,15 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def restart(options: argparse.Namespace) -> int:
-    from lonc.lifecycle import start as launch
+    from lonc.lifecycle import start
 
     load_again = loader(options)
     settings, hosts = load_again()
-    for obstacle in launch.obstacles(settings, hosts, load_again):
+    for obstacle in start.obstacles(settings, hosts, load_again):
         raise CannotStart(f"{obstacle}; nothing is stopped")
     print(stop_daemon(settings, hosts))
     sys.stdout.flush()
-    print(launch.start(settings, hosts, load_again))
+    print(start.start(settings, hosts, load_again))
     return DONE
 
 
@@ -76,17 +76,17 @@ def order(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     from lonc import log
-    from lonc.lifecycle import start as launch
+    from lonc.lifecycle import start
 
     load_again = loader(options)
     settings, hosts = load_again()
     log.open_log(settings.log_level)
-    launch.run(settings, hosts, load_again)
+    start.run(settings, hosts, load_again)
     return DONE
 
 
 def check(options: argparse.Namespace) -> int:
-    from lonc.lifecycle import start as launch
+    from lonc.lifecycle import start
 
     try:
         file = find_configuration(options.configuration, os.environ)
@@ -96,7 +96,7 @@ def check(options: argparse.Namespace) -> int:
         return error.exit_status
     for warning in _warnings(file, settings, hosts):
         print(warning)
-    for obstacle in launch.obstacles(settings, hosts, partial(read, file)):
+    for obstacle in start.obstacles(settings, hosts, partial(read, file)):
         print(f"{file}: warning: it will not start: {obstacle}")
     print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
     return DONE
@@ -128,6 +128,6 @@ def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator
         if until is not None and (verdict := of_certificate(until, datetime.now(timezone.utc))).level:
             yield Fault(file, None, f"warning: {verdict.text}")
     with contextlib.suppress(OSError):
-        names, _ = delayed.waiting(settings.delayed_directory)
+        names, _ = spool.waiting(settings.delayed_directory)
         for id_, count in count_strays(names, {each for host in hosts for each in host.ids}).items():
             yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")

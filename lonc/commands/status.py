@@ -13,7 +13,7 @@ from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_hosts
 from lonc.lifecycle import instance
-from lonc.monitoring import text as table
+from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
 from lonc.parent.control import ask
@@ -49,19 +49,19 @@ def status(options: argparse.Namespace) -> int:
 
 def _show(report: Report, options: argparse.Namespace, settings: Settings) -> None:
     if options.html is not None:
-        from lonc.monitoring import html as page
+        from lonc.monitoring import html
 
-        page.write(report, options.html)
+        html.write(report, options.html)
     elif options.json:
         sys.stdout.write(report.to_line().decode())
     elif options.host is not None:
         host = _host(report, options.host, settings)
-        sys.stdout.write(table.host_to_text(host, Health(report)))
+        sys.stdout.write(text.host_to_text(host, Health(report)))
     else:
         terminal = sys.stdout.isatty()
         colour = terminal and not os.environ.get("NO_COLOR")
         width = shutil.get_terminal_size((100, 0)).columns if terminal else None
-        sys.stdout.write(table.to_text(report, colour, width))
+        sys.stdout.write(text.to_text(report, colour, width))
 
 
 def _host(report: Report, named: str, settings: Settings) -> HostStatus:

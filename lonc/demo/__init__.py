@@ -1,1 +1,5 @@
-"""To try lonc on: the tour, a small lond, its store, its certificates."""
+"""To try lonc on one machine.
+
+- `tour` shows lonc at work, step by step;
+- `lond` is a small lond; `store` keeps its users' data; `certificate_authority` makes its certificates.
+"""

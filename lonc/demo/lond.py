@@ -34,7 +34,7 @@ from pathlib import Path
 
 from lonc import __version__
 from lonc.configuration import Settings
-from lonc.demo.store import UserData
+from lonc.demo.store import Store
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
 from lonc.runtime.channel import Channel
@@ -49,7 +49,7 @@ BACKLOG = 128
 ACCEPT_AGAIN = 0.1  # seconds
 
 
-class Loopback:
+class DemoLond:
     """Serves as `host` of the table, at its address and `londPort`, until TERM or INT.
 
     Its clients are taken to be the machine of `lonHostID`. Raises CannotStart.
@@ -67,7 +67,7 @@ class Loopback:
         self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
         self.sessions: set[Session] = set()
         self.most = 0
-        self.data = UserData(database)
+        self.data = Store(database)
         self._loop = EventLoop()
         self._where = f"{host.address} port {settings.lond_port}"
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -107,7 +107,7 @@ class Loopback:
 class Session:
     """One client. `_hear` is what takes its next line: init, the challenge, ekey, then requests."""
 
-    def __init__(self, lond: Loopback, loop: EventLoop, connection: socket.socket) -> None:
+    def __init__(self, lond: DemoLond, loop: EventLoop, connection: socket.socket) -> None:
         self._lond = lond
         self._id = lond.ids[0]
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())

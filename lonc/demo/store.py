@@ -8,7 +8,7 @@ from pathlib import Path
 from lonc.errors import CannotStart
 
 
-class UserData:
+class Store:
     """The data of users: (domain, user, namespace, key) -> value, all bytes."""
 
     def __init__(self, database: Path | None) -> None:

@@ -22,7 +22,7 @@ from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
 from lonc.lifecycle import privileges
 from lonc.lifecycle.privileges import Identity
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 DIRECTORY_MODE = 0o750  # the web server must be in the group
 PID_FILE_MODE = 0o644
@@ -85,11 +85,11 @@ def make_directories(settings: Settings, owner: Identity | None = None) -> None:
 
 def _make_delayed(settings: Settings) -> None:
     try:
-        delayed.make_directory(settings.delayed_directory)
+        spool.make_directory(settings.delayed_directory)
     except OSError as error:
         why = f"cannot make {settings.delayed_directory} (lonSockDir): {error.strerror}"
         raise CannotStart(why) from error
-    delayed.make_log(settings)
+    spool.make_log(settings)
 
 
 def _lock(

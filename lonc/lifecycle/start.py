@@ -24,7 +24,7 @@ from lonc.parent.control import ask, ask_phase
 from lonc.parent.parent import Load, Parent
 from lonc.parent.preflight import require_usable, within_limits
 from lonc.runtime.process import forbid_core_dumps, fork
-from lonc.runtime.socket_file import require_place, require_room
+from lonc.runtime.socket_file import CannotListen, require_place, require_room
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
@@ -66,7 +66,7 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
     for requirement in requirements:
         try:
             requirement()
-        except CannotStart as error:
+        except (CannotListen, CannotStart) as error:
             yield str(error)
     log = settings.log_file
     if os.path.isdir(log) or (os.path.exists(log) and not os.access(log, os.W_OK)):
@@ -201,7 +201,7 @@ def _unusable(settings: Settings) -> list[str]:
             require_place(place)
             if place.parent != settings.socket_directory:  # which may be made first
                 require_room(place)
-    except CannotStart as error:
+    except (CannotListen, CannotStart) as error:
         return [str(error)]
     return []
 

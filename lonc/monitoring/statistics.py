@@ -120,7 +120,7 @@ def _cumulative(slot: Slot) -> list[int]:
     return [sums[number] for number in _TOLD]
 
 
-class Tally:
+class Statistics:
     """Counters begin with it. Times are seconds of the loop's clock."""
 
     def __init__(self, now: float) -> None:

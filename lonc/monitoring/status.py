@@ -72,7 +72,7 @@ class HostStatus:
     last_minute: Latency | None = None  # how long replies took
     last_hour: Latency | None = None
     seconds: Seconds | None = None  # that all replies took, together
-    durations: Durations | None = None  # how many took at most each of the tally's TOLD_BOUNDS
+    durations: Durations | None = None  # how many took at most each of the statistics's TOLD_BOUNDS
     done_by_minute: ByMinute | None = None
     failed_by_minute: ByMinute | None = None
     delayed: Count | None = None  # transactions on the disk, by the last look

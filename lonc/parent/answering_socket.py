@@ -8,10 +8,11 @@ from pathlib import Path
 from lonc.child.client import Client
 from lonc.child.listener import Listener
 from lonc.child.transaction import Transaction
+from lonc.errors import CannotStart
 from lonc.log import Complaints
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
-from lonc.runtime.socket_file import SocketFile
+from lonc.runtime.socket_file import CannotListen, SocketFile
 
 MAX_ASKING = 64  # connections at a time
 MAX_LINE = 1000  # bytes
@@ -29,7 +30,10 @@ class AnsweringSocket:
         self, loop: EventLoop, path: Path, mode: int, on_line: Callable[[Transaction], None]
     ) -> None:
         self.queue_transaction = on_line
-        self._socket = SocketFile(path, mode)
+        try:
+            self._socket = SocketFile(path, mode)
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
         self._complain = Complaints(loop, f"{path.name}: ").complain
         self._listener = Listener(
             loop,

@@ -23,11 +23,11 @@ from lonc.parent.answering_socket import AnsweringSocket
 from lonc.parent.control import MODE as CONTROL_MODE
 from lonc.parent.control import Orders, outcome
 from lonc.parent.preflight import require_usable, within_limits
-from lonc.parent.rolling_restart import Rollout
-from lonc.parent.served_hosts import Roster
-from lonc.parent.spool_scan import Post
-from lonc.parent.status_query import Survey
-from lonc.parent.supervisor import Keeper
+from lonc.parent.rolling_restart import RollingRestart
+from lonc.parent.served_hosts import ServedHosts
+from lonc.parent.spool_scan import SpoolScan
+from lonc.parent.status_query import StatusQuery
+from lonc.parent.supervisor import Supervisor
 from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
@@ -53,8 +53,8 @@ class Parent:
         self._on_ready = on_ready
         self._since = datetime.now().astimezone().isoformat(timespec="seconds")
         self._loop = EventLoop()
-        self._roster = Roster(self._loop, settings, hosts)
-        self._rollout: Rollout | None = None  # while starting or reloading
+        self._served_hosts = ServedHosts(self._loop, settings, hosts)
+        self._rolling_restart: RollingRestart | None = None  # while starting or reloading
         self._reloading: list[Transaction] = []  # who waits for the reload that is under way
         self._to_reload: list[Transaction] | None = None  # and for the next one, if there is to be one
         self._only_changed = True  # of the next one: leave alone what has not changed
@@ -62,7 +62,7 @@ class Parent:
         self._phase = Phase.STARTING
         self._drained_by = 0.0  # by the loop's clock, once it is stopping
         self._failure: str | None = None
-        self._post = Post(self._loop, settings.delayed_directory)
+        self._spool_scan = SpoolScan(self._loop, settings.delayed_directory)
         self._terminated = False  # once by signal
         self._certified_until: datetime | None = None  # we are, where we need to be
 
@@ -82,14 +82,14 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         with contextlib.ExitStack() as stack:
             stack.callback(self._loop.close)
-            roster = self._roster
-            roster.settings = within_limits(roster.settings, len(roster.hosts))
-            self._certified_until = require_usable(roster.settings)
-            remove_keys = partial(remove_key_files, roster.settings.socket_directory)
+            served_hosts = self._served_hosts
+            served_hosts.settings = within_limits(served_hosts.settings, len(served_hosts.hosts))
+            self._certified_until = require_usable(served_hosts.settings)
+            remove_keys = partial(remove_key_files, served_hosts.settings.socket_directory)
             remove_keys()  # of a daemon that was killed
             stack.callback(remove_keys)  # of children that were
-            roster.bind(roster.hosts, roster.settings)
-            stack.callback(roster.retire)
+            served_hosts.bind(served_hosts.hosts, served_hosts.settings)
+            stack.callback(served_hosts.retire)
             orders = {
                 "status": self._answer_status,
                 "reload": self._reload,
@@ -98,22 +98,28 @@ class Parent:
                 "stop": self._stop_as_ordered,
             }
             host_orders = {
-                "retry": partial(self._order_keeper, order=Keeper.retry),
-                "disable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=True)),
-                "enable": partial(self._order_keeper, order=partial(Keeper.disable, disabled=False)),
+                "retry": partial(self._order_supervisor, order=Supervisor.retry),
+                "disable": partial(
+                    self._order_supervisor, order=partial(Supervisor.disable, disabled=True)
+                ),
+                "enable": partial(
+                    self._order_supervisor, order=partial(Supervisor.disable, disabled=False)
+                ),
             }
             take_order = Orders(orders, host_orders).take
-            control = AnsweringSocket(self._loop, roster.settings.control_file, CONTROL_MODE, take_order)
+            control = AnsweringSocket(
+                self._loop, served_hosts.settings.control_file, CONTROL_MODE, take_order
+            )
             stack.callback(control.close)
-            if (path := roster.settings.create_socket) is not None:
+            if (path := served_hosts.settings.create_socket) is not None:
                 creation = AnsweringSocket(
-                    self._loop, path, roster.settings.socket_mode, self._create_socket
+                    self._loop, path, served_hosts.settings.socket_mode, self._create_socket
                 )
                 stack.callback(creation.close)
             self._set_title()
-            logger.info("lonc %s starts, %s", __version__, roster)
-            self._rollout = Rollout(self._loop, self._fail, self._started)
-            self._rollout.begin(roster)
+            logger.info("lonc %s starts, %s", __version__, served_hosts)
+            self._rolling_restart = RollingRestart(self._loop, self._fail, self._started)
+            self._rolling_restart.begin(served_hosts)
             self._look_for_delayed()
             self._loop.run()
         if self._failure is not None:
@@ -130,7 +136,7 @@ class Parent:
         elif phase is Phase.STOPPING:
             systemd.notify(systemd.STOPPING)
 
-    def _survey(self, on_report: Callable[[Report], None]) -> None:
+    def _query_status(self, on_report: Callable[[Report], None]) -> None:
         def done(hosts: list[HostStatus]) -> None:
             report = Report(
                 self._phase,
@@ -138,54 +144,54 @@ class Parent:
                 __version__,
                 self._since,
                 hosts,
-                self._post.strays,
-                self._post.bad,
+                self._spool_scan.strays,
+                self._spool_scan.bad,
                 None if self._certified_until is None else self._certified_until.isoformat(),
             )
             on_report(report)
 
-        Survey(self._loop, list(self._roster), done)
+        StatusQuery(self._loop, list(self._served_hosts), done)
 
     def _answer_status(self, transaction: Transaction) -> None:
-        self._survey(lambda report: transaction.complete(report.to_line()))
+        self._query_status(lambda report: transaction.complete(report.to_line()))
 
     def _print_status(self) -> None:
         """Callback: USR1; several of them within a second or so are answered as one."""
         self._retry_all()
         if not self._printing:
             self._printing = True
-            self._survey(self._write_status)
+            self._query_status(self._write_status)
 
     def _retry_all(self, transaction: Transaction | None = None) -> None:
         """Let all children try at once what they would try later."""
-        for keeper in self._roster:
-            keeper.retry()
+        for supervisor in self._served_hosts:
+            supervisor.retry()
         if transaction is not None:
-            transaction.complete(outcome(DONE, f"trying {self._roster}"))
+            transaction.complete(outcome(DONE, f"trying {self._served_hosts}"))
 
-    def _order_keeper(
-        self, transaction: Transaction, host: str, order: Callable[[Keeper], None]
+    def _order_supervisor(
+        self, transaction: Transaction, host: str, order: Callable[[Supervisor], None]
     ) -> None:
         """Do it, and answer when the child has heard of it."""
-        host = self._roster.names.get(host, host)  # an id will do
-        keeper = self._roster.keepers.get(host)
-        if keeper is None:
-            text = f"{host} is not in the table{did_you_mean(host, self._roster.keepers)}"
+        host = self._served_hosts.names.get(host, host)  # an id will do
+        supervisor = self._served_hosts.supervisors.get(host)
+        if supervisor is None:
+            text = f"{host} is not in the table{did_you_mean(host, self._served_hosts.supervisors)}"
             transaction.complete(outcome(USAGE, text))
             return
-        order(keeper)
+        order(supervisor)
 
         def done(hosts: list[HostStatus]) -> None:
             transaction.complete(outcome(DONE, f"{host} is {hosts[0].state}"))
 
-        Survey(self._loop, [keeper], done)
+        StatusQuery(self._loop, [supervisor], done)
 
     def _create_socket(self, transaction: Transaction) -> None:
         """Later clients ask for the socket of a host before they use it: DNSNAME:HOSTID, and more."""
         name, _, more = transaction.request.decode(errors="replace").rstrip("\n").partition(":")
-        keepers = self._roster.keepers
-        keeper = keepers.get(name) or keepers.get(more.partition(":")[0])
-        if keeper is None:
+        supervisors = self._served_hosts.supervisors
+        supervisor = supervisors.get(name) or supervisors.get(more.partition(":")[0])
+        if supervisor is None:
             transaction.complete(b"no_such_host\n")
             return
 
@@ -196,28 +202,28 @@ class Parent:
             done("lonc is stopping")
             return
         try:
-            keeper.renew_socket()
+            supervisor.renew_socket()
         except CannotStart as error:
             logger.error("%s", error)
             done(str(error))
             return
-        if keeper.outdated:  # its child has the one that was removed
-            keeper.bring_up(done)
+        if supervisor.outdated:  # its child has the one that was removed
+            supervisor.bring_up(done)
         else:
             done(None)
 
     def _look_for_delayed(self) -> None:
         """Callback, now and then: tell the children what is theirs."""
-        keepers = self._roster.keepers
-        for host in self._post.look(self._roster.names):
-            keepers[host].look()
-        self._loop.after(self._roster.settings.delayed_interval, self._look_for_delayed)
+        supervisors = self._served_hosts.supervisors
+        for host in self._spool_scan.look(self._served_hosts.names):
+            supervisors[host].look()
+        self._loop.after(self._served_hosts.settings.delayed_interval, self._look_for_delayed)
 
     def _write_status(self, report: Report) -> None:
         self._printing = False
         for host in report.hosts:
             logger.info("status of %s: %s", host.host, host.to_text())
-        file = self._roster.settings.status_file
+        file = self._served_hosts.settings.status_file
         being_made = file.with_name("." + file.name)
         try:
             being_made.write_text(to_text(report))
@@ -227,7 +233,7 @@ class Parent:
 
     def _started(self) -> None:
         """Callback: every child is ready."""
-        self._rollout = None
+        self._rolling_restart = None
         logger.info("every child serves")
         try:
             self._on_ready()
@@ -258,7 +264,7 @@ class Parent:
 
     def _go_on(self) -> None:
         """Begin with the reload that was asked for, unless something is under way."""
-        if self._to_reload is None or self._rollout is not None:
+        if self._to_reload is None or self._rolling_restart is not None:
             return
         self._reloading, self._to_reload = self._to_reload, None
         only_changed, self._only_changed = self._only_changed, True
@@ -270,15 +276,15 @@ class Parent:
         try:
             settings, hosts = self._load()
             if only_changed:
-                settings = self._roster.settings
-            elif changed := self._roster.settings.fixed_changes(settings):
+                settings = self._served_hosts.settings
+            elif changed := self._served_hosts.settings.fixed_changes(settings):
                 raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
             else:
                 certified_until = require_usable(settings)
-            if self._roster.hosts and not hosts:  # a table that is just being written, most likely
+            if self._served_hosts.hosts and not hosts:  # a table that is just being written, most likely
                 raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
             settings = within_limits(settings, len(hosts))
-            self._roster.bind(hosts, settings)
+            self._served_hosts.bind(hosts, settings)
         except LoncError as error:
             self._enter(Phase.RUNNING)
             self._reloaded(error.exit_status, str(error).splitlines())
@@ -287,28 +293,28 @@ class Parent:
             self._replace(settings, hosts, only_changed)
 
     def _replace(self, settings: Settings, hosts: Sequence[Host], only_changed: bool) -> None:
-        change = self._roster.become(hosts, settings)
+        change = self._served_hosts.become(hosts, settings)
         set_level(settings.log_level)
         self._set_title()
         failures: list[str] = []
         done_what = "updated" if only_changed else "reloaded"
 
         def done() -> None:
-            self._rollout = None
+            self._rolling_restart = None
             self._enter(Phase.RUNNING)
             if failures:
-                text = f"not all is {done_what}: {len(failures)} of {self._roster}"
+                text = f"not all is {done_what}: {len(failures)} of {self._served_hosts}"
                 self._reloaded(FAILED, [text], told_already=failures)
                 return
             changes = [f"new or changed: {_some(change.new)}"] if change.new else []
             changes += [f"gone: {_some(change.gone)}"] if change.gone else []
-            self._reloaded(DONE, ["; ".join([f"{done_what}, {self._roster}", *changes])])
+            self._reloaded(DONE, ["; ".join([f"{done_what}, {self._served_hosts}", *changes])])
 
-        self._rollout = Rollout(self._loop, failures.append, done)
-        self._rollout.begin(
-            keeper
-            for keeper in self._roster
-            if not only_changed or keeper.host.name in change.new or keeper.outdated
+        self._rolling_restart = RollingRestart(self._loop, failures.append, done)
+        self._rolling_restart.begin(
+            supervisor
+            for supervisor in self._served_hosts
+            if not only_changed or supervisor.host.name in change.new or supervisor.outdated
         )
 
     def _reloaded(self, status: int, lines: Sequence[str], told_already: Sequence[str] = ()) -> None:
@@ -325,14 +331,14 @@ class Parent:
 
     def _reap(self) -> None:
         """Callback: a child has ended, perhaps several."""
-        self._roster.reap()
-        if self._phase is Phase.STOPPING and self._roster.childless:
+        self._served_hosts.reap()
+        if self._phase is Phase.STOPPING and self._served_hosts.childless:
             self._loop.stop()
 
     def _terminate(self, signal_name: str) -> None:
         """Callback: the first TERM or INT lets the children drain, the second ends them at once."""
         if self._terminated:
-            self._roster.kill("it was to end at once")
+            self._served_hosts.kill("it was to end at once")
         self._terminated = True
         self._stop(signal_name)
 
@@ -342,14 +348,14 @@ class Parent:
             return
         self._enter(Phase.STOPPING)
         logger.info("stopping: %s", why)
-        if self._rollout is not None:
-            self._rollout.cancel()
-            self._rollout = None
-        self._drained_by = self._loop.now + self._roster.retire()
+        if self._rolling_restart is not None:
+            self._rolling_restart.cancel()
+            self._rolling_restart = None
+        self._drained_by = self._loop.now + self._served_hosts.retire()
         if self._reloading:
             self._reloaded(FAILED, ["lonc is stopping"])
         self._go_on()
-        if self._roster.childless:
+        if self._served_hosts.childless:
             self._loop.stop()
 
     def _stop_as_ordered(self, transaction: Transaction) -> None:
@@ -359,7 +365,7 @@ class Parent:
         transaction.complete(outcome(DONE, "stopping", drained_within=left))
 
     def _set_title(self) -> None:
-        setproctitle(f"lonc: parent, {self._roster}")
+        setproctitle(f"lonc: parent, {self._served_hosts}")
 
 
 def _some(hosts: Sequence[str]) -> str:

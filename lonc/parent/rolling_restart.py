@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from lonc.parent.supervisor import Keeper
+from lonc.parent.supervisor import Supervisor
 from lonc.runtime.event_loop import EventLoop
 
 ABREAST = 16  # hosts at a time
@@ -16,22 +16,22 @@ FEW = 4  # so many may still be under way when the next are begun with: children
 IN_TIME = 1.0  # seconds; who takes longer does not hold up the next
 
 
-class Rollout:
+class RollingRestart:
     """Callbacks: `on_failed(why)` for each child that does not come up; at last, once, `on_done()`."""
 
     def __init__(
         self, loop: EventLoop, on_failed: Callable[[str], None], on_done: Callable[[], None]
     ) -> None:
         self._loop = loop
-        self._left: deque[Keeper] = deque()
+        self._left: deque[Supervisor] = deque()
         self._under_way = 0
         self._rows = 0  # that were begun
         self._few = FEW
         self._on_failed = on_failed
         self._on_done = on_done
 
-    def begin(self, keepers: Iterable[Keeper]) -> None:
-        self._left.extend(keepers)
+    def begin(self, supervisors: Iterable[Supervisor]) -> None:
+        self._left.extend(supervisors)
         self._go_on()
 
     def cancel(self) -> None:

@@ -1,4 +1,4 @@
-"""All hosts of the table, each with its keeper, in the table's order."""
+"""All hosts of the table, each with its supervisor, in the table's order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.hosts import Host
-from lonc.parent.supervisor import Family, Keeper
+from lonc.parent.supervisor import Family, Supervisor
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -21,21 +21,21 @@ class Change:
     gone: list[str]
 
 
-class Roster:
-    """`settings` and `hosts` are those of now; a host has a keeper from `bind` on."""
+class ServedHosts:
+    """`settings` and `hosts` are those of now; a host has a supervisor from `bind` on."""
 
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
-        self.keepers: dict[str, Keeper] = {}  # by the host's name
+        self.supervisors: dict[str, Supervisor] = {}  # by the host's name
         self._loop = loop
         self._family: Family = {}
 
     def __str__(self) -> str:
         return f"{len(self.hosts)} host{'' if len(self.hosts) == 1 else 's'}"
 
-    def __iter__(self) -> Iterator[Keeper]:
-        return iter(self.keepers.values())
+    def __iter__(self) -> Iterator[Supervisor]:
+        return iter(self.supervisors.values())
 
     @property
     def names(self) -> dict[str, str]:
@@ -43,22 +43,22 @@ class Roster:
         return {id_: host.name for host in self.hosts for id_ in host.ids}
 
     def bind(self, hosts: Sequence[Host], settings: Settings) -> None:
-        """Make a keeper for each host that has none; if one cannot be made, for none.
+        """Make a supervisor for each host that has none; if one cannot be made, for none.
 
         Raises CannotStart.
         """
-        made: dict[str, Keeper] = {}
+        made: dict[str, Supervisor] = {}
         try:
             for host in hosts:
-                if host.name in self.keepers:
-                    self.keepers[host.name].renew_socket()
+                if host.name in self.supervisors:
+                    self.supervisors[host.name].renew_socket()
                 else:
-                    made[host.name] = Keeper(self._loop, self._family, host, settings)
+                    made[host.name] = Supervisor(self._loop, self._family, host, settings)
         except CannotStart:
-            for keeper in made.values():
-                keeper.retire()
+            for supervisor in made.values():
+                supervisor.retire()
             raise
-        self.keepers |= made
+        self.supervisors |= made
 
     def become(self, hosts: Sequence[Host], settings: Settings) -> Change:
         """From now on these are the hosts, all of them bound; who is none of them is retired.
@@ -68,15 +68,15 @@ class Roster:
         names = {host.name for host in hosts}
         change = Change(
             new=[host.name for host in hosts if host not in self.hosts],
-            gone=[name for name in self.keepers if name not in names],
+            gone=[name for name in self.supervisors if name not in names],
         )
         for name in change.gone:
-            self.keepers.pop(name).retire()
-        self.keepers = {host.name: self.keepers[host.name] for host in hosts}
+            self.supervisors.pop(name).retire()
+        self.supervisors = {host.name: self.supervisors[host.name] for host in hosts}
         self.settings, self.hosts = settings, hosts
         for host in hosts:
-            keeper = self.keepers[host.name]
-            keeper.host, keeper.settings = host, settings
+            supervisor = self.supervisors[host.name]
+            supervisor.host, supervisor.settings = host, settings
         return change
 
     def reap(self) -> None:
@@ -98,8 +98,8 @@ class Roster:
 
     def retire(self) -> float:
         """Serve no host any more; returns how many seconds the children may take to drain."""
-        for keeper in self:
-            keeper.retire()
+        for supervisor in self:
+            supervisor.retire()
         for child in self._family.values():  # also those that leave after a reload
             child.terminate()
         return max((child.drain_timeout for child in self._family.values()), default=0.0)

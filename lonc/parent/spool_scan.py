@@ -22,7 +22,7 @@ def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int
     return dict(sorted(counts.items()))
 
 
-class Post:
+class SpoolScan:
     """`strays` are counts by host of what waits for hosts that are not in the table, `bad` is how many
     were put aside."""
 

@@ -7,31 +7,32 @@ from functools import partial
 
 from lonc.monitoring.status import HostStatus
 from lonc.parent.child_process import ANSWER_WITHIN
-from lonc.parent.supervisor import Keeper
+from lonc.parent.supervisor import Supervisor
 from lonc.runtime.event_loop import EventLoop
 
 
-class Survey:
-    """Begins when it is made. `on_done(answers)` is called once, with one for each keeper, in order."""
+class StatusQuery:
+    """Begins when it is made. `on_done(answers)` is called once, with an answer for each supervisor, in
+    order."""
 
     def __init__(
         self,
         loop: EventLoop,
-        keepers: Sequence[Keeper],
+        supervisors: Sequence[Supervisor],
         on_done: Callable[[list[HostStatus]], None],
     ) -> None:
-        self._keepers = list(keepers)
-        self._answers: dict[Keeper, HostStatus] = {}
+        self._supervisors = list(supervisors)
+        self._answers: dict[Supervisor, HostStatus] = {}
         self._on_done: Callable[[list[HostStatus]], None] | None = on_done
-        for keeper in self._keepers:
-            keeper.ask_status(partial(self._heard, keeper))
+        for supervisor in self._supervisors:
+            supervisor.ask_status(partial(self._heard, supervisor))
         loop.after((ANSWER_WITHIN if self._missing() else 0), self._finish)
 
     def _missing(self) -> bool:
-        return len(self._answers) < len(self._keepers)
+        return len(self._answers) < len(self._supervisors)
 
-    def _heard(self, keeper: Keeper, status: HostStatus) -> None:
-        self._answers[keeper] = status
+    def _heard(self, supervisor: Supervisor, status: HostStatus) -> None:
+        self._answers[supervisor] = status
         if not self._missing():
             self._finish()
 
@@ -39,4 +40,9 @@ class Survey:
         if self._on_done is None:
             return
         on_done, self._on_done = self._on_done, None
-        on_done([self._answers.get(keeper) or keeper.unanswered() for keeper in self._keepers])
+        on_done(
+            [
+                self._answers.get(supervisor) or supervisor.unanswered()
+                for supervisor in self._supervisors
+            ]
+        )

@@ -17,13 +17,14 @@ from random import Random
 
 from lonc.child.child import LEAVING, READY, REPLACE
 from lonc.configuration import ON_DEMAND, Settings
+from lonc.errors import CannotStart
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
 from lonc.parent.child_process import ChildProcess, StatusHeard
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.event_loop import Deadline, EventLoop, Watch
-from lonc.runtime.socket_file import SocketFile
+from lonc.runtime.socket_file import CannotListen, SocketFile
 
 LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
@@ -32,10 +33,10 @@ Family = dict[int, ChildProcess]  # by pid, until they are reaped
 BroughtUp = Callable[[str | None], None]  # is told why not, if not
 
 
-class Keeper:
+class Supervisor:
     """`host` and `settings` are what the next child will have. Raises CannotStart.
 
-    `family` is where all keepers' children stand; whoever reaps one takes it out and calls its `ended`.
+    `family` holds the children of all supervisors; whoever reaps one removes it and calls its `ended`.
     """
 
     def __init__(self, loop: EventLoop, family: Family, host: Host, settings: Settings) -> None:
@@ -146,7 +147,10 @@ class Keeper:
             self._loop.after(0, partial(on_up, f"{self.host.name} is served no more"))
 
     def _bind(self) -> SocketFile:
-        return SocketFile(self.settings.socket_directory / self.host.name, self.settings.socket_mode)
+        try:
+            return SocketFile(self.settings.socket_directory / self.host.name, self.settings.socket_mode)
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
 
     def _rest(self) -> None:
         """Be without a child until somebody comes."""

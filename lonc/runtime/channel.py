@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lonc.errors import LineTooLong
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
-from lonc.runtime.line_buffer import LineBuffer
+from lonc.runtime.line_buffer import LineBuffer, LineTooLong
 
 RECEIVE_SIZE = 65536
 MAX_LINE = 1 << 20  # a status report of one host has a few hundred bytes

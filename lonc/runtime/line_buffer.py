@@ -6,9 +6,11 @@ that came in several pieces may be a bytearray: its own, and as good as bytes fo
 
 from __future__ import annotations
 
-from lonc.errors import LineTooLong
-
 Line = bytes | bytearray
+
+
+class LineTooLong(Exception):
+    """A line is longer than its limit, whether its newline has arrived or not."""
 
 
 class LineBuffer:

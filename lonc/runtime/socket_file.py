@@ -7,16 +7,18 @@ import os
 import socket
 from pathlib import Path
 
-from lonc.errors import CannotStart
-
 BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
+
+
+class CannotListen(Exception):
+    """There is no place for the socket; the text is a sentence."""
 
 
 class SocketFile:
     """Listens at `path`, never for a moment with another mode than `mode`.
 
     The caller holds the lock on the directory, so a socket that lies there already is a dead daemon's.
-    Raises CannotStart.
+    Raises CannotListen.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
@@ -25,7 +27,7 @@ class SocketFile:
         try:
             self.listening = _listen(path, mode)
         except OSError as error:
-            raise CannotStart(f"cannot listen at {path}: {error.strerror or error}") from error
+            raise CannotListen(f"cannot listen at {path}: {error.strerror or error}") from error
         self._made = self._identity()
 
     def in_place(self) -> bool:
@@ -52,20 +54,20 @@ class SocketFile:
 
 
 def require_place(path: Path) -> None:
-    """Raises CannotStart if something is at `path` that is no socket."""
+    """Raises CannotListen if something is at `path` that is no socket."""
     try:
         if path.exists() and not path.is_socket():
-            raise CannotStart(f"{path} is in the way, and no socket: remove it")
+            raise CannotListen(f"{path} is in the way, and no socket: remove it")
     except OSError as error:
-        raise CannotStart(f"cannot listen at {path}: {error.strerror}") from error
+        raise CannotListen(f"cannot listen at {path}: {error.strerror}") from error
 
 
 def require_room(path: Path) -> None:
-    """Raises CannotStart if there is no directory for a socket at `path`, or we may not write there."""
+    """Raises CannotListen if there is no directory for a socket at `path`, or we may not write there."""
     if not path.parent.is_dir():
-        raise CannotStart(f"cannot listen at {path}: there is no {path.parent}")
+        raise CannotListen(f"cannot listen at {path}: there is no {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise CannotStart(f"cannot listen at {path}: we may not write in {path.parent}")
+        raise CannotListen(f"cannot listen at {path}: we may not write in {path.parent}")
 
 
 def _listen(path: Path, mode: int) -> socket.socket:

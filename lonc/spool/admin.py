@@ -18,7 +18,7 @@ from typing import NamedTuple
 from lonc.configuration import Settings
 from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.runtime.atomic_file import appearing, sync
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
 
@@ -41,7 +41,7 @@ def waiting(settings: Settings) -> list[Entry]:
     """What waits, in its order. Raises LoncError."""
     directory = settings.delayed_directory
     try:
-        return [Entry(directory / name.text, name) for name in delayed.waiting(directory)[0]]
+        return [Entry(directory / name.text, name) for name in spool.waiting(directory)[0]]
     except OSError as error:
         raise LoncError(f"cannot read {directory}: {error.strerror}") from error
 
@@ -149,7 +149,7 @@ def drop(settings: Settings, entry: Entry) -> str:
     except (ValueError, Misconfigured):
         dropped = b"" if entry.name is None else entry.name.command.encode()
     try:
-        delayed.record(settings, delayed.FAILED, entry.host, dropped)
+        spool.record(settings, spool.FAILED, entry.host, dropped)
     except OSError as error:
         raise LoncError(f"dropped, but cannot write {settings.perm_log}: {error.strerror}") from error
     return "dropped"
@@ -159,7 +159,7 @@ def _request(settings: Settings, content: bytes, entry: Entry) -> bytes:
     if is_sealed(content):
         if entry.name is None:
             raise ValueError("it is sealed, and had another name")
-        content = delayed.opened(settings, content, entry.name)
+        content = spool.opened(settings, content, entry.name)
     return content.removesuffix(b"\n")
 
 
@@ -174,7 +174,7 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
     """The file at once has this content, and all its rights. Raises LoncError, OSError."""
     own = path.with_name(f".{path.name}")
     try:
-        fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, delayed.FILE_MODE)
+        fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, spool.FILE_MODE)
     except FileExistsError as error:
         text = f"{own} is in the way: another writer's, or left by one that died; then remove it"
         raise LoncError(text) from error
@@ -183,7 +183,7 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
             os.fchown(fd, like.st_uid, -1)
         if os.fstat(fd).st_gid != like.st_gid:
             os.fchown(fd, -1, like.st_gid)
-        delayed.write(fd, content)
+        spool.write(fd, content)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
-from lonc.readers import HOST_ID
 from lonc.runtime.atomic_file import appearing, sync
+from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
 
 BAD = "bad"  # below it lies what can never be carried out

@@ -28,7 +28,7 @@ KEY_BYTES = 16
 # TLS and secrets are imported by who needs them alone: they are memory of every child.
 
 
-class Keying:
+class KeyExchange:
     """For one host's connections."""
 
     def __init__(self, host: Host, settings: Settings) -> None:

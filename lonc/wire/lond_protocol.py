@@ -51,8 +51,8 @@ from enum import Enum
 from typing import Protocol
 
 from lonc.configuration import CLASSIC, INSECURE
-from lonc.errors import LineTooLong, ProtocolError
-from lonc.runtime.line_buffer import Line, LineBuffer
+from lonc.errors import ProtocolError
+from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 from lonc.wire.cipher import LineCipher, shared_key
 
 ENCRYPT = b"encrypt:"

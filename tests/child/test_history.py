@@ -2,52 +2,52 @@ import logging
 
 import pytest
 
-from lonc.child.history import REMEMBERED, Chronicle
+from lonc.child.history import REMEMBERED, History
 from lonc.child.pool import HostState
 from lonc.runtime.event_loop import EventLoop
 
 
 @pytest.fixture
-def chronicle(caplog):
+def history(caplog):
     caplog.set_level(logging.DEBUG, "lonc")
     loop = EventLoop()
-    yield Chronicle(loop, HostState.READY)
+    yield History(loop, HostState.READY)
     loop.close()
 
 
-def test_a_change_is_a_line_and_is_remembered(chronicle, caplog):
-    assert chronicle.heard(HostState.CONNECTING, None)
-    assert chronicle.heard(HostState.DEAD, "refused")
+def test_a_change_is_a_line_and_is_remembered(history, caplog):
+    assert history.heard(HostState.CONNECTING, None)
+    assert history.heard(HostState.DEAD, "refused")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "connecting"),
         ("WARNING", "DEAD: refused"),
     ]
-    assert [change[1:] for change in chronicle.changes] == [
+    assert [change[1:] for change in history.changes] == [
         ("ready", None),
         ("connecting", None),
         ("DEAD", "refused"),
     ]
-    assert chronicle.last_error[1] == "refused"
+    assert history.last_error[1] == "refused"
 
 
-def test_what_does_not_change_the_state_is_told_once_a_minute(chronicle, caplog):
+def test_what_does_not_change_the_state_is_told_once_a_minute(history, caplog):
     for _ in range(3):
-        assert not chronicle.heard(HostState.READY, "an attempt failed")
-    assert not chronicle.heard(HostState.READY, None)
+        assert not history.heard(HostState.READY, "an attempt failed")
+    assert not history.heard(HostState.READY, None)
     assert [record.getMessage() for record in caplog.records] == ["an attempt failed"]
-    assert chronicle.last_error[1] == "an attempt failed"
+    assert history.last_error[1] == "an attempt failed"
 
 
-def test_good_news_is_no_error(chronicle):
-    chronicle.heard(HostState.CONNECTING, None)
-    chronicle.heard(HostState.READY, "connected")
-    chronicle.heard(HostState.DRAINING, "asked to leave")
-    chronicle.heard(HostState.DRAINING, "lost a connection")
-    assert chronicle.last_error is None
+def test_good_news_is_no_error(history):
+    history.heard(HostState.CONNECTING, None)
+    history.heard(HostState.READY, "connected")
+    history.heard(HostState.DRAINING, "asked to leave")
+    history.heard(HostState.DRAINING, "lost a connection")
+    assert history.last_error is None
 
 
-def test_only_the_last_changes_are_remembered(chronicle):
+def test_only_the_last_changes_are_remembered(history):
     for _ in range(100):
-        chronicle.heard(HostState.CONNECTING, None)
-        chronicle.heard(HostState.READY, None)
-    assert len(chronicle.changes) == REMEMBERED
+        history.heard(HostState.CONNECTING, None)
+        history.heard(HostState.READY, None)
+    assert len(history.changes) == REMEMBERED

@@ -1,4 +1,4 @@
-from lonc.child.memory_limit import Stock
+from lonc.child.memory_limit import MemoryLimit
 
 MIB = 1 << 20
 
@@ -17,7 +17,7 @@ class Holder:
 
 def test_who_holds_most_is_let_go_until_the_rest_is_not_too_much():
     holders, told = [], []
-    stock = Stock(8 * MIB, lambda: holders, told.append)
+    stock = MemoryLimit(8 * MIB, lambda: holders, told.append)
     small, large, larger = (Holder(holders, size * MIB) for size in (1, 6, 9))
     for _ in range(1024):
         stock.grew(1024)
@@ -45,12 +45,12 @@ def test_what_others_hold_may_go_with_it():
 
     clients = [Holder(holders, MIB) for _ in range(10)]
     Connection(holders, MIB + 1)
-    Stock(8 * MIB, lambda: holders, lambda why: None).grew(2 * MIB)
+    MemoryLimit(8 * MIB, lambda: holders, lambda why: None).grew(2 * MIB)
     assert holders == clients
 
 
 def test_the_limit_itself_is_not_too_much():
     holders = []
     Holder(holders, 8 * MIB)
-    Stock(8 * MIB, lambda: holders, lambda why: None).grew(100 * MIB)
+    MemoryLimit(8 * MIB, lambda: holders, lambda why: None).grew(100 * MIB)
     assert len(holders) == 1

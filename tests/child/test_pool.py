@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.asking import Asked
 
 from lonc.child.pool import HostState, Patience, Pool
-from lonc.monitoring.statistics import Reason, Tally
+from lonc.monitoring.statistics import Reason, Statistics
 from lonc.runtime.backoff import Backoff
 
 
@@ -102,14 +102,14 @@ class Host:
         self.made = []
         self.told = []
         self.clock = Clock()
-        self.tally = Tally(self.clock.now)
+        self.statistics = Statistics(self.clock.now)
         self.pool = Pool(
             self.clock,
             max_connections,
             lambda: 1000,
             Patience(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
             Backoff(1.0, 8.0, Unshortened()),
-            self.tally,
+            self.statistics,
             self.make,
             self.told.append,
         )
@@ -168,7 +168,7 @@ def test_a_transaction_goes_on_the_idle_connection(ready):
     ready.ask(1)
     ready.made[0].answer()
     assert ready.outcomes == {1: "reply"}
-    assert ready.tally.done == 1
+    assert ready.statistics.done == 1
     assert len(ready.made) == 1
 
 
@@ -213,7 +213,7 @@ def test_a_connection_that_breaks_fails_only_its_own_transaction(ready):
     ready.made[1].become_ready()
     ready.made[1].answer()
     assert ready.outcomes[2] == "reply"
-    assert (ready.tally.done, ready.tally.failed) == (1, 1)
+    assert (ready.statistics.done, ready.statistics.failed) == (1, 1)
 
 
 def test_failures_are_counted_by_their_reasons(host):
@@ -233,7 +233,7 @@ def test_failures_are_counted_by_their_reasons(host):
     host.made[3].close("no reply")
     host.pool.disable()
     host.ask(6)
-    assert host.tally.reasons == {
+    assert host.statistics.reasons == {
         Reason.UNREACHABLE: 2,
         Reason.DEAD: 1,
         Reason.LOST: 1,
@@ -251,8 +251,8 @@ def test_how_long_a_reply_took_begins_with_the_request_and_that_of_a_delayed_one
     assert ready.pool.oldest_wait == 4.0
     for _ in range(5):
         ready.made[0].answer()
-    assert ready.tally.last_minute(ready.clock.now).percentile(1) == 4.0
-    assert ready.tally.seconds == 3 * 4.0
+    assert ready.statistics.last_minute(ready.clock.now).percentile(1) == 4.0
+    assert ready.statistics.seconds == 3 * 4.0
 
 
 def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_starts(host):
@@ -349,7 +349,7 @@ def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
     assert len(host.made) == 2
     assert host.outcomes[1] == "an attempt failed: refused at once"
     assert host.outcomes[4] == "the host is DEAD"
-    assert host.tally.failed == 5
+    assert host.statistics.failed == 5
 
 
 def test_a_dead_host_is_tried_again_after_growing_delays_one_attempt_at_a_time(host):
@@ -609,7 +609,7 @@ def test_once_shut_everything_fails_at_once(ready):
     ready.ask(3)
     assert ready.outcomes[3] == "over"
     assert ready.open == []
-    assert ready.tally.failed == 4
+    assert ready.statistics.failed == 4
 
 
 class AnyRun(RuleBasedStateMachine):
@@ -707,7 +707,7 @@ class AnyRun(RuleBasedStateMachine):
         if pool.waiting or (self.delayed is not None and not delayed):
             assert host.open, "something waits, and nothing is on its way"
             assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"
-        assert host.tally.done + host.tally.failed >= len(host.outcomes)
+        assert host.statistics.done + host.statistics.failed >= len(host.outcomes)
         if pool.state is HostState.DEAD:
             assert pool.retries_remaining == 0
             assert host.open or pool._retry_at < math.inf, "it is never tried again"

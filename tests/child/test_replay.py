@@ -13,7 +13,7 @@ from lonc.child.replay import Replay
 from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.runtime.event_loop import EventLoop
-from lonc.spool import admin as custody
+from lonc.spool import admin
 from lonc.spool.sealing import longest_sealed, read_keys
 
 
@@ -437,17 +437,17 @@ def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, mod
     path = sealed.seal(NAME, b"one\n")
     os.utime(path, (0, 0))
     keys = sealed.settings.delayed_key_file
-    entry = custody.find(sealed.settings, NAME, False)
+    entry = admin.find(sealed.settings, NAME, False)
 
     def reseal(*ids):
-        custody.reseal(read_keys(write_keys(keys, *ids)), entry)
+        admin.reseal(read_keys(write_keys(keys, *ids)), entry)
 
     sealed.replay.look()
     acted = just_before(monkeypatch, module, call, path, lambda: reseal("second", "first"))
     sealed.turn_until(acted)
     assert sealed.sent == []
     sealed.turn_until(lambda: sealed.sent)
-    assert custody.sealed_with(entry) == "second"
+    assert admin.sealed_with(entry) == "second"
     with pytest.raises(LoncError, match="it is in flight"):
         reseal("third", "second")
     sealed.answer()
@@ -458,9 +458,9 @@ def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, mod
 @JUST_THEN
 def test_what_is_dropped_just_then_is_not_carried_out(sealed, monkeypatch, module, call):
     path = sealed.seal(NAME, b"one\n")
-    entry = custody.find(sealed.settings, NAME, False)
+    entry = admin.find(sealed.settings, NAME, False)
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: custody.drop(sealed.settings, entry))
+    acted = just_before(monkeypatch, module, call, path, lambda: admin.drop(sealed.settings, entry))
     sealed.turn_until(acted)
     sealed.turn_until(lambda: sealed.replay._next_look is None)
     assert (sealed.sent, sealed.left()) == ([], [])

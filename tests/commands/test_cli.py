@@ -8,8 +8,8 @@ from support.machine import LONC, as_nobody
 from support.scripted_lond import ScriptedLond
 
 import lonc
-from lonc.commands import send as sending
-from lonc.spool import spool as delayed
+from lonc.commands import send
+from lonc.spool import spool
 
 
 def test_check_of_sound_files(machine):
@@ -137,10 +137,10 @@ def test_send_of_what_is_critical(machine):
 def test_send_of_what_is_critical_and_must_wait(machine):
     settings = machine.settings()
     machine.sockets.mkdir()
-    delayed.save(settings, b"zero", "l1")  # so that nothing is tried first
+    spool.save(settings, b"zero", "l1")  # so that nothing is tried first
     done = machine.command("send", "l1", "--critical", "-", input=b"one\ntwo\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"con_delayed\n" * 2, b"")
-    names, _ = delayed.waiting(settings.delayed_directory)
+    names, _ = spool.waiting(settings.delayed_directory)
     requests = [(settings.delayed_directory / str(name)).read_bytes() for name in names]
     assert requests == [b"zero\n", b"one\n", b"two\n"]
 
@@ -166,7 +166,7 @@ def test_a_socket_that_one_may_not_use_is_con_lost_and_why(machine):
 
     def complaint():
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            sending.complain(settings, "l1")
+            send.complain(settings, "l1")
         return said.getvalue()
 
     assert as_nobody(complaint) == f"lonc: cannot connect to {machine.sockets}/l1: Permission denied\n"

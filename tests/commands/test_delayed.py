@@ -13,8 +13,7 @@ from support.machine import LONC, Terminal, eventually
 from support.scripted_lond import ScriptedLond, remembering
 
 from lonc import lonnet
-from lonc.spool import admin as custody
-from lonc.spool import spool as delayed
+from lonc.spool import admin, spool
 from lonc.spool.sealing import read_keys, sealed_by
 from lonc.spool.spool import Name
 
@@ -207,7 +206,7 @@ class TestRequeue:
         said, why = done(machine, "requeue", "--all", status=1)
         assert said == ["2.0.1.put.l1: waits again"]
         assert why == ["lonc: nonsense: no transaction can have that name"]
-        assert len(custody.waiting(machine.settings())) == 2
+        assert len(admin.waiting(machine.settings())) == 2
 
     @pytest.mark.parametrize("arguments", [[], ["--all", "1.0.1.put.l1"]])
     def test_usage(self, machine, keys, arguments):
@@ -229,7 +228,7 @@ class TestDrop:
         _, why = done(machine, "drop", "--bad", "--host", "gone", status=2)
         assert why == ["lonc: nothing of gone is bad"]
         settings = machine.settings()
-        assert [each.path.name for each in custody.waiting(settings)] == ["2.0.1.put.l1"]
+        assert [each.path.name for each in admin.waiting(settings)] == ["2.0.1.put.l1"]
         lines = settings.perm_log.read_text().splitlines()
         assert [line.split(":")[1:4] for line in lines] == [
             ["F", "l1", "put"],
@@ -295,14 +294,14 @@ class TestTheDaemon:
         done(machine, "keygen")
         for number in range(3, 6):
             assert lonnet.critical(f"put:secret{number}", "l1", settings=settings) == b"con_delayed"
-        found = [sealed_by(each.path.read_bytes()) for each in custody.waiting(settings)]
+        found = [sealed_by(each.path.read_bytes()) for each in admin.waiting(settings)]
         assert found == ["first"] * 3 + [read_keys(keys).first] * 3
         assert done(machine, "reseal")[1] == []
         keys.write_text(re.sub(r"(?m)^(first|old):.*\n", "", keys.read_text()))
         (settings.delayed_directory / "9999999999.0.1.put.l1").write_bytes(b"put:lonnet\n")
         seen = []
         with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
-            eventually(lambda: custody.waiting(settings) == [])
+            eventually(lambda: admin.waiting(settings) == [])
             machine.stop()
         assert seen == [b"put:secret%d" % number for number in range(6)] + [b"put:lonnet"]
         for path in (settings.perm_log, settings.log_file):
@@ -311,55 +310,55 @@ class TestTheDaemon:
     def test_what_was_cut_is_bad_and_may_be_requeued_when_it_is_whole(self, machine, keys):
         machine.start()
         settings = machine.settings()
-        delayed.save(settings, b"echo:x", "l1")
-        (entry,) = custody.waiting(settings)
+        spool.save(settings, b"echo:x", "l1")
+        (entry,) = admin.waiting(settings)
         whole = entry.path.read_bytes()
         entry.path.write_bytes(whole[:50])
         machine.start_lond("l1")
-        (bad,) = eventually(lambda: custody.bad(settings))
+        (bad,) = eventually(lambda: admin.bad(settings))
         assert "it is sealed, and was cut or altered" in machine.log()
         bad.path.write_bytes(whole)
         said, _ = done(machine, "requeue", "--all")
         assert said == [f"{entry.path.name}: waits again"]
-        eventually(lambda: custody.waiting(settings) == [])
+        eventually(lambda: admin.waiting(settings) == [])
         assert ":S:l1:echo:" in settings.perm_log.read_text()
 
     def test_without_the_keys_all_waits_and_it_is_told(self, machine, keys):
         machine.start()
         settings = machine.settings()
-        delayed.save(settings, b"echo:x", "l1")
+        spool.save(settings, b"echo:x", "l1")
         keys.rename(keys.with_name("elsewhere"))
         machine.start_lond("l1")
         trouble = f"delayed transactions wait: {keys}: No such file or directory"
         eventually(lambda: trouble in (machine.status()["last_error"] or ["", ""])[1])
         assert trouble in machine.log()
-        assert len(custody.waiting(settings)) == 1
+        assert len(admin.waiting(settings)) == 1
         keys.with_name("elsewhere").rename(keys)
-        eventually(lambda: custody.waiting(settings) == [])
+        eventually(lambda: admin.waiting(settings) == [])
 
     def test_whatever_is_resealed_while_it_is_carried_out_is_carried_out_once_and_in_order(
         self, machine, keys, monkeypatch
     ):
         """Invariant: lond sees each request once, in the order in which they were saved."""
-        monkeypatch.setattr(custody, "READ_BACK_WITHIN", 0)
+        monkeypatch.setattr(admin, "READ_BACK_WITHIN", 0)
         machine.start()
         settings = machine.settings()
         expected = [b"put:%d" % number for number in range(60)]
         for request in expected:
-            delayed.save(settings, request, "l1")
+            spool.save(settings, request, "l1")
         seen, said, orders = [], Counter(), cycle([("old", "first"), ("first", "old")])
         with ScriptedLond(machine.address(1), machine.port, remembering(seen)):
-            while entries := custody.waiting(settings):
+            while entries := admin.waiting(settings):
                 more = len(seen) + 20
-                eventually(lambda more=more: len(seen) >= more or not custody.waiting(settings))
+                eventually(lambda more=more: len(seen) >= more or not admin.waiting(settings))
                 ring = read_keys(_replaced(keys, *next(orders)))
                 for entry in entries:
-                    with contextlib.suppress(custody.LoncError):
-                        said[custody.reseal(ring, entry)] += 1
+                    with contextlib.suppress(admin.LoncError):
+                        said[admin.reseal(ring, entry)] += 1
             machine.stop()
         assert seen == expected
         assert any(sealed.startswith("sealed with") for sealed in said if sealed)
-        assert custody.bad(settings) == []
+        assert admin.bad(settings) == []
 
 
 def _replaced(file, *ids):

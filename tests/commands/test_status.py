@@ -157,7 +157,10 @@ def test_top_wants_a_terminal(four):
 
 @pytest.mark.parametrize(("command", "library"), [("top", "rich"), ("exporter", "prometheus_client")])
 def test_without_its_library_a_command_says_how_to_get_it(four, command, library):
-    without = f"import sys; sys.modules[{library!r}] = None; from lonc.commands.cli import main; sys.exit(main())"
+    without = (
+        f"import sys; sys.modules[{library!r}] = None;"
+        "from lonc.commands.cli import main; sys.exit(main())"
+    )
     done = four.command(command, program=[LONC[0], "-c", without])
     assert done.returncode == 1
     assert (

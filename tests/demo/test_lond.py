@@ -6,7 +6,7 @@ import socket
 import pytest
 from support.machine import read_line
 
-from lonc.wire.cipher import LineCipher, shared_key
+from lonc.cipher import LineCipher, shared_key
 
 
 class Lonc:
@@ -171,7 +171,7 @@ class TestTheLaterDialogue:
         assert not file.exists()
         assert lonc.say(b"version")
         assert lonc.say(b"sethost:l1") == b"ok"
-        lonc.wire.cipher = LineCipher(bytes.fromhex("0123456789abcdef" * 2))
+        lonc.cipher = LineCipher(bytes.fromhex("0123456789abcdef" * 2))
         assert lonc.say_encrypted(b"echo:x") == b"x"
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
@@ -203,7 +203,7 @@ class TestTheLaterDialogue:
         assert lonc.say(b"sethost:l9") == b"refused"
         assert lonc.say(b"sethost:l1") == b"ok"
         build_key = lonc.say(b"ekey")
-        lonc.wire.cipher = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
+        lonc.cipher = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
         assert lonc.say_encrypted(b"echo:x") == b"x"
 
     def test_without_a_certificate_it_answers_as_an_old_one(self, connect):
@@ -212,9 +212,9 @@ class TestTheLaterDialogue:
     def test_a_request_for_one_id(self, lonc):
         assert lonc.say(b"sethost:l1:echo:x") == b"x"
         assert lonc.say(b"sethost:l9:echo:x") == b"refused"
-        enciphered = bytes(lonc.wire.cipher.encipher(b"echo:y")).removesuffix(b"\n")
+        enciphered = bytes(lonc.cipher.encipher(b"echo:y")).removesuffix(b"\n")
         line = lonc.say(b"sethost:l1:" + enciphered)
-        assert lonc.wire.cipher.decipher(line + b"\n") == b"y"
+        assert lonc.cipher.decipher(line + b"\n") == b"y"
 
 
 def test_where_insecure_is_not_allowed_it_is_refused(machine):

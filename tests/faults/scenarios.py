@@ -319,7 +319,8 @@ def crash_loop(machine, seconds, most):
     cause = machine.directory / "cause"
     dying = (
         "import lonc.child.child; good = lonc.child.child.Child.run; cause = {cause!r};"
-        "lonc.child.child.Child.run = lambda child: os._exit(3) if os.path.exists(cause) else good(child)"
+        "lonc.child.child.Child.run = lambda child: os._exit(3) if os.path.exists(cause) else "
+        "good(child)"
     )
     machine.start_lond("l1")
     machine.run_with(dying.format(cause=str(cause)))

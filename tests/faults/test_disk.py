@@ -19,7 +19,7 @@ from support.machine import as_nobody, eventually, in_child
 from support.scripted_lond import ScriptedLond
 
 from lonc import lonnet
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 from lonc.spool.spool import Name, waiting
 
 
@@ -74,7 +74,7 @@ STEPS = [
 
 def critical_with(settings, spoilt, request):
     """What `critical` answers where the directory is there, and each of `spoilt` fails."""
-    delayed.make_directory(settings.delayed_directory)
+    spool.make_directory(settings.delayed_directory)
 
     def run():
         for each in spoilt:
@@ -94,7 +94,7 @@ class TestSaving:
         told = set()
         for nth in itertools.count(1):
             if made:
-                delayed.make_directory(settings.delayed_directory)
+                spool.make_directory(settings.delayed_directory)
 
             def run(nth=nth):
                 failed = spoil(step, nth, error)

@@ -10,7 +10,7 @@ from faults.sabotage import give, kill
 from support.machine import eventually
 from support.scripted_lond import ScriptedLond
 
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 
 def test_kills_at_random_moments(machine):
@@ -29,7 +29,7 @@ def test_a_client_at_any_step_of_saving(machine):
         if client == 0:
             try:
                 kill(step)
-                delayed.save(settings, request, "l1")
+                spool.save(settings, request, "l1")
                 os.write(writable, b"con_delayed")
             finally:
                 os._exit(0)
@@ -37,7 +37,7 @@ def test_a_client_at_any_step_of_saving(machine):
         _, status = os.waitpid(client, 0)
         with open(readable, "rb") as answer:
             told = answer.read()
-        names, impossible = delayed.waiting(settings.delayed_directory)
+        names, impossible = spool.waiting(settings.delayed_directory)
         assert impossible == []
         for name in names:
             assert (settings.delayed_directory / name.text).read_bytes() == request + b"\n"

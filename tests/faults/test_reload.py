@@ -463,7 +463,8 @@ class TestNobodyNotices:
 
 class TestNewChildren:
     HANG_IF = (
-        "import lonc.child.child, lonc.parent.child_process, pathlib, time; run = lonc.child.child.Child.run;"
+        "import lonc.child.child, lonc.parent.child_process, pathlib, time;"
+        " run = lonc.child.child.Child.run;"
         "lonc.parent.child_process.READY_WITHIN = lonc.parent.child_process.LEAVING_WITHIN = 0.5;"
         "lonc.child.child.Child.run = lambda child:"
         " time.sleep(60) if pathlib.Path('{flag}').exists() and child._host.id == 'l1' else run(child)"
@@ -499,8 +500,10 @@ class TestNewChildren:
         """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
         machine.start_lond("l1")
         late = (
-            "import lonc.child.child, lonc.parent.child_process, time; lonc.parent.child_process.READY_WITHIN = 0.5;"
-            "run = lonc.child.child.Child.run; lonc.child.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
+            "import lonc.child.child, lonc.parent.child_process, time;"
+            " lonc.parent.child_process.READY_WITHIN = 0.5;"
+            "run = lonc.child.child.Child.run;"
+            " lonc.child.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
         )
         machine.start(program=program(late))
         client = machine.connect()
@@ -518,7 +521,8 @@ class TestNewChildren:
         machine.start_lond("l1")
         flag = tmp_path / "flag"
         late = (
-            "import lonc.child.child, lonc.parent.child_process as p, pathlib, time; p.READY_WITHIN = 0.3;"
+            "import lonc.child.child, lonc.parent.child_process as p, pathlib, time;"
+            " p.READY_WITHIN = 0.3;"
             "run = lonc.child.child.Child.run; kill = p.ChildProcess.kill;"
             f"flag = pathlib.Path('{flag}');"
             "lonc.child.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
@@ -620,11 +624,14 @@ class TestNewChildren:
         """What it has said is heard when it has been reaped, and its pid may be another's by then."""
         enough = machine.directory / "enough"
         dying = (
-            "import lonc.child.child, lonc.parent.child_process, lonc.parent.supervisor; good = lonc.child.child.Pool.open;"
-            "lonc.child.child.READY = b'ready\\nnonsense\\n'; lonc.parent.child_process.READY = b'ready\\n';"
+            "import lonc.child.child, lonc.parent.child_process, lonc.parent.supervisor;"
+            " good = lonc.child.child.Pool.open;"
+            "lonc.child.child.READY = b'ready\\nnonsense\\n';"
+            " lonc.parent.child_process.READY = b'ready\\n';"
             "lonc.parent.supervisor.ChildProcess.kill = lambda *_: None;"
             f"enough = {str(enough)!r};"
-            "lonc.child.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) else good(pool)"
+            "lonc.child.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) "
+            "else good(pool)"
         )
         machine.start(program=program(dying))
         enough.touch()

@@ -4,9 +4,8 @@ from datetime import datetime, timezone
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from lonc.commands import status as monitoring
-from lonc.monitoring import html as page
-from lonc.monitoring import text as table
+from lonc.commands import status
+from lonc.monitoring import html, text
 from lonc.monitoring.health import DEFAULT, Health
 from lonc.monitoring.prometheus import StatusCollector
 from lonc.monitoring.statistics import MINUTES, TOLD_BOUNDS
@@ -55,11 +54,11 @@ def _with(data):
 
 def _show(report):
     health = Health(report, now=NOW)
-    texts = [table.to_text(report, colour=True), page.render(report, NOW), health.sentence]
-    texts += [table.host_to_text(host, health) for host in report.hosts]
-    texts += monitoring._performance(report, DEFAULT)
-    for text in texts:
-        text.encode()
+    texts = [text.to_text(report, colour=True), html.render(report, NOW), health.sentence]
+    texts += [text.host_to_text(host, health) for host in report.hosts]
+    texts += status._performance(report, DEFAULT)
+    for shown in texts:
+        shown.encode()
     registry = CollectorRegistry()
     registry.register(StatusCollector(lambda: report))
     generate_latest(registry)

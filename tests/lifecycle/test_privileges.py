@@ -32,7 +32,7 @@ from lonc.demo.certificate_authority import Authority
 from lonc.errors import CannotStart
 from lonc.lifecycle.instance import make_directories
 from lonc.lifecycle.privileges import answered_as, become, hand_over, identity, require_closed
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -445,14 +445,14 @@ class TestLifeAsTheUser:
             return lonnet.critical("put:a:b:c:d=1", "l1", settings=settings).decode()
 
         def record():
-            delayed.record(settings, delayed.DELAYED, "l1", b"put:x")
+            spool.record(settings, spool.DELAYED, "l1", b"put:x")
             return "recorded"
 
         assert saying(STRANGER, daemon, ask) == "con_lost"
         assert saying(STRANGER, STRANGER, ask) == "Permission denied"
         assert saying(STRANGER, STRANGER, save) == "con_failed"
         assert saying(STRANGER, daemon, save) == "con_delayed"
-        (waiting,) = delayed.waiting(settings.delayed_directory)[0]
+        (waiting,) = spool.waiting(settings.delayed_directory)[0]
         path = settings.delayed_directory / waiting.text
         assert owner_and_mode(path) == (STRANGER, daemon, "0o660")
 
@@ -476,7 +476,7 @@ class TestLifeAsTheUser:
         theirs.configure()
         theirs.start()
         settings = theirs.settings()
-        delayed.record(settings, delayed.SENT, "l1", b"put:x")
+        spool.record(settings, spool.SENT, "l1", b"put:x")
         theirs.lonc.kill()
         theirs.lonc.wait()
         logs = theirs.pid_file.parent

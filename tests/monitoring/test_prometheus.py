@@ -8,18 +8,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lonc.errors import LoncError, NotRunning, UsageError
 from lonc.monitoring.prometheus import StatusCollector, serve
-from lonc.monitoring.statistics import TOLD_BOUNDS, Reason, Tally
+from lonc.monitoring.statistics import TOLD_BOUNDS, Reason, Statistics
 from lonc.monitoring.status import HostStatus, Phase, Report
 
 SINCE = "2026-11-24T02:00:00+00:00"
 
 
 def host():
-    tally = Tally(0.0)
+    statistics = Statistics(0.0)
     for milliseconds in range(1, 101):
-        tally.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
-    tally.failed_for(1.0, Reason.LOST, 2)
-    tally.failed_for(1.0, Reason.DEAD, 3)
+        statistics.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
+    statistics.failed_for(1.0, Reason.LOST, 2)
+    statistics.failed_for(1.0, Reason.DEAD, 3)
     return HostStatus(
         'l"1\\',
         "ready",
@@ -31,7 +31,7 @@ def host():
         oldest_delayed=1_700_000_000,
         since=SINCE,
         memory=1 << 20,
-        **tally.report(1.0),
+        **statistics.report(1.0),
     )
 
 

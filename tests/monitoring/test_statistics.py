@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc.monitoring.statistics import BOUNDS, SLOT, Reason, Tally
+from lonc.monitoring.statistics import BOUNDS, SLOT, Reason, Statistics
 
 
 @pytest.fixture
-def tally():
-    return Tally(1000.0)
+def statistics():
+    return Statistics(1000.0)
 
 
-def reply(tally, now, seconds, count=1):
+def reply(statistics, now, seconds, count=1):
     for _ in range(count):
-        tally.replied(now, now - seconds, 10, 100)
+        statistics.replied(now, now - seconds, 10, 100)
 
 
 def test_bounds_grow_by_about_a_quarter_and_the_usual_ones_are_among_them():
@@ -23,85 +23,85 @@ def test_bounds_grow_by_about_a_quarter_and_the_usual_ones_are_among_them():
     assert {0.001, 0.0025, 0.005, 0.1, 1.0, 2.5, 100.0} <= set(BOUNDS)
 
 
-def test_counters(tally):
-    reply(tally, 1001.0, 0.5, count=3)
-    tally.failed_for(1002.0, Reason.DEAD, 2)
-    tally.failed_for(1002.0, Reason.LOST, 1)
-    assert (tally.done, tally.failed, tally.sent, tally.received) == (3, 3, 30, 300)
-    assert tally.seconds == pytest.approx(1.5)
-    assert tally.reasons == {Reason.DEAD: 2, Reason.LOST: 1}
+def test_counters(statistics):
+    reply(statistics, 1001.0, 0.5, count=3)
+    statistics.failed_for(1002.0, Reason.DEAD, 2)
+    statistics.failed_for(1002.0, Reason.LOST, 1)
+    assert (statistics.done, statistics.failed, statistics.sent, statistics.received) == (3, 3, 30, 300)
+    assert statistics.seconds == pytest.approx(1.5)
+    assert statistics.reasons == {Reason.DEAD: 2, Reason.LOST: 1}
 
 
 @given(st.lists(st.floats(1e-6, 900), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, share):
-    tally = Tally(0.0)
+    statistics = Statistics(0.0)
     for seconds in times:
-        tally.replied(1.0, 1.0 - seconds, 1, 1)
+        statistics.replied(1.0, 1.0 - seconds, 1, 1)
     took = sorted(1.0 - (1.0 - seconds) for seconds in times)
     exact = next(each for number, each in enumerate(took, 1) if number >= share * len(took))
-    told = tally.last_minute(1.0).percentile(share)
+    told = statistics.last_minute(1.0).percentile(share)
     assert exact <= told <= max(exact * 1.29, BOUNDS[0])
-    assert tally.last_minute(1.0).longest == took[-1]
+    assert statistics.last_minute(1.0).longest == took[-1]
 
 
-def test_without_replies_there_is_no_time(tally):
-    assert tally.last_minute(1000.0).percentile(0.99) == 0.0
+def test_without_replies_there_is_no_time(statistics):
+    assert statistics.last_minute(1000.0).percentile(0.99) == 0.0
 
 
-def test_what_took_longer_than_all_bounds(tally):
-    reply(tally, 1000.0, 5000.0)
-    assert tally.last_minute(1000.0).percentile(0.5) == 5000.0
+def test_what_took_longer_than_all_bounds(statistics):
+    reply(statistics, 1000.0, 5000.0)
+    assert statistics.last_minute(1000.0).percentile(0.5) == 5000.0
 
 
-def test_a_minute_is_over_after_a_minute_and_the_hour_still_knows(tally):
-    reply(tally, 1000.0, 0.01, count=5)
-    tally.failed_for(1000.0, Reason.LOST, 2)
+def test_a_minute_is_over_after_a_minute_and_the_hour_still_knows(statistics):
+    reply(statistics, 1000.0, 0.01, count=5)
+    statistics.failed_for(1000.0, Reason.LOST, 2)
     for later, minute, hour in ((0, 5, 5), (59, 5, 5), (66, 0, 5), (3500, 0, 5), (3700, 0, 0)):
-        assert sum(tally.last_minute(1000.0 + later).replies) == minute
-        assert sum(tally.last_hour(1000.0 + later).replies) == hour
-        assert tally.last_hour(1000.0 + later).failures == (2 if hour else 0)
-    assert sum(tally.all_time(1e6).replies) == 5
+        assert sum(statistics.last_minute(1000.0 + later).replies) == minute
+        assert sum(statistics.last_hour(1000.0 + later).replies) == hour
+        assert statistics.last_hour(1000.0 + later).failures == (2 if hour else 0)
+    assert sum(statistics.all_time(1e6).replies) == 5
 
 
-def test_each_of_the_last_sixty_minutes(tally):
+def test_each_of_the_last_sixty_minutes(statistics):
     for minute in range(100):
         now = 1000.0 + 60 * minute
-        reply(tally, now, 0.01, count=minute)
-        tally.failed_for(now, Reason.LOST, 1)
-    replies, failures = tally.by_minutes(1000.0 + 60 * 99)
+        reply(statistics, now, 0.01, count=minute)
+        statistics.failed_for(now, Reason.LOST, 1)
+    replies, failures = statistics.by_minutes(1000.0 + 60 * 99)
     assert replies == list(range(40, 100))
     assert failures == [1] * 60
 
 
 def test_whatever_came_when_the_sums_are_those_of_what_came_lately():
     rng = random.Random(3)
-    tally, came, now = Tally(0.0), [], 0.0
+    statistics, came, now = Statistics(0.0), [], 0.0
     for _ in range(3000):
         now += rng.choice([0.0, 0.1, 1.0, 7.0, 61.0])
-        reply(tally, now, 0.01)
+        reply(statistics, now, 0.01)
         came.append(now)
     for window, seconds, slots in (("last_minute", 60, SLOT), ("last_hour", 3600, 60)):
-        counted = sum(getattr(tally, window)(now).replies)
+        counted = sum(getattr(statistics, window)(now).replies)
         assert sum(at > now - seconds + slots for at in came) <= counted
         assert counted <= sum(at > now - seconds - slots - SLOT for at in came)
 
 
 def test_the_version_changes_whenever_the_report_does_and_seldom_else():
     rng = random.Random(5)
-    tally, now, reports = Tally(0.0), 0.0, {}
+    statistics, now, reports = Statistics(0.0), 0.0, {}
     distinct = set()
     for _ in range(2000):
         now += rng.choice([1.0, 1.0, 1.0, 5.0, 300.0])
         if rng.random() < 0.05:
-            reply(tally, now, 0.01)
-        version = tally.version(now)
-        report = str(tally.report(now))
+            reply(statistics, now, 0.01)
+        version = statistics.version(now)
+        report = str(statistics.report(now))
         assert reports.setdefault(version, report) == report
         distinct.add(report)
     assert len(distinct) <= len(reports) < 1.5 * len(distinct)
 
 
-def test_after_a_long_rest_it_goes_on_at_once(tally):
-    reply(tally, 1000.0, 0.01)
-    reply(tally, 1e9, 0.01)
-    assert sum(tally.last_hour(1e9).replies) == 1
+def test_after_a_long_rest_it_goes_on_at_once(statistics):
+    reply(statistics, 1000.0, 0.01)
+    reply(statistics, 1e9, 0.01)
+    assert sum(statistics.last_hour(1e9).replies) == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from lonc.parent.rolling_restart import ABREAST, FEW, Rollout
+from lonc.parent.rolling_restart import ABREAST, FEW, RollingRestart
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -11,7 +11,7 @@ def loop():
     loop.close()
 
 
-class Keeper:
+class Supervisor:
     """Comes up, or does not, when the test says so."""
 
     def __init__(self, begun):
@@ -23,8 +23,8 @@ class Keeper:
 
 def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left(loop):
     begun, told = [], []
-    rollout = Rollout(loop, told.append, lambda: told.append("done"))
-    rollout.begin([Keeper(begun) for _ in range(3 * ABREAST)])
+    rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
+    rolling_restart.begin([Supervisor(begun) for _ in range(3 * ABREAST)])
     done = 0
     while done < 3 * ABREAST:
         under_way = len(begun) - done
@@ -38,7 +38,9 @@ def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left(loop):
 
 def test_each_failure_is_told_and_the_others_go_on(loop):
     begun, told = [], []
-    Rollout(loop, told.append, lambda: told.append("done")).begin([Keeper(begun) for _ in range(3)])
+    RollingRestart(loop, told.append, lambda: told.append("done")).begin(
+        [Supervisor(begun) for _ in range(3)]
+    )
     for why in ("a reason", None, "another"):
         begun.pop(0)(why)
     assert told == ["a reason", "another", "done"]
@@ -46,15 +48,15 @@ def test_each_failure_is_told_and_the_others_go_on(loop):
 
 def test_with_nobody_to_bring_up_it_is_done_at_once(loop):
     told = []
-    Rollout(loop, told.append, lambda: told.append("done")).begin([])
+    RollingRestart(loop, told.append, lambda: told.append("done")).begin([])
     assert told == ["done"]
 
 
 def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told(loop):
     begun, told = [], []
-    rollout = Rollout(loop, told.append, lambda: told.append("done"))
-    rollout.begin([Keeper(begun) for _ in range(ABREAST + 1)])
-    rollout.cancel()
+    rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
+    rolling_restart.begin([Supervisor(begun) for _ in range(ABREAST + 1)])
+    rolling_restart.cancel()
     for on_up in list(begun):
         on_up("a reason")
     assert len(begun) == ABREAST
@@ -63,8 +65,8 @@ def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told(loop):
 
 def test_who_hangs_does_not_hold_up_the_others(loop):
     begun, told = [], []
-    rollout = Rollout(loop, told.append, lambda: told.append("done"))
-    rollout.begin([Keeper(begun) for _ in range(3 * ABREAST)])
+    rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
+    rolling_restart.begin([Supervisor(begun) for _ in range(3 * ABREAST)])
     hanging, done = FEW + 1, FEW + 1
     while done < len(begun):
         begun[done](None)

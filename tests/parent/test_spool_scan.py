@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lonc.parent.spool_scan import ABANDONED_AFTER, Post
+from lonc.parent.spool_scan import ABANDONED_AFTER, SpoolScan
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -18,7 +18,7 @@ def loop():
 def test_what_is_wrong_is_told_once_in_a_minute_each_of_several(loop, tmp_path, caplog):
     for name in ("bad", "impossible", "too"):  # a file where the directory should be made
         (tmp_path / name).write_bytes(b"x\n")
-    post = Post(loop, tmp_path)
+    post = SpoolScan(loop, tmp_path)
     for _ in range(10):
         post.look({})
     assert sorted(caplog.messages) == [
@@ -33,7 +33,7 @@ def test_a_file_that_was_begun_is_removed_a_day_after_we_saw_it_whatever_the_wal
     for path in (begun, foreign):
         path.write_bytes(b"half")
         os.utime(path, (0, 0))  # so it looks to a clock that was set forward, or on another machine
-    post = Post(loop, tmp_path)
+    post = SpoolScan(loop, tmp_path)
     for seconds in (0, ABANDONED_AFTER - 1):
         loop.now += seconds
         post.look({})

@@ -3,11 +3,11 @@ import time
 import pytest
 
 from lonc.monitoring.status import HostStatus
-from lonc.parent.status_query import ANSWER_WITHIN, Survey
+from lonc.parent.status_query import ANSWER_WITHIN, StatusQuery
 from lonc.runtime.event_loop import EventLoop
 
 
-class Keeper:
+class Supervisor:
     """Answers at once, when it is told to, or never."""
 
     def __init__(self, host, at_once=False):
@@ -32,11 +32,11 @@ def loop():
 
 def test_the_answers_come_in_the_order_of_the_keepers(loop):
     told = []
-    keepers = [Keeper("l1"), Keeper("l2", at_once=True), Keeper("l3")]
-    Survey(loop, keepers, told.append)
-    keepers[2].answer()
+    supervisors = [Supervisor("l1"), Supervisor("l2", at_once=True), Supervisor("l3")]
+    StatusQuery(loop, supervisors, told.append)
+    supervisors[2].answer()
     assert told == []
-    keepers[0].answer()
+    supervisors[0].answer()
     (answers,) = told
     assert [(each.host, each.state) for each in answers] == [(f"l{n}", "ready") for n in (1, 2, 3)]
 
@@ -44,19 +44,19 @@ def test_the_answers_come_in_the_order_of_the_keepers(loop):
 def test_whoever_does_not_answer_in_time_is_reported_so_and_only_once(loop):
     told = []
     begun = time.monotonic()
-    keepers = [Keeper("l1", at_once=True), Keeper("l2"), Keeper("l3")]
-    Survey(loop, keepers, told.append)
+    supervisors = [Supervisor("l1", at_once=True), Supervisor("l2"), Supervisor("l3")]
+    StatusQuery(loop, supervisors, told.append)
     while not told:
         loop.turn(10)
     assert ANSWER_WITHIN <= time.monotonic() - begun < ANSWER_WITHIN + 0.5
     assert [each.state for each in told[0]] == ["ready", "not answering", "not answering"]
-    keepers[1].answer()
+    supervisors[1].answer()
     assert len(told) == 1
 
 
 @pytest.mark.parametrize("hosts", [[], ["l1"]])
 def test_where_nobody_is_to_be_waited_for_it_is_done_at_once(loop, hosts):
     told = []
-    Survey(loop, [Keeper(host, at_once=True) for host in hosts], told.append)
+    StatusQuery(loop, [Supervisor(host, at_once=True) for host in hosts], told.append)
     loop.turn(10)
     assert [[each.host for each in answers] for answers in told] == [hosts]

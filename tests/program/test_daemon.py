@@ -30,7 +30,7 @@ from support.machine import (
 )
 from support.scripted_lond import ScriptedLond
 
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 
 HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST DONE FAILED P50 P99 DELAYED"
 
@@ -95,7 +95,8 @@ class TestStart:
 
     def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
         dying = program(
-            "import lonc.child.child, lonc.lifecycle.start; good = lonc.child.child.Child.make_lond_connection;"
+            "import lonc.child.child, lonc.lifecycle.start;"
+            " good = lonc.child.child.Child.make_lond_connection;"
             "lonc.child.child.Child.make_lond_connection ="
             " lambda child: good(child) if child._host.id != 'l2' else 1 / 0;"
             "lonc.child.child.READY = b''"  # whoever opens no connection is never ready
@@ -115,7 +116,8 @@ class TestStart:
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         three.configure(loncDrainTimeout=1)
         hanging = program(
-            "import lonc.child.child, lonc.parent.child_process, time; lonc.parent.child_process.READY_WITHIN = 0.3;"
+            "import lonc.child.child, lonc.parent.child_process, time;"
+            " lonc.parent.child_process.READY_WITHIN = 0.3;"
             "lonc.child.child.Child.run = lambda child: time.sleep(100)"
         )
         done = three.command("start", program=hanging)
@@ -127,7 +129,8 @@ class TestStart:
 
     def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
         crashing = program(
-            "import lonc.lifecycle.start, lonc.parent.parent; lonc.parent.parent.Parent.run = lambda _: 1 / 0"
+            "import lonc.lifecycle.start, lonc.parent.parent;"
+            " lonc.parent.parent.Parent.run = lambda _: 1 / 0"
         )
         done = three.command("start", program=crashing)
         assert done.returncode == 1
@@ -137,7 +140,8 @@ class TestStart:
 
     def test_a_daemon_that_is_killed_before_it_serves_is_told(self, three):
         killed = program(
-            "import lonc.lifecycle.start, lonc.parent.parent;lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
+            "import lonc.lifecycle.start, lonc.parent.parent;"
+            "lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
         )
         done = three.command("start", program=killed)
         assert done.returncode == 1
@@ -161,7 +165,7 @@ class TestStart:
         assert done.stderr.decode() == (
             f"lonc: cannot make {public.sockets}/delayed (lonSockDir): Permission denied\n"
         )
-        delayed.make_directory(public.sockets / "delayed")
+        spool.make_directory(public.sockets / "delayed")
         done = public.command("start", program=AS_NOBODY)
         assert done.returncode == 1
         assert done.stderr.decode() == (
@@ -597,7 +601,8 @@ class TestStop:
         all_ = processes(three)
         three.lonc.send_signal(signal.SIGSTOP)
         impatient = program(
-            "import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0.3;lonc.parent.control.ask.__defaults__ = (0.2,)"
+            "import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0.3;"
+            "lonc.parent.control.ask.__defaults__ = (0.2,)"
         )
         done = three.command("status", program=impatient)
         assert done.returncode == 4

@@ -588,7 +588,8 @@ class TestParentAndChild:
     @pytest.mark.parametrize("status", [b"nonsense", b"{}", b'{"host": 1, "state": 2}', b"[" * 9999])
     def test_a_child_whose_status_makes_no_sense_is_killed_and_replaced(self, machine, status):
         machine.run_with(
-            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {status!r} + b'\\n'"
+            "import lonc.child.child;"
+            f" lonc.child.child.Child.status_line = lambda self: {status!r} + b'\\n'"
         )
         child = machine.children()["l1"]
         (host,) = json.loads(asked(machine, b"status"))["hosts"]

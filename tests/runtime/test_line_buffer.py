@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lonc.errors import LineTooLong
-from lonc.runtime.line_buffer import LineBuffer
+from lonc.runtime.line_buffer import LineBuffer, LineTooLong
 
 
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line)), st.data())

@@ -4,8 +4,7 @@ import stat
 
 import pytest
 
-from lonc.errors import CannotStart
-from lonc.runtime.socket_file import SocketFile
+from lonc.runtime.socket_file import CannotListen, SocketFile
 
 
 def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
@@ -27,14 +26,14 @@ def test_a_dead_daemons_socket_is_replaced_and_anything_else_is_left(tmp_path):
     SocketFile(tmp_path / "l", 0o600).close()
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(CannotStart, match="file is in the way, and no socket: remove it"):
+    with pytest.raises(CannotListen, match="file is in the way, and no socket: remove it"):
         SocketFile(tmp_path / "file", 0o600)
     assert (tmp_path / "file").read_text() == "precious"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / ".1").mkdir()
-    with pytest.raises(CannotStart, match=r"cannot listen at .*/full/l1: Is a directory"):
+    with pytest.raises(CannotListen, match=r"cannot listen at .*/full/l1: Is a directory"):
         SocketFile(tmp_path / "full" / "l1", 0o600)
-    with pytest.raises(CannotStart, match=r"cannot listen at .*/none/l1: No such file or directory"):
+    with pytest.raises(CannotListen, match=r"cannot listen at .*/none/l1: No such file or directory"):
         SocketFile(tmp_path / "none" / "l1", 0o600)
 
 

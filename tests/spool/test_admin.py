@@ -10,8 +10,7 @@ import pytest
 from support.delayed_files import contents, machine_in, saved, write_keys
 
 from lonc.errors import LoncError, Misconfigured, UsageError
-from lonc.spool import admin as custody
-from lonc.spool import spool as delayed
+from lonc.spool import admin, spool
 from lonc.spool.sealing import read_keys, sealed_by
 from lonc.spool.spool import Name, opened
 
@@ -24,7 +23,7 @@ def settings(tmp_path):
     """With keys `first`, which seals, and `old`."""
     keys = write_keys(tmp_path / "keys", "first", "old")
     settings = replace(machine_in(tmp_path), delayed_key_file=keys)
-    delayed.make_directory(settings.delayed_directory)
+    spool.make_directory(settings.delayed_directory)
     return settings
 
 
@@ -64,7 +63,7 @@ def sealed(file, settings, tmp_path):
 
 
 def entry(settings, name=NAME):
-    return custody.find(settings, name, False)
+    return admin.find(settings, name, False)
 
 
 def records(settings):
@@ -77,15 +76,15 @@ def records(settings):
 class TestFinding:
     def test_what_waits_comes_before_what_is_bad_unless_only_that_is_wanted(self, settings, file):
         waits, bad = file(), file(name=f"bad/{NAME}")
-        assert custody.find(settings, NAME, False).path == waits
-        assert custody.find(settings, NAME, True).path == bad
+        assert admin.find(settings, NAME, False).path == waits
+        assert admin.find(settings, NAME, True).path == bad
         waits.unlink()
-        assert custody.find(settings, NAME, False).path == bad
+        assert admin.find(settings, NAME, False).path == bad
 
     def test_a_number_behind_a_bad_one_is_not_of_its_name(self, settings, file):
         for name in ("nonsense", "nonsense.1", NAME, f"{NAME}.12", "1.2.3.x"):
             file(name=f"bad/{name}")
-        found = {each.path.name: each.name for each in custody.bad(settings)}
+        found = {each.path.name: each.name for each in admin.bad(settings)}
         name = Name.parse(NAME)
         assert found == {
             "nonsense": None, "nonsense.1": None, NAME: name, f"{NAME}.12": name, "1.2.3.x": None,
@@ -96,16 +95,16 @@ class TestFinding:
         file(name=f".{NAME}")
         file(name="bad/nonsense")
         with pytest.raises(UsageError, match="nothing has that name"):
-            custody.find(settings, text, False)
+            admin.find(settings, text, False)
 
     def test_a_directory_that_is_not_there_is_empty(self, settings, directory):
         directory.rmdir()
-        assert (custody.waiting(settings), custody.bad(settings)) == ([], [])
+        assert (admin.waiting(settings), admin.bad(settings)) == ([], [])
 
     def test_a_directory_that_cannot_be_read_is_a_sentence(self, settings, directory):
         directory.rmdir()
         directory.touch()
-        for look in (custody.waiting, custody.bad):
+        for look in (admin.waiting, admin.bad):
             with pytest.raises(LoncError, match=r"cannot read .*: Not a directory"):
                 look(settings)
 
@@ -121,31 +120,31 @@ class TestTelling:
             content = bytearray(path.read_bytes())
             content[altered] = b"_"
             path.write_bytes(content)
-        told = [custody.sealed_with(each) for each in custody.waiting(settings)]
+        told = [admin.sealed_with(each) for each in admin.waiting(settings)]
         assert told[:5] == [None, None, "k" * 32, "unknown", "damaged"]
 
     def test_the_request(self, settings, file, sealed):
         file(b"put:plain\n", "1.0.1.put.l1")
         sealed(b"put:sealed\n", "2.0.1.put.l1", key="old")
         sealed(b"put:bad\n", "3.0.1.put.l1", place="bad/3.0.1.put.l1.2")
-        assert custody.request(settings, entry(settings, "1.0.1.put.l1")) == b"put:plain"
-        assert custody.request(settings, entry(settings, "2.0.1.put.l1")) == b"put:sealed"
-        assert custody.request(settings, entry(settings, "3.0.1.put.l1.2")) == b"put:bad"
+        assert admin.request(settings, entry(settings, "1.0.1.put.l1")) == b"put:plain"
+        assert admin.request(settings, entry(settings, "2.0.1.put.l1")) == b"put:sealed"
+        assert admin.request(settings, entry(settings, "3.0.1.put.l1.2")) == b"put:bad"
 
     def test_what_does_not_open_is_an_error(self, settings, sealed):
         sealed(key="unknown")
         with pytest.raises(ValueError, match="with the key unknown, which is not in"):
-            custody.request(settings, entry(settings))
+            admin.request(settings, entry(settings))
         sealed(place="bad/nonsense")
         with pytest.raises(ValueError, match="had another name"):
-            custody.request(settings, entry(settings, "nonsense"))
+            admin.request(settings, entry(settings, "nonsense"))
         with pytest.raises(Misconfigured, match="loncDelayedKeyFile is not set"):
-            custody.request(replace(settings, delayed_key_file=None), entry(settings))
+            admin.request(replace(settings, delayed_key_file=None), entry(settings))
 
     def test_what_is_no_file_is_not_waited_for(self, settings, directory):
         os.mkfifo(directory / NAME)
         with pytest.raises(LoncError, match="it is no file"):
-            custody.request(settings, entry(settings))
+            admin.request(settings, entry(settings))
 
 
 class TestResealing:
@@ -158,7 +157,7 @@ class TestResealing:
         file(lines[1], texts[1])
         sealed(lines[2], texts[2], key="old")
         sealed(lines[3], texts[3])
-        said = [custody.reseal(keys, each) for each in custody.waiting(settings)]
+        said = [admin.reseal(keys, each) for each in admin.waiting(settings)]
         assert said == ["sealed with first"] * 3 + [None]
         assert sorted(contents(directory)) == texts
         found = saved(settings)
@@ -171,14 +170,14 @@ class TestResealing:
     def test_what_is_not_one_whole_line_stays_as_it_is(self, settings, keys, file, content):
         path = file(content)
         with pytest.raises(LoncError, match="it is not one whole line"):
-            custody.reseal(keys, entry(settings))
+            admin.reseal(keys, entry(settings))
         assert path.read_bytes() == content
 
     def test_what_does_not_open_stays_as_it_is(self, settings, keys, sealed):
         path = sealed(key="unknown")
         content = path.read_bytes()
         with pytest.raises(ValueError, match="the key unknown"):
-            custody.reseal(keys, entry(settings))
+            admin.reseal(keys, entry(settings))
         assert path.read_bytes() == content
 
     def test_what_is_in_flight_stays_as_it_is(self, settings, keys, directory, file):
@@ -186,14 +185,14 @@ class TestResealing:
         with path.open("rb") as child:
             fcntl.flock(child, fcntl.LOCK_EX)
             with pytest.raises(LoncError, match="it is in flight"):
-                custody.reseal(keys, entry(settings))
+                admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n"}
 
     def test_what_is_carried_out_meanwhile_does_not_come_back(self, settings, keys, directory, file):
         path = file()
         found = entry(settings)
         path.unlink()
-        assert custody.reseal(keys, found) == "gone meanwhile"
+        assert admin.reseal(keys, found) == "gone meanwhile"
         assert os.listdir(directory) == []
 
     @pytest.mark.parametrize("then", ["gone", "replaced"])
@@ -209,28 +208,28 @@ class TestResealing:
 
         monkeypatch.setattr(fcntl, "flock", late)
         if then == "gone":
-            assert custody.reseal(keys, entry(settings)) == "gone meanwhile"
+            assert admin.reseal(keys, entry(settings)) == "gone meanwhile"
             assert not path.exists()
         else:
             with pytest.raises(LoncError, match="it was replaced meanwhile"):
-                custody.reseal(keys, entry(settings))
+                admin.reseal(keys, entry(settings))
             assert path.read_bytes() == b"put:other\n"
 
     def test_a_writer_may_still_read_back_what_it_has_written(self, settings, keys, file, monkeypatch):
-        monkeypatch.setattr(custody, "READ_BACK_WITHIN", 0.3)
+        monkeypatch.setattr(admin, "READ_BACK_WITHIN", 0.3)
         os.utime(file())
         begun = time.time()
-        custody.reseal(keys, entry(settings))
+        admin.reseal(keys, entry(settings))
         assert time.time() - begun > 0.2
         begun = time.time()
-        custody.reseal(keys, entry(settings))  # there is nothing to do
+        admin.reseal(keys, entry(settings))  # there is nothing to do
         assert time.time() - begun < 0.2
 
     def test_another_that_is_writing_is_not_disturbed(self, settings, keys, directory, file):
         file()
         (directory / f".{NAME}").write_bytes(b"its own")
         with pytest.raises(LoncError, match=r"\.put\.l1 is in the way"):
-            custody.reseal(keys, entry(settings))
+            admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n", f".{NAME}": b"its own"}
 
     def test_a_disk_that_takes_nothing_changes_nothing(
@@ -242,14 +241,14 @@ class TestResealing:
         file()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            custody.reseal(keys, entry(settings))
+            admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n"}
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
     def test_owner_and_group_stay(self, settings, keys, file):
         path = file()
         os.chown(path, 65534, 65533)
-        custody.reseal(keys, entry(settings))
+        admin.reseal(keys, entry(settings))
         found = path.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65533, 0o660)
 
@@ -264,7 +263,7 @@ class TestResealing:
         monkeypatch.setattr(os, "fsync", note)
         monkeypatch.setattr(os, "rename", lambda *names: done.append("rename") or rename(*names))
         file()
-        custody.reseal(keys, entry(settings))
+        admin.reseal(keys, entry(settings))
         assert done == [f".{NAME}", "rename", "delayed"]
 
 
@@ -272,8 +271,8 @@ class TestRequeueing:
     def test_it_waits_under_its_own_name(self, settings, directory, file):
         file(b"one\n", f"bad/{NAME}")
         file(b"two\n", "bad/2.0.1.put.l1.3")
-        assert custody.requeue(settings, entry(settings, NAME)) == "waits again"
-        said = custody.requeue(settings, entry(settings, "2.0.1.put.l1.3"))
+        assert admin.requeue(settings, entry(settings, NAME)) == "waits again"
+        said = admin.requeue(settings, entry(settings, "2.0.1.put.l1.3"))
         assert said == "waits again, as 2.0.1.put.l1"
         assert contents(directory / "bad") == {}
         assert saved(settings) == [b"two\n", b"one\n"]
@@ -281,13 +280,13 @@ class TestRequeueing:
     def test_it_replaces_nothing(self, settings, file):
         waits, bad = file(b"one\n"), file(b"two\n", f"bad/{NAME}.1")
         with pytest.raises(LoncError, match="is there already"):
-            custody.requeue(settings, entry(settings, f"{NAME}.1"))
+            admin.requeue(settings, entry(settings, f"{NAME}.1"))
         assert (waits.read_bytes(), bad.read_bytes()) == (b"one\n", b"two\n")
 
     def test_what_has_an_impossible_name_stays(self, settings, file):
         bad = file(name="bad/nonsense")
         with pytest.raises(LoncError, match="no transaction can have that name"):
-            custody.requeue(settings, entry(settings, "nonsense"))
+            admin.requeue(settings, entry(settings, "nonsense"))
         assert bad.exists()
 
 
@@ -297,15 +296,15 @@ class TestDropping:
         file(b"put:plain\n", "2.0.1.put.l1")
         file(b"nonsense", "bad/nonsense")
         for text in (NAME, "2.0.1.put.l1", "nonsense"):
-            assert custody.drop(settings, entry(settings, text)) == "dropped"
+            assert admin.drop(settings, entry(settings, text)) == "dropped"
         assert contents(directory / "bad") == {}
-        assert custody.waiting(settings) == []
+        assert admin.waiting(settings) == []
         assert records(settings) == ["F:l1:put", "F:l1:put", "F:-:nonsense"]
 
     def test_where_nothing_is_sealed_the_request_is_recorded(self, settings, file):
         settings = replace(settings, delayed_key_file=None)
         file(b"put:msu:x\n")
-        custody.drop(settings, entry(settings))
+        admin.drop(settings, entry(settings))
         assert records(settings) == ["F:l1:put:msu:x"]
 
     @pytest.mark.parametrize("trouble", ["key", "file"])
@@ -313,7 +312,7 @@ class TestDropping:
         sealed(key="unknown")
         if trouble == "file":
             settings.delayed_key_file.unlink()
-        custody.drop(settings, entry(settings))
+        admin.drop(settings, entry(settings))
         assert records(settings) == ["F:l1:put"]
 
     def test_what_is_in_flight_stays(self, settings, file):
@@ -321,7 +320,7 @@ class TestDropping:
         with path.open("rb") as child:
             fcntl.flock(child, fcntl.LOCK_EX)
             with pytest.raises(LoncError, match="it is in flight"):
-                custody.drop(settings, entry(settings))
+                admin.drop(settings, entry(settings))
         assert path.exists()
         assert records(settings) == []
 
@@ -329,5 +328,5 @@ class TestDropping:
         settings.log_directory.rmdir()
         path = file()
         with pytest.raises(LoncError, match=r"dropped, but cannot write .*perm.log: No such file"):
-            custody.drop(settings, entry(settings))
+            admin.drop(settings, entry(settings))
         assert not path.exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.machine import as_nobody, in_child
 
 from lonc.errors import CannotStart, Misconfigured
-from lonc.spool import sealing as seal
+from lonc.spool import sealing
 from lonc.spool.sealing import (
     Keyring,
     add_key,
@@ -96,7 +96,7 @@ class TestOneLine:
         refused(SEALED[:place])
         assert not SEALED[:place].endswith(b"\n")
 
-    @given(st.integers(1, len(SEALED) - len(seal.FOOT)))
+    @given(st.integers(1, len(SEALED) - len(sealing.FOOT)))
     def test_without_its_beginning_it_does_not_open_and_is_not_taken_for_plain(self, place):
         """Invariant: no end of it opens, nor is plain while the mark there is whole."""
         refused(SEALED[place:])
@@ -225,7 +225,8 @@ class TestTheFile:
     def test_the_library_is_loaded_only_for_who_has_keys(self, file):
         written(file, f"a:{NEW.hex()}\n")
         program = (
-            "import sys, pathlib, lonc.child.child, lonc.lonnet, lonc.commands.cli; from lonc.spool.sealing import require_keys;"
+            "import sys, pathlib, lonc.child.child, lonc.lonnet, lonc.commands.cli;"
+            " from lonc.spool.sealing import require_keys;"
             "require_keys(None); print('Crypto' in sys.modules);"
             "require_keys(pathlib.Path(sys.argv[1])); print('Crypto' in sys.modules)"
         )
@@ -282,7 +283,7 @@ class TestANewKey:
 
     def test_no_two_keys_are_the_same(self, file, tmp_path, monkeypatch):
         ids = iter(["one", "one", "two"])
-        monkeypatch.setattr(seal, "_new_id", lambda: next(ids))
+        monkeypatch.setattr(sealing, "_new_id", lambda: next(ids))
         assert [add_key(file, tmp_path), add_key(file, tmp_path)] == ["one", "two"]
         one, two = re.findall(r"^(?:one|two):(\w+)$", file.read_text(), re.M)
         assert one != two

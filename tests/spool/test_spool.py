@@ -15,7 +15,7 @@ from support.machine import in_child
 
 from lonc import lonnet
 from lonc.errors import Misconfigured
-from lonc.spool import spool as delayed
+from lonc.spool import spool
 from lonc.spool.sealing import sealed_by
 from lonc.spool.spool import Name, newest, opened, record, save, waiting
 
@@ -29,7 +29,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def directory(settings):
-    delayed.make_directory(settings.delayed_directory)
+    spool.make_directory(settings.delayed_directory)
     return settings.delayed_directory
 
 
@@ -41,7 +41,7 @@ def clock(monkeypatch):
         now = NOW + 0.5
 
     monkeypatch.setattr(time, "time", lambda: Clock.now)
-    monkeypatch.setattr(delayed, "_last_given", {})
+    monkeypatch.setattr(spool, "_last_given", {})
     return Clock
 
 
@@ -87,7 +87,7 @@ class TestNames:
     def test_what_is_no_name(self, text):
         assert Name.parse(text) is None
 
-    @given(st.from_regex(delayed._NAME, fullmatch=True))
+    @given(st.from_regex(spool._NAME, fullmatch=True))
     def test_every_name_that_can_be_read_is_spelled_as_it_was(self, text):
         assert str(Name.parse(text)) == text
 
@@ -227,7 +227,7 @@ class TestSaving:
         def write():
             while not done.is_set():
                 newest(directory, "l1")
-                delayed._next_name(directory, "x", "l1")
+                spool._next_name(directory, "x", "l1")
 
         thread = threading.Thread(target=write)
         thread.start()
@@ -242,7 +242,7 @@ class TestSaving:
         theirs = f"{NOW}.0.{os.getpid()}.x.l1"
         (directory / theirs).write_bytes(b"theirs\n")
         (directory / f".{NOW}.1.{os.getpid()}.x.l1").write_bytes(b"left by one that was killed")
-        monkeypatch.setattr(delayed, "newest", lambda *_: None)  # they came after the look
+        monkeypatch.setattr(spool, "newest", lambda *_: None)  # they came after the look
         save(settings, b"x", "l1")
         assert contents(directory) == {
             theirs: b"theirs\n",
@@ -421,7 +421,7 @@ class TestRecord:
 
     @given(st.binary())
     def test_no_request_makes_a_second_line(self, request_):
-        said = delayed._CONTROL.sub(b"", request_).decode(errors="replace")
+        said = spool._CONTROL.sub(b"", request_).decode(errors="replace")
         assert len((said + "x").splitlines()) == 1
 
     def test_a_log_that_is_there_keeps_its_mode_and_its_lines(self, settings):
@@ -484,11 +484,11 @@ class TestPuttingAside:
     def test_what_is_bad_is_moved_and_replaces_nothing(self, directory):
         for content in (b"one", b"two", b"three"):
             (directory / "nonsense").write_bytes(content)
-            delayed.put_aside(directory, "nonsense")
+            spool.put_aside(directory, "nonsense")
         assert os.listdir(directory) == ["bad"]
         moved = {"nonsense": b"one", "nonsense.1": b"two", "nonsense.2": b"three"}
         assert contents(directory / "bad") == moved
 
     def test_what_is_gone_already_is_an_error(self, directory):
         with pytest.raises(FileNotFoundError):
-            delayed.put_aside(directory, "nonsense")
+            spool.put_aside(directory, "nonsense")

@@ -11,7 +11,7 @@ from support.machine import as_nobody
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
-from lonc.wire.key_exchange import KEY_FILE, Keying, remove_key_files, require_certificates
+from lonc.wire.key_exchange import KEY_FILE, KeyExchange, remove_key_files, require_certificates
 from lonc.wire.lond_protocol import INIT
 
 HOST = Host("l1", "d", "library", "l1.example", None, 1)
@@ -36,7 +36,7 @@ def choose(tmp_path, office):
             certificate_directory=Path("/"),
             **settings,
         )
-        return Keying(host, made).choose(address)
+        return KeyExchange(host, made).choose(address)
 
     return choose
 
@@ -151,8 +151,8 @@ def test_certificates_that_vanish_later_are_a_failed_attempt_until_they_are_back
         private_key=key,
         authority=authority,
     )
-    keying = Keying(HOST, settings)
+    key_exchange = KeyExchange(HOST, settings)
     with pytest.raises(ProtocolError, match="No such file"):
-        keying.choose("192.0.2.1")
+        key_exchange.choose("192.0.2.1")
     moved.write_bytes(certificate.read_bytes())
-    assert keying.choose("192.0.2.1").mode == "ssl"
+    assert key_exchange.choose("192.0.2.1").mode == "ssl"

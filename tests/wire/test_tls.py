@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import Office
 
-from lonc.demo.tour import certificate_authority as authority
+from lonc.demo import certificate_authority
 from lonc.errors import CannotStart, ProtocolError
 from lonc.wire.tls import KEY_LINE, MAX_RECORD, Tunnel, client_context, server_context
 
@@ -220,8 +220,8 @@ def test_a_certificate_of_lond_that_does_not_do(office, version, contexts, certi
 def test_a_certificate_that_names_its_host_in_the_subject_alone(office, tmp_path, version, contexts):
     """As LON-CAPA's own are made."""
     key, whole = ec.generate_private_key(ec.SECP256R1()), office.issue("lond.example")
-    name = authority._named("lond.example")
-    made = authority._begun(name, key, office._ours._name, timedelta(days=1))
+    name = certificate_authority._named("lond.example")
+    made = certificate_authority._begun(name, key, office._ours._name, timedelta(days=1))
     issued = made.sign(office._ours._key, hashes.SHA256())
     (tmp_path / "c.pem").write_bytes(issued.public_bytes(serialization.Encoding.PEM))
     (tmp_path / "k.pem").touch(0o600)
