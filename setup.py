@@ -21,7 +21,7 @@ setup(
     license="GPL-2.0-or-later",
     python_requires=">=3.10",
     packages=find_packages(include=["lonc", "lonc.*"]),
-    package_data={"lonc": ["page.css", "py.typed"]},
+    package_data={"lonc": ["py.typed"], "lonc.monitoring": ["page.css"]},
     scripts=["bin/lonc"],
     data_files=[
         ("share/bash-completion/completions", ["etc/bash_completion.d/lonc"]),

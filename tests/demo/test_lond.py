@@ -6,7 +6,7 @@ import socket
 import pytest
 from support.machine import read_line
 
-from lonc.cipher import LineCipher, shared_key
+from lonc.wire.cipher import LineCipher, shared_key
 
 
 class Lonc:
