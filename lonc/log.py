@@ -27,7 +27,7 @@ LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOC
 LOG_MODE = 0o640  # the sentences name hosts and addresses
 STANDARD_ERROR = 2
 
-TELL_AGAIN = 60.0  # seconds until the same complaint is told again
+REPEAT_AFTER = 60.0  # seconds until the same complaint is told again
 REMEMBERED_COMPLAINTS = 100  # others' words are in them, so there may be any number
 
 logger = logging.getLogger("lonc")
@@ -94,7 +94,7 @@ class Clock(Protocol):
     def after(self, seconds: float, callback: Callable[[], None]) -> object: ...
 
 
-class Complaints:
+class RateLimitedLog:
     """The same complaint is told once in a minute, with `prefix` before it: at first at once, then with
     how often it came meanwhile."""
 
@@ -103,27 +103,27 @@ class Complaints:
         self._prefix = prefix
         self._repeated: dict[str, int] = {}
 
-    def complain(self, why: str) -> None:
+    def warn(self, why: str) -> None:
         if why in self._repeated:
             self._repeated[why] += 1
             return
         logger.warning("%s%s", self._prefix, why)
-        self.told(why)
+        self.mark_logged(why)
 
-    def told(self, why: str) -> None:
+    def mark_logged(self, why: str) -> None:
         """It has just been told, perhaps in other words."""
         if why not in self._repeated and len(self._repeated) < REMEMBERED_COMPLAINTS:
             self._repeated[why] = 0
-            self._clock.after(TELL_AGAIN, partial(self._tell_again, why))
+            self._clock.after(REPEAT_AFTER, partial(self._tell_again, why))
 
     def _tell_again(self, why: str) -> None:
         count = self._repeated.pop(why)
         if count:
-            logger.warning("%s%s (%d more in %.0f s)", self._prefix, why, count, TELL_AGAIN)
-            self.told(why)
+            logger.warning("%s%s (%d more in %.0f s)", self._prefix, why, count, REPEAT_AFTER)
+            self.mark_logged(why)
 
 
-def speak_for(host: str) -> None:
+def log_as(host: str) -> None:
     """From now on this process is the child of `host`."""
     _Log.speaker = host
 

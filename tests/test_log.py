@@ -22,7 +22,7 @@ def test_one_event_is_one_line_with_all_that_belongs_to_it():
 
 
 def test_a_child_speaks_for_its_host():
-    lines = say("import os\nspeak_for('msul1')\nlogger.info(os.getpid())")
+    lines = say("import os\nlog_as('msul1')\nlogger.info(os.getpid())")
     assert lines[0][1] == lines[0][3]
     assert lines[0][2] == "msul1"
 
@@ -34,15 +34,15 @@ class Clock:
         assert seconds == 60
         self.ring = callback
 clock = Clock()
-complaints = Complaints(clock)
-for _ in range(3): complaints.complain("it is lost")
+complaints = RateLimitedLog(clock)
+for _ in range(3): complaints.warn("it is lost")
 clock.ring()
 clock.ring()  # a quiet minute: then it is news again
-complaints.complain("it is lost")
-complaints.told("it is lost again")
-complaints.complain("it is lost again")
+complaints.warn("it is lost")
+complaints.mark_logged("it is lost again")
+complaints.warn("it is lost again")
 clock.ring()
-for number in range(1000): complaints.complain(str(number))
+for number in range(1000): complaints.warn(str(number))
 """
     told = [line[3] for line in say(program)]
     assert told[:4] == [

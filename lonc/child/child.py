@@ -153,7 +153,7 @@ class Child:
     def run(self) -> None:
         """Serve until asked to leave and all is served, or until the parent has gone."""
         # INT above all: ^C reaches the whole terminal group, and the parent decides.
-        ignore_signals(but=[signal.SIGTERM])
+        ignore_signals(except_for=[signal.SIGTERM])
         self._loop.on_signal(signal.SIGTERM, self.drain)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -173,7 +173,7 @@ class Child:
                 self._settings.host_id,
                 self._settings.max_reply,
                 self._key_exchange.choose,
-                several=len(self._host.ids) > 1,
+                several_ids=len(self._host.ids) > 1,
             ),
             self._find,
             self._settings.bind_address,
@@ -310,14 +310,14 @@ class Child:
         """Callback: the last client has left, or none has come yet."""
         if self._settings.children == ON_DEMAND:
             self._leave_at = self._loop.now + self._settings.idle_timeout
-            self._quiet.by(self._leave_at)
+            self._quiet.ring_by(self._leave_at)
 
     def _perhaps_leave(self) -> None:
         """Callback: there was nobody for a while. Whoever comes will wake the next child."""
         if self._listener.clients or self._handover is not None:
             return  # we are told again when they have gone
         if self._loop.now < self._leave_at:
-            self._quiet.by(self._leave_at)
+            self._quiet.ring_by(self._leave_at)
         elif self._listener.expected != 0 or self._pool.busy or self._replay.waiting:
             self._nobody_here()  # but there is work: some time after it
         else:

@@ -7,7 +7,7 @@ from collections import deque
 from datetime import datetime
 
 from lonc.child.pool import HostState
-from lonc.log import Complaints, logger
+from lonc.log import RateLimitedLog, logger
 from lonc.runtime.event_loop import EventLoop
 
 REMEMBERED = 20  # changes of state
@@ -33,7 +33,7 @@ class History:
         self.last_error: tuple[str, str] | None = None
         self.version = 0  # how often anything here has changed
         self._state = state
-        self._complaints = Complaints(loop)
+        self._complaints = RateLimitedLog(loop)
 
     def heard(self, state: HostState, why: str | None) -> bool:
         """The host is in that state now; `why` is what has just happened, if it is worth telling.
@@ -52,7 +52,7 @@ class History:
         told = state.value if why is None else f"{state.value}: {why}"
         logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
         if why is not None:
-            self._complaints.told(why)
+            self._complaints.mark_logged(why)
             if state in _TROUBLE:
                 self.last_error = at, why
         return True
@@ -61,4 +61,4 @@ class History:
         """Something is wrong, whatever the state."""
         self.version += 1
         self.last_error = wall_clock(), why
-        self._complaints.complain(why)
+        self._complaints.warn(why)

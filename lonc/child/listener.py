@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from lonc.child.client import Client, Passing, Services
-from lonc.runtime.event_loop import FORGOTTEN, READ, SILENT, EventLoop
+from lonc.runtime.event_loop import FORGOTTEN, HANGUP_ONLY, READ, EventLoop
 
 ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
 
@@ -59,7 +59,7 @@ class Listener:
         self._draining = False
         self._starved = False  # accepting has failed
         self._next_child: NextChild | None = None
-        self._watch = loop.watch(listening, self.new_client, events=SILENT if succeeds else READ)
+        self._watch = loop.watch(listening, self.new_client, events=HANGUP_ONLY if succeeds else READ)
 
     def new_client(self) -> None:
         """Callback: somebody wants to connect."""

@@ -133,7 +133,7 @@ class LondConnection:
         self._transaction = transaction
         self._deadline = deadline = self._loop.now + self._timeouts.request
         if deadline < self._alarm.when:  # (asked here too: else each would pay a call)
-            self._alarm.by(deadline)
+            self._alarm.ring_by(deadline)
         self._protocol.start_request(transaction.request)
         self.lond_writable()
 
@@ -176,7 +176,7 @@ class LondConnection:
             reply = self._protocol.receive(data)
         except ProtocolError as error:
             with contextlib.suppress(OSError):
-                self._socket.send(self._protocol.farewell)
+                self._socket.send(self._protocol.tls_alert)
             self.close(str(error))
             return
         drained = len(data) < RECEIVE_SIZE  # else there may be more in the socket, and due to nobody
@@ -290,7 +290,7 @@ class LondConnection:
     def _expect_within(self, seconds: float, on_late: Callable[[LondConnection], None]) -> None:
         self._on_late = on_late
         self._deadline = self._loop.now + seconds
-        self._alarm.by(self._deadline)
+        self._alarm.ring_by(self._deadline)
 
     def _look_at_deadline(self) -> None:
         """Callback of the alarm, which may have been set for something that is over."""
@@ -299,7 +299,7 @@ class LondConnection:
         if self._deadline <= self._loop.now:
             self._on_late(self)
         else:
-            self._alarm.by(self._deadline)
+            self._alarm.ring_by(self._deadline)
 
     def _lookup_late(self) -> None:
         self.close(f"cannot find its address: no answer within {self._timeouts.connect:g} s")

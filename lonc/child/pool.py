@@ -47,7 +47,7 @@ class Connection(Protocol):
 class Alarm(Protocol):
     """Calls back no later than it was set for."""
 
-    def by(self, when: float) -> None: ...
+    def ring_by(self, when: float) -> None: ...
 
 
 class Clock(Protocol):
@@ -150,7 +150,7 @@ class Pool(Generic[C]):
     @property
     def oldest_wait(self) -> float:
         """For how many seconds one of them does already."""
-        longest = self._waiting.longest()
+        longest = self._waiting.oldest()
         return 0.0 if longest is None else self._clock.now - longest[1]
 
     @property
@@ -192,7 +192,7 @@ class Pool(Generic[C]):
             self._fail([transaction], *self._refusal)
             return
         self._waiting.enqueue(transaction, now)
-        self._alarm.by(now + self._patience.queue_timeout)
+        self._alarm.ring_by(now + self._patience.queue_timeout)
         # (Asked here too: else each would pay a call.)
         if len(self._connections) < self._max_connections:
             self._attempt_for_who_waits()
@@ -222,7 +222,7 @@ class Pool(Generic[C]):
         self._retry_at = math.inf
         now = self._clock.now
         self._unproven.enqueue(connection, now)
-        self._alarm.by(now + PROVEN_AFTER)
+        self._alarm.ring_by(now + PROVEN_AFTER)
         self._changed("connected" if first else None)
         self.server_to_idle(connection)
         self._attempt_for_who_waits()
@@ -246,7 +246,7 @@ class Pool(Generic[C]):
         else:
             now = self._clock.now
             self._idle.push(connection, now)
-            self._alarm.by(now + self._patience.idle_timeout)
+            self._alarm.ring_by(now + self._patience.idle_timeout)
 
     def connection_closed(self, connection: C, why: str, transaction: Transaction | None) -> None:
         """A connection, or an attempt at one, has ended with `transaction` in flight.
@@ -347,7 +347,7 @@ class Pool(Generic[C]):
     def _retry_after_a_while(self) -> None:
         if self._refusing is None and not self._draining and self._retry_at == math.inf:
             self._retry_at = self._clock.now + self._backoff.next_delay()
-            self._alarm.by(self._retry_at)
+            self._alarm.ring_by(self._retry_at)
 
     def _attempt_for_who_waits(self) -> None:
         """One at a time until the host is known to live, then as many as wait; beside connections that
@@ -386,16 +386,16 @@ class Pool(Generic[C]):
             wanted = not self._connections or (self._waiting and self._has_room())
             if wanted and not self._attempting:
                 self._attempt()
-        self._alarm.by(self._retry_at)
+        self._alarm.ring_by(self._retry_at)
         why = f"no connection was free for {patience.queue_timeout:g} s"
         self._fail(late, why, Reason.QUEUE_TIMEOUT)
 
     def _due(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
         """Takes out, one after the other, who is there for so long; sees that we look at the next."""
-        while (longest := members.longest()) is not None:
+        while (longest := members.oldest()) is not None:
             member, since = longest
             if since + seconds > self._clock.now:
-                self._alarm.by(since + seconds)
+                self._alarm.ring_by(since + seconds)
                 return
             members.remove(member)
             yield member

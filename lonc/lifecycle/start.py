@@ -24,7 +24,7 @@ from lonc.parent.control import ask, ask_phase
 from lonc.parent.parent import Load, Parent
 from lonc.parent.preflight import require_usable, within_limits
 from lonc.runtime.process import forbid_core_dumps, fork
-from lonc.runtime.socket_file import CannotListen, require_place, require_room
+from lonc.runtime.socket_file import CannotListen, require_no_other_file, require_writable_directory
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
@@ -61,7 +61,7 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
         require_idea,
         partial(within_limits, settings, len(hosts)),
         partial(privileges.require_closed, settings.socket_directory, "lonSockDir"),
-        *(partial(require_place, settings.socket_directory / host.name) for host in hosts),
+        *(partial(require_no_other_file, settings.socket_directory / host.name) for host in hosts),
     ]
     for requirement in requirements:
         try:
@@ -198,9 +198,9 @@ def _unusable(settings: Settings) -> list[str]:
     try:
         require_usable(settings)
         if (place := settings.create_socket) is not None:
-            require_place(place)
+            require_no_other_file(place)
             if place.parent != settings.socket_directory:  # which may be made first
-                require_room(place)
+                require_writable_directory(place)
     except (CannotListen, CannotStart) as error:
         return [str(error)]
     return []

@@ -9,7 +9,7 @@ from lonc.child.client import Client
 from lonc.child.listener import Listener
 from lonc.child.transaction import Transaction
 from lonc.errors import CannotStart
-from lonc.log import Complaints
+from lonc.log import RateLimitedLog
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.socket_file import CannotListen, SocketFile
@@ -34,7 +34,7 @@ class AnsweringSocket:
             self._socket = SocketFile(path, mode)
         except CannotListen as error:
             raise CannotStart(str(error)) from error
-        self._complain = Complaints(loop, f"{path.name}: ").complain
+        self._complain = RateLimitedLog(loop, f"{path.name}: ").warn
         self._listener = Listener(
             loop,
             self._socket.listening,

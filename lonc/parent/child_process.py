@@ -11,11 +11,11 @@ from functools import partial
 from lonc.child.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
 from lonc.hosts import Host
-from lonc.log import in_one_line, logger, speak_for
+from lonc.log import in_one_line, log_as, logger
 from lonc.monitoring.status import NO_CHILD, HostStatus
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import Deadline, EventLoop
-from lonc.runtime.process import die_with, ending, fork, keep_only
+from lonc.runtime.process import close_all_except, die_with_parent, exit_reason, fork
 
 READY_WITHIN = 10.0  # seconds from the fork
 LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
@@ -116,11 +116,11 @@ class ChildProcess:
         """It was reaped, with `status` of waitpid: its pid may be another's from now on."""
         self._reaped = True
         self._next_question.cancel()
-        self._channel.read_on()  # its last words may not have been heard yet
+        self._channel.receive_rest()  # its last words may not have been heard yet
         self._channel.close()
         self._in_time()
         self.left = status == 0
-        how = ending(status) if self._killed_for is None else f"was killed: {self._killed_for}"
+        how = exit_reason(status) if self._killed_for is None else f"was killed: {self._killed_for}"
         words = "" if self._last_words is None else f": {self._last_words}"
         self.how_it_ended = f"child {self.pid} of {self.host.name} {how}{words}"
         self._answer(HostStatus(self.host.name, NO_CHILD))
@@ -188,9 +188,9 @@ def _be_child(
 ) -> int:
     """From here on only the child speaks. It keeps three sockets of all that it was forked with."""
     own = [each for each in (listening, to_parent, predecessor) if each is not None]
-    keep_only(each.fileno() for each in own)
-    die_with(parent_pid)
-    speak_for(host.name)
+    close_all_except(each.fileno() for each in own)
+    die_with_parent(parent_pid)
+    log_as(host.name)
     try:
         Child(host, settings, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # whatever it was, the parent shall say it

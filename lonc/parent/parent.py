@@ -76,7 +76,7 @@ class Parent:
             signal.SIGUSR1: self._print_status,
             signal.SIGUSR2: self._update,
         }
-        ignore_signals(but=heard)
+        ignore_signals(except_for=heard)
         for signum, callback in heard.items():
             self._loop.on_signal(signum, callback)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from lonc.log import Complaints, logger
+from lonc.log import RateLimitedLog, logger
 from lonc.monitoring.status import stray
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool.spool import BAD, Name, listing, put_aside
@@ -33,7 +33,7 @@ class SpoolScan:
         self._impossible: dict[str, tuple[int, int]] = {}  # size and time of change at the last look
         self._unfinished: dict[str, float] = {}  # since when we see them, by the loop's clock
         self._loop = loop
-        self._complain = Complaints(loop).complain
+        self._complain = RateLimitedLog(loop).warn
 
     def look(self, hosts: Mapping[str, str]) -> list[str]:
         """The names of those `hosts`, which are by their ids, that something waits for.

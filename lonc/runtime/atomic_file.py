@@ -26,7 +26,7 @@ def appearing(fd: int, own: Path, path: Path) -> Iterator[int]:
         raise
 
 
-def sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Its names are on the disk. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

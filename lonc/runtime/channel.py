@@ -81,7 +81,7 @@ class Channel:
         if self._watch.events == READ and len(self._unsent) == 1:
             self._writable()
 
-    def read_on(self) -> None:
+    def receive_rest(self) -> None:
         """Hear what has already arrived, now that the other side has ended."""
         while self._watch.events != FORGOTTEN and self._receive():
             pass

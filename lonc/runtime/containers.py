@@ -27,7 +27,7 @@ class _Members(Generic[T]):
         """First come, first."""
         return iter(self._members)
 
-    def longest(self) -> tuple[T, float] | None:
+    def oldest(self) -> tuple[T, float] | None:
         """Who is here the longest, and since when."""
         return next(iter(self._members.items())) if self._members else None
 

@@ -21,7 +21,7 @@ from typing import Protocol
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
-SILENT = 0  # registered, but only a hang-up is told
+HANGUP_ONLY = 0  # registered, but only a hang-up is told
 FORGOTTEN = -1
 
 Callback = Callable[[], None]
@@ -110,7 +110,7 @@ class Alarm:
         self.when = math.inf
         self._deadline: Deadline | None = None
 
-    def by(self, when: float) -> None:
+    def ring_by(self, when: float) -> None:
         """Ring no later than at `when`, by the loop's clock."""
         if when < self.when:
             self.cancel()
@@ -165,17 +165,17 @@ class EventLoop:
         before, watch.events = watch.events, events
         if before == events:
             return
-        if before > SILENT and events > SILENT:
+        if before > HANGUP_ONLY and events > HANGUP_ONLY:
             self._selector.modify(watch.file, events, watch)
             return
-        if before > SILENT:
+        if before > HANGUP_ONLY:
             self._selector.unregister(watch.file)
-        elif before == SILENT:
+        elif before == HANGUP_ONLY:
             self._silent.unregister(watch.file.fileno())
             del self._silent_watches[watch.file.fileno()]
-        if events > SILENT:
+        if events > HANGUP_ONLY:
             self._selector.register(watch.file, events, watch)
-        elif events == SILENT:
+        elif events == HANGUP_ONLY:
             self._silent.register(watch.file.fileno(), 0)
             self._silent_watches[watch.file.fileno()] = watch
 

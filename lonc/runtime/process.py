@@ -56,7 +56,7 @@ def fork(run: Callable[[], int]) -> int:
     return pid
 
 
-def keep_only(descriptors: Iterable[int]) -> None:
+def close_all_except(descriptors: Iterable[int]) -> None:
     """Close every other descriptor but the standard streams, by number.
 
     Nothing is unregistered first: an epoll is shared with the process that forked us.
@@ -89,16 +89,16 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def ignore_signals(but: Iterable[int]) -> None:
+def ignore_signals(except_for: Iterable[int]) -> None:
     """Ignore whatever would end us and means nothing to us, all `but` what is heard.
 
     (To ignore those too, until their handlers are set, would lose one that is pending already.)
     """
-    for signum in signal.valid_signals() - _NOT_IGNORED - set(but):
+    for signum in signal.valid_signals() - _NOT_IGNORED - set(except_for):
         signal.signal(signum, signal.SIG_IGN)
 
 
-def die_with(parent_pid: int) -> None:
+def die_with_parent(parent_pid: int) -> None:
     """Be killed when the parent ends, however it ends, and even if it already has."""
     if _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise AssertionError("Linux has PR_SET_PDEATHSIG since 2.1.57")
@@ -106,12 +106,12 @@ def die_with(parent_pid: int) -> None:
         os._exit(1)
 
 
-def ending(status: int) -> str:
+def exit_reason(status: int) -> str:
     """How a child ended, in words, from what waitpid said."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        return f"was ended by {_signal_name(-code)}"
-    return "left" if code == 0 else f"ended with status {code}"
+        return f"was killed by {_signal_name(-code)}"
+    return "exited" if code == 0 else f"exited with status {code}"
 
 
 def _signal_name(number: int) -> str:

@@ -23,7 +23,7 @@ class SocketFile:
 
     def __init__(self, path: Path, mode: int) -> None:
         self._path = path
-        require_place(path)
+        require_no_other_file(path)
         try:
             self.listening = _listen(path, mode)
         except OSError as error:
@@ -53,7 +53,7 @@ class SocketFile:
         return found.st_dev, found.st_ino
 
 
-def require_place(path: Path) -> None:
+def require_no_other_file(path: Path) -> None:
     """Raises CannotListen if something is at `path` that is no socket."""
     try:
         if path.exists() and not path.is_socket():
@@ -62,7 +62,7 @@ def require_place(path: Path) -> None:
         raise CannotListen(f"cannot listen at {path}: {error.strerror}") from error
 
 
-def require_room(path: Path) -> None:
+def require_writable_directory(path: Path) -> None:
     """Raises CannotListen if there is no directory for a socket at `path`, or we may not write there."""
     if not path.parent.is_dir():
         raise CannotListen(f"cannot listen at {path}: there is no {path.parent}")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import LoncError, Misconfigured, UsageError
-from lonc.runtime.atomic_file import appearing, sync
+from lonc.runtime.atomic_file import appearing, sync_directory
 from lonc.spool import spool
 from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
@@ -116,7 +116,7 @@ def reseal(keys: Keyring, entry: Entry) -> str | None:
             _replace(entry.path, keys.seal(content, entry.host, entry.name.text), os.fstat(fd))
     except FileNotFoundError:
         return "gone meanwhile"
-    sync(entry.path.parent)
+    sync_directory(entry.path.parent)
     return f"sealed with {keys.first}"
 
 
@@ -131,7 +131,7 @@ def requeue(settings: Settings, entry: Entry) -> str:
     if os.path.lexists(place):
         raise LoncError(f"{place} is there already")
     os.rename(entry.path, place)
-    sync(place.parent)
+    sync_directory(place.parent)
     return "waits again" if place.name == entry.path.name else f"waits again, as {place.name}"
 
 
@@ -143,7 +143,7 @@ def drop(settings: Settings, entry: Entry) -> str:
     with _locked(entry) as fd:
         content = _content(fd)
         os.unlink(entry.path)
-    sync(entry.path.parent)
+    sync_directory(entry.path.parent)
     try:
         dropped = _request(settings, content, entry)
     except (ValueError, Misconfigured):

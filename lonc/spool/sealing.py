@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lonc.errors import CannotStart, Fault, Misconfigured
-from lonc.runtime.atomic_file import appearing, sync
+from lonc.runtime.atomic_file import appearing, sync_directory
 
 # Crypto is imported only where somebody has a key file: it takes every process 2 MiB.
 
@@ -148,7 +148,7 @@ def add_key(file: Path, like: Path) -> str:
         new.write(content)
         new.flush()
         os.fsync(fd)
-    sync(file.parent)
+    sync_directory(file.parent)
     return key_id
 
 

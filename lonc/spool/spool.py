@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
-from lonc.runtime.atomic_file import appearing, sync
+from lonc.runtime.atomic_file import appearing, sync_directory
 from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
 
@@ -127,7 +127,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
         content = request + b"\n"
         write(fd, content if keys is None else keys.seal(content, host, path.name))
     try:
-        sync(directory)
+        sync_directory(directory)
     except OSError:
         # On a disk that does not even let us take it back, it may be carried out although we say that
         # it failed: so may anything that was sent and got no reply. To say that it is saved would be a
@@ -158,7 +158,7 @@ def make_directory(directory: Path) -> None:
         raise
     try:
         _give_mode(directory)
-        sync(directory.parent)
+        sync_directory(directory.parent)
     except OSError:
         with contextlib.suppress(OSError):
             os.rmdir(directory)

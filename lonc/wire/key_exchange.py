@@ -64,8 +64,8 @@ class KeyExchange:
             LOCAL,
             f"init:local:{file}:{__version__}\n".encode(),
             key=key,
-            may_be_insecure=self._settings.allow_insecure,
-            on_over=partial(_remove, file),
+            insecure_fallback=self._settings.allow_insecure,
+            on_key_exchange_ended=partial(_remove, file),
         )
 
     def _in_tls(self) -> Opening:
@@ -81,7 +81,7 @@ class KeyExchange:
             SSL,
             f"init:ssl:{__version__}\n".encode(),
             tunnel=Tunnel(self._context, self._host.dnsname or self._host.address),
-            may_be_insecure=self._settings.allow_insecure,
+            insecure_fallback=self._settings.allow_insecure,
         )
 
 

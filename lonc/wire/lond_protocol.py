@@ -123,16 +123,16 @@ def _nothing() -> None:
 class Opening:
     """How a connection is to begin: `mode` is one of `loncKeyMode`, `line` what lonc says first.
 
-    `key`, in hex, is that of local mode, `tunnel` is for ssl; `on_over()` is called when the key is
-    agreed upon, or never will be.
+    `key`, in hex, is that of local mode, `tunnel` is for ssl; `on_key_exchange_ended()` is called once
+    the key exchange has succeeded or failed.
     """
 
     mode: str
     line: bytes
     key: bytes | None = None
     tunnel: Tunnel | None = None
-    may_be_insecure: bool = True  # if lond does not know that mode
-    on_over: Callable[[], None] = _nothing
+    insecure_fallback: bool = True  # if lond does not know that mode
+    on_key_exchange_ended: Callable[[], None] = _nothing
 
 
 INIT = Opening(CLASSIC, b"init\n")
@@ -163,10 +163,10 @@ class LondProtocol:
         "_server_id",
         "_tunnel",
         "data_to_send",
-        "farewell",
         "lond_version",
         "mode",
         "state",
+        "tls_alert",
     )
 
     def __init__(
@@ -175,16 +175,16 @@ class LondProtocol:
         client_id: str,
         max_reply: int,
         choose: Callable[[str], Opening] = init,
-        several: bool = False,
+        several_ids: bool = False,
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but auto
-        self.farewell = b""  # what tells lond why, where TLS has failed
+        self.tls_alert = b""  # what tells lond why, where TLS has failed
         self.lond_version: str | None = None  # as it says
         self._server_id = server_id
         self._client_id = client_id
         self._choose = choose
-        self._default = f"sethost:{server_id}:".encode() if several else b""
+        self._default = f"sethost:{server_id}:".encode() if several_ids else b""
         self._opening = INIT
         self._cipher: LineCipher | None = None
         self._tunnel: Tunnel | None = None  # while what comes may be TLS
@@ -263,14 +263,14 @@ class LondProtocol:
     def _over(self) -> None:
         """The key is agreed upon, or never will be."""
         opening, self._opening = self._opening, INIT
-        opening.on_over()
+        opening.on_key_exchange_ended()
 
     def _receive_tls(self, tunnel: Tunnel, data: bytes) -> bytes:
         """What lies behind TLS, which is done then."""
         try:
             clear = tunnel.receive(data)
         except ProtocolError as error:
-            self.farewell = tunnel.data_to_send()
+            self.tls_alert = tunnel.data_to_send()
             raise self._broken(str(error)) from None
         if out := tunnel.data_to_send():
             self.data_to_send = bytes(self.data_to_send) + out
@@ -292,7 +292,7 @@ class LondProtocol:
         elif answer in _REFUSALS or (asked_for and not answer[:-1].isdigit()):
             said = b":".join(opening.line.split(b":")[:2]).decode().rstrip(":\n")
             raise self._unwelcome(said, answer)
-        elif not opening.may_be_insecure:
+        elif not opening.insecure_fallback:
             raise self._broken("lond knows only the insecure dialogue, and loncAllowInsecure is 0")
         else:
             self._step(Event.CHALLENGE, answer)

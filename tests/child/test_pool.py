@@ -71,7 +71,7 @@ class Clock:
         self.callback = callback
         return self
 
-    def by(self, when):
+    def ring_by(self, when):
         assert when > self.now or when == math.inf or self.ringing
         self.when = min(self.when, when)
 

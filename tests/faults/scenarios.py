@@ -331,7 +331,7 @@ def crash_loop(machine, seconds, most):
         time.sleep(0.1)
     cause.unlink()
     gone = time.monotonic()
-    forks = machine.log().count("of l1 ended with status 3")
+    forks = machine.log().count("of l1 exited with status 3")
     announced = float(re.findall(r"replaced in ([0-9.]+) s", machine.log())[-1])
     waiting = machine.connect(timeout=300)
     waiting.sendall(b"ping\n")

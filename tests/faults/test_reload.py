@@ -175,7 +175,7 @@ class TestOutcome:
         assert read_line(client) == b"error: request too long"
         assert three.ask(b"y" * 1001) == b"error: request too long"
         reload(three)
-        eventually(lambda: re.search(r"DEBUG .* parent: child \d+ of l1 left$", three.log(), re.M))
+        eventually(lambda: re.search(r"DEBUG .* parent: child \d+ of l1 exited$", three.log(), re.M))
 
     @pytest.mark.parametrize("how", ["the command", "HUP"])
     def test_faults_change_nothing_and_are_told_with_their_place(self, three, how):
@@ -577,7 +577,7 @@ class TestNewChildren:
         eventually(lambda: len(children_of(machine.lonc.pid)) == 2)
         os.kill(old, signal.SIGKILL)
         assert machine.ask(b"ping") == b"l1"
-        assert f"child {old} of l1 was ended by SIGKILL; the next one is there already" in machine.log()
+        assert f"child {old} of l1 was killed by SIGKILL; the next one is there already" in machine.log()
         assert len(re.findall(r"child \d+ of", machine.log())) == 1
 
     def test_a_host_that_is_new_and_whose_child_does_not_come_up_is_tried_again(self, machine, tmp_path):

@@ -54,8 +54,8 @@ KEY = b"0123456789abcdef" * 2
 INSECURE = (b"12345\n", b"ok\n", b"2.11\n", b"ok\n", BUILD_KEY + b"\n")
 
 
-def _make(choose=init, several=False):
-    protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose, several)
+def _make(choose=init, several_ids=False):
+    protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose, several_ids)
     protocol.connected("192.0.2.9")
     return protocol
 
@@ -94,7 +94,7 @@ BEGINNINGS = [
         lambda heard: LineCipher(shared_key("msul1", "msua3", heard[2])),
     ),
     Beginning(
-        lambda: _make(lambda _: Opening("insecure", b"init::1\n"), several=True),
+        lambda: _make(lambda _: Opening("insecure", b"init::1\n"), several_ids=True),
         INSECURE,
         _insecure_said_by(b"init::1\n"),
         _insecure_cipher,

@@ -104,7 +104,7 @@ class TestStart:
         done = three.command("start", program=dying)
         assert (done.returncode, done.stdout) == (1, b"")
         words = (
-            r"lonc: child \d+ of l2 ended with status 1: ZeroDivisionError: division by zero \(.*\)\n"
+            r"lonc: child \d+ of l2 exited with status 1: ZeroDivisionError: division by zero \(.*\)\n"
         )
         assert re.fullmatch(words, done.stderr.decode())
         log = three.pid_file.with_name("lonc.log").read_text()
@@ -686,7 +686,7 @@ class TestStop:
         three.lonc.wait()
         assert not any(map(exists, all_))
         assert three.socket_files() == []
-        assert "ended with status" not in three.log()
+        assert "exited with status" not in three.log()
 
     def test_a_stop_while_it_starts_waits_and_then_ends_it(self, three):
         three.hosts(*[f"h{number}" for number in range(60)])
@@ -878,7 +878,7 @@ class TestSurroundings:
         assert three.ask(b"lonc:status").startswith(b"{")
         assert set(processes(three)) == before
         assert three.command("status").returncode == 0
-        assert "was ended by" not in three.log()
+        assert "was killed by" not in three.log()
 
     def test_directory_mask_streams_environment_and_terminal(self, three):
         environment = {**os.environ, "SECRET": "do not keep this", "TZ": "Asia/Tokyo"}

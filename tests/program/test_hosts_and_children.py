@@ -284,10 +284,10 @@ class TestOnDemand:
         begun = time.monotonic()
         client = three.connect()
         client.sendall(b"ping\n")
-        eventually(lambda: "of l1 ended with status 3; replaced in" in three.log())
+        eventually(lambda: "of l1 exited with status 3; replaced in" in three.log())
         while time.monotonic() - begun < 2.5:
             time.sleep(0.1)
-        assert three.log().count("ended with status 3") <= 4
+        assert three.log().count("exited with status 3") <= 4
         client.close()
 
     def test_all_children_can_be_had_again(self, three):

@@ -535,7 +535,9 @@ class TestParentAndChild:
         os.kill(dead, signum)
         assert three.ask(b"ping", "l2") == b"l2"
         assert three.children()["l2"] != dead
-        assert three.log().count(f"child {dead} of l2 was ended by {signum.name}; replaced at once") == 1
+        assert (
+            three.log().count(f"child {dead} of l2 was killed by {signum.name}; replaced at once") == 1
+        )
         assert three.log().count(str(dead) + " of") == 1
         keeping.sendall(b"ping\n")
         assert read_line(keeping) == b"l1"
@@ -558,7 +560,7 @@ class TestParentAndChild:
             time.sleep(0.3)  # it lives long
             os.kill(dead, signal.SIGKILL)
             eventually(lambda dead=dead: machine.log().count(f"child {dead} of l1"))
-        assert machine.log().count("was ended by SIGKILL; replaced at once") == 3
+        assert machine.log().count("was killed by SIGKILL; replaced at once") == 3
 
     def test_no_descriptor_left_to_replace_a_child_is_no_end_of_the_others(self, machine):
         machine.hosts("l1", "l2")
@@ -603,7 +605,7 @@ class TestParentAndChild:
             f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {crash}"
         )
         asked(machine, b"status")
-        eventually(lambda: r"ended with status 1: Exception: one\ntwo\udcff (" in machine.log())
+        eventually(lambda: r"exited with status 1: Exception: one\ntwo\udcff (" in machine.log())
 
     def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
         """A child that raises what it should not: here, at a line that the parent never says."""
@@ -612,7 +614,7 @@ class TestParentAndChild:
         with steal_channel(machine.lonc.pid) as channel:
             channel.sendall(b"nonsense\n")
         words = (
-            r"ended with status 1: AssertionError: the parent said b'nonsense\\n' \(child_process\.py"
+            r"exited with status 1: AssertionError: the parent said b'nonsense\\n' \(child_process\.py"
         )
         eventually(lambda: re.search(f"WARNING .* child {child} of l1 {words}", machine.log()))
         assert machine.log().count("nonsense") == 1
@@ -634,7 +636,7 @@ class TestParentAndChild:
         everything = signal.valid_signals()
         machine.run(preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, everything))
         os.kill(machine.children()["l1"], signal.SIGTERM)
-        eventually(lambda: " left; replaced at once" in machine.log())
+        eventually(lambda: " exited; replaced at once" in machine.log())
         assert machine.stop() == 0
 
     def test_term_lets_a_request_in_flight_end_and_a_second_term_does_not(self, machine):
@@ -736,7 +738,7 @@ class TestParentAndChild:
             assert process.wait(20) == 0
             assert not any(map(exists, children))
             assert machine.socket_files() == []
-            assert "was ended by" not in machine.log()
+            assert "was killed by" not in machine.log()
         finally:
             os.close(controller)
             os.close(terminal)
@@ -767,8 +769,8 @@ class TestParentAndChild:
                 machine.lonc.send_signal(signum)
         assert len(seen) >= 16  # the first, and who replaced them at once
         assert machine.lonc.poll() is None
-        assert "was ended by" not in machine.log()
-        assert "ended with status" not in machine.log()
+        assert "was killed by" not in machine.log()
+        assert "exited with status" not in machine.log()
         # Each TERM was heard: whoever got one has left, and its successor serves.
         eventually(lambda: set(machine.children()) == set(hosts))
         eventually(lambda: not seen & set(machine.children().values()))
@@ -784,7 +786,7 @@ class TestParentAndChild:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert machine.socket_files() == []
-        left = len(re.findall(r"child \d+ of h\d+ left$", machine.log(), re.M))
+        left = len(re.findall(r"child \d+ of h\d+ exited$", machine.log(), re.M))
         assert children <= left <= 50
         assert len(re.findall(r"child \d+", machine.log())) == left
 

@@ -120,10 +120,10 @@ def test_when_all_has_left_it_is_told(line):
 
 def test_what_has_arrived_can_still_be_heard_after_the_other_side_has_ended(line):
     line.there.sendall(b"one\ntwo\n")
-    line.channel.read_on()
+    line.channel.receive_rest()
     assert line.heard == [b"one\n", b"two\n"]
     line.there.sendall(b"last\n")
     line.there.close()
-    line.channel.read_on()
+    line.channel.receive_rest()
     assert line.heard == [b"one\n", b"two\n", b"last\n", "closed"]
-    line.channel.read_on()
+    line.channel.receive_rest()

@@ -27,15 +27,15 @@ def test_a_member_leaves_from_the_middle():
 
 def test_who_is_there_the_longest_is_known_and_since_when():
     stack, queue = Stack(), Queue()
-    assert stack.longest() is None
+    assert stack.oldest() is None
     for number, member in enumerate("abc"):
         stack.push(member, number)
         queue.enqueue(member, number)
-    assert stack.longest() == queue.longest() == ("a", 0)
+    assert stack.oldest() == queue.oldest() == ("a", 0)
     assert stack.pop() == "c"
     queue.dequeue()
-    assert stack.longest() == ("a", 0)
-    assert queue.longest() == ("b", 1)
+    assert stack.oldest() == ("a", 0)
+    assert queue.oldest() == ("b", 1)
     stack.remove("a")
     stack.push("a", 5)
-    assert stack.longest() == ("b", 1)
+    assert stack.oldest() == ("b", 1)

@@ -4,22 +4,28 @@ import signal
 
 import pytest
 
-from lonc.runtime.process import ending, fork, ignore_signals, keep_only, raise_descriptor_limit
+from lonc.runtime.process import (
+    close_all_except,
+    exit_reason,
+    fork,
+    ignore_signals,
+    raise_descriptor_limit,
+)
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (0, "left"),
-        (3 << 8, "ended with status 3"),
-        (signal.SIGKILL, "was ended by SIGKILL"),
-        (signal.SIGSEGV | 0x80, "was ended by SIGSEGV"),
-        (34, "was ended by SIGRTMIN"),
-        (40, "was ended by signal 40"),
+        (0, "exited"),
+        (3 << 8, "exited with status 3"),
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGSEGV | 0x80, "was killed by SIGSEGV"),
+        (34, "was killed by SIGRTMIN"),
+        (40, "was killed by signal 40"),
     ],
 )
 def test_how_a_child_ended_in_words(status, words):
-    assert ending(status) == words
+    assert exit_reason(status) == words
 
 
 def test_the_limit_of_descriptors_is_raised_as_far_as_allowed():
@@ -53,7 +59,7 @@ def test_only_what_is_named_is_kept():
     one, other = os.pipe()
 
     def run():
-        keep_only([other])
+        close_all_except([other])
         held = set(map(int, os.listdir("/proc/self/fd")))  # one of them is the directory itself
         return 0 if {0, 1, 2, other} < held and len(held) == 5 else 1
 
@@ -66,7 +72,7 @@ def test_only_what_is_named_is_kept():
 def test_what_means_nothing_is_ignored_and_what_is_heard_is_not_even_for_an_instant():
     def run():
         os.kill(os.getpid(), signal.SIGTERM)  # pending: all are blocked
-        ignore_signals(but=[signal.SIGTERM])
+        ignore_signals(except_for=[signal.SIGTERM])
         heard = []
         signal.signal(signal.SIGTERM, lambda *_: heard.append("TERM"))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

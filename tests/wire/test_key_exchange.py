@@ -62,7 +62,7 @@ def test_classic_is_the_dialogue_of_2003_whoever_it_is_and_whatever_there_is(cho
 def test_which_mode_is_for_whom(choose, mode, address, certified, how):
     opening = choose(mode, address, certified)
     assert opening.mode == how
-    opening.on_over()
+    opening.on_key_exchange_ended()
 
 
 def test_what_may_not_be_is_a_sentence(choose):
@@ -94,9 +94,9 @@ def test_the_key_file_is_new_each_time_and_nobody_elses(choose, tmp_path):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert file.read_bytes() == opening.key
         assert re.fullmatch(rb"[0-9a-f]{32}", opening.key)
-        opening.on_over()
+        opening.on_key_exchange_ended()
         assert not file.exists()
-        opening.on_over()
+        opening.on_key_exchange_ended()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,8 +126,8 @@ def test_insecure_is_allowed_to_be_fallen_back_to_only_where_the_setting_says_so
     for mode, address in (("ssl", "192.0.2.1"), ("local", "127.0.0.1")):
         for allowed in (True, False):
             opening = choose(mode, address, certified=True, allow_insecure=allowed)
-            assert opening.may_be_insecure is allowed
-            opening.on_over()
+            assert opening.insecure_fallback is allowed
+            opening.on_key_exchange_ended()
 
 
 def test_certificates_that_are_needed_are_looked_at_before_anything_starts(office, tmp_path):

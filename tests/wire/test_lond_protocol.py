@@ -309,7 +309,7 @@ class TestTheLaterDialogue:
 
     def test_a_key_in_a_file(self, size):
         over = []
-        talk = Talk(size, lambda _: replace(local(_), on_over=lambda: over.append(True)))
+        talk = Talk(size, lambda _: replace(local(_), on_key_exchange_ended=lambda: over.append(True)))
         talk.play("""
             > init:local:/f:1
         """)
@@ -344,7 +344,7 @@ class TestTheLaterDialogue:
     @pytest.mark.parametrize("choose", [local, ssl])
     def test_an_old_lond_answers_with_a_challenge_and_is_talked_to_as_it_is_used_to(self, size, choose):
         over = []
-        talk = Talk(size, lambda _: replace(choose(_), on_over=lambda: over.append(True)))
+        talk = Talk(size, lambda _: replace(choose(_), on_key_exchange_ended=lambda: over.append(True)))
         first = talk.sent().decode().strip()
         assert first.startswith("init:")
         protocol = talk.play(f"""
@@ -364,7 +364,7 @@ class TestTheLaterDialogue:
 
     @pytest.mark.parametrize("choose", [local, ssl])
     def test_an_old_lond_where_insecure_is_not_allowed(self, size, choose):
-        talk = Talk(size, lambda _: replace(choose(_), may_be_insecure=False))
+        talk = Talk(size, lambda _: replace(choose(_), insecure_fallback=False))
         talk.sent()
         talk.play("""
             < 12345
