@@ -1,20 +1,17 @@
-"""`loncapa.conf` into frozen Settings.
+"""Settings: every setting of `loncapa.conf`, each declared once.
 
-The file is Apache's; only its lines `PerlSetVar NAME VALUE` count here, and of those only LON-CAPA's
-names in the table below and whatever begins with `lonc`, which is ours.
+A declaration has the setting's name, default, range, unit and meaning; `doc/generate.py` makes the
+documents from it. `configuration_file` reads the file.
 """
 
 from __future__ import annotations
 
-import codecs
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lonc.errors import Fault, Misconfigured
 from lonc.setting_types import (
     CONTROL_SOCKET,
     Reader,
@@ -34,24 +31,42 @@ from lonc.setting_types import (
     zero_or_one,
 )
 
-DEFAULT_FILES = (Path("/etc/lonc/loncapa.conf"), Path("/etc/httpd/conf/loncapa.conf"))
-
-_PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
-_WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
-
-EAGER, ON_DEMAND = "eager", "ondemand"  # children
-BY_ID, BY_DNS = "id", "dns"  # what the socket of a host is called
+EAGER, ON_DEMAND = "eager", "ondemand"  # loncChildren
+BY_ID, BY_DNS = "id", "dns"  # loncSocketName
 CLASSIC, AUTO, LOCAL, SSL, INSECURE = KEY_MODES = ("classic", "auto", "local", "ssl", "insecure")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def setting(name: str, default: Any, read: Reader, *, fixed: bool = False) -> Any:
-    """A `fixed` one cannot change while lonc runs."""
-    return field(default=default, metadata={"name": name, "read": read, "fixed": fixed})
+class Declaration(NamedTuple):
+    """One setting, as the file and the documents have it."""
+
+    name: str
+    default: str | None  # as it is written in the file; "" if the setting is required
+    read: Reader
+    help: str  # sentences; `this` is literal
+    example: str  # for etc/loncapa.conf, where there is no default
+    restart: bool  # a change takes effect only at a restart
+    section: str  # the heading above this setting and those after it; "" for the same heading
+
+
+def setting(
+    name: str,
+    default: str | None,
+    read: Reader,
+    help: str,
+    *,
+    example: str = "",
+    restart: bool = False,
+    section: str = "",
+) -> Any:
+    """A field of Settings. The parameters are those of Declaration."""
+    declaration = Declaration(name, default, read, help, example, restart, section)
+    value = read(default) if default else default
+    return field(default=value, metadata={"declaration": declaration})
 
 
 class Certificates(NamedTuple):
-    """What TLS needs: our certificate and its private key, and that of the authority of all hosts."""
+    """The files that TLS needs: our certificate, its private key, and the authority's certificate."""
 
     certificate: Path
     private_key: Path
@@ -64,48 +79,145 @@ CERTIFICATE_SETTINGS = ("lonnetCertificate", "lonnetPrivateKey", "lonnetCertific
 # fmt: off
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of the program, by its name in the file, with its default and what it may be."""
+    """The value of every setting."""
 
-    host_id: str             = setting("lonHostID", "", id_word)
-    table_directory: Path    = setting("lonTabDir", Path("/home/httpd/lonTabs"), absolute)
-    socket_directory: Path   = setting("lonSockDir", Path("/home/httpd/sockets"), absolute, fixed=True)
-    daemons: Path            = setting("lonDaemons", Path("/home/httpd/perl"), daemons, fixed=True)
-    lond_port: int           = setting("londPort", 5663, whole(1, 65535))
-    max_connections: int     = setting("loncMaxConnections", 5, whole(1, 1000))
-    connect_retries: int     = setting("loncConnectRetries", 2, whole(1, 1000))
-    bind_address: str | None = setting("loncBindAddress", None, ipv4)
-    max_clients: int         = setting("loncMaxClients", 1000, whole(1, 1_000_000))
-    max_request: int         = setting("loncMaxRequest", 16777216, whole(1, 1 << 40))
-    max_reply: int           = setting("loncMaxReply", 67108864, whole(64, 1 << 40))
-    socket_mode: int         = setting("loncSocketMode", 0o660, octal_mode, fixed=True)
-    log_level: str           = setting("loncLogLevel", "info", one_of(*LOG_LEVELS))
-    drain_timeout: float     = setting("loncDrainTimeout", 30.0, seconds(0, 86400))
-    connect_timeout: float   = setting("loncConnectTimeout", 5.0, seconds(0.1, 3600))
-    handshake_timeout: float = setting("loncHandshakeTimeout", 10.0, seconds(0.1, 3600))
-    request_timeout: float   = setting("loncRequestTimeout", 300.0, seconds(0.1, 86400))
-    queue_timeout: float     = setting("loncQueueTimeout", 60.0, seconds(0.1, 86400))
-    idle_timeout: float      = setting("loncIdleTimeout", 3600.0, seconds(0.1, 31536000))
-    retry_delay: float       = setting("loncRetryDelay", 1.0, seconds(0.1, 86400))
-    retry_max_delay: float   = setting("loncRetryMaxDelay", 60.0, seconds(0.1, 86400))
-    max_buffered: int        = setting("loncMaxBuffered", 536870912, whole(1048576, 1 << 40))
-    delayed_interval: float  = setting("loncDelayedInterval", 30.0, seconds(0.1, 86400))
-    delayed_key_file: Path | None = setting("loncDelayedKeyFile", None, absolute_file)
-    children: str            = setting("loncChildren", EAGER, one_of(EAGER, ON_DEMAND))
-    socket_name: str         = setting("loncSocketName", BY_ID, one_of(BY_ID, BY_DNS), fixed=True)
-    create_socket: Path | None = setting("lonSockCreate", None, socket_path, fixed=True)
-    key_mode: str            = setting("loncKeyMode", CLASSIC, one_of(*KEY_MODES))
-    allow_insecure: bool     = setting("loncAllowInsecure", True, zero_or_one)
-    certificate_directory: Path | None = setting("lonCertificateDirectory", None, absolute)
-    certificate: Path | None = setting("lonnetCertificate", None, file_name)
-    private_key: Path | None = setting("lonnetPrivateKey", None, file_name)
-    authority: Path | None   = setting("lonnetCertificateAuthority", None, file_name)
-    user: str | None         = setting("loncUser", None, user, fixed=True)
-    group: str | None        = setting("loncGroup", None, group, fixed=True)
+    host_id: str = setting(
+        "lonHostID", "", id_word, section="This host and its files", example="msua3",
+        help="The id of this machine. Required.")
+    table_directory: Path = setting(
+        "lonTabDir", "/home/httpd/lonTabs", absolute,
+        help="The directory of `hosts.tab`.")
+    socket_directory: Path = setting(
+        "lonSockDir", "/home/httpd/sockets", absolute, restart=True,
+        help="The directory of the sockets, one for each host, and of `delayed/`. If it is missing, lonc"
+             " creates it with mode 0750, and `delayed/` with mode 2770.")
+    daemons: Path = setting(
+        "lonDaemons", "/home/httpd/perl", daemons, restart=True,
+        help="The directory of `logs/`, where lonc keeps `lonc.log`, `lonc.pid`, `lonc.ctl`,"
+             " `lonc_status.txt` and `lonnet.perm.log`. If `logs/` is missing, lonc creates it with mode"
+             " 0750. Stop lonc before you change this: the commands find the daemon here.")
+    user: str | None = setting(
+        "loncUser", None, user, restart=True, example="www-data",
+        help="The user that the daemon runs as when root starts it. Without it the daemon keeps the user"
+             " that starts it. The user must be able to read the configuration, `hosts.tab`,"
+             " certificates and keys, and to write in `lonSockDir`, `delayed/` and `logs/`. `lonc check`"
+             " lists what is missing.")
+    group: str | None = setting(
+        "loncGroup", None, group, restart=True, example="www-data",
+        help="The group that the daemon runs as, usually the web server's. Needs `loncUser`. Without it"
+             " the daemon gets that user's own group.")
+    log_level: str = setting(
+        "loncLogLevel", "info", one_of(*LOG_LEVELS),
+        help="The least severe messages that are logged. `debug` logs each request too, except those"
+             " that begin with `encrypt:`.")
+    drain_timeout: float = setting(
+        "loncDrainTimeout", "30", seconds(0, 86400),
+        help="The time that `lonc stop` gives accepted requests to finish. A reload has no such limit.")
+
+    lond_port: int = setting(
+        "londPort", "5663", whole(1, 65535), section="Connections to lond",
+        help="The TCP port of every lond.")
+    bind_address: str | None = setting(
+        "loncBindAddress", None, ipv4, example="127.0.0.1",
+        help="The local address of connections to lond. A lond recognizes this machine by it. Without it"
+             " the system chooses one. With it only IPv4 addresses of a lond are tried.")
+    max_connections: int = setting(
+        "loncMaxConnections", "5", whole(1, 1000),
+        help="The most connections to one host.")
+    connect_retries: int = setting(
+        "loncConnectRetries", "2", whole(1, 1000),
+        help="The number of failed connection attempts in a row after which a host is DEAD.")
+    retry_delay: float = setting(
+        "loncRetryDelay", "1", seconds(0.1, 86400),
+        help="The time from a failed connection attempt to the next. Doubled after each failure.")
+    retry_max_delay: float = setting(
+        "loncRetryMaxDelay", "60", seconds(0.1, 86400),
+        help="The longest time between two connection attempts.")
+    connect_timeout: float = setting(
+        "loncConnectTimeout", "5", seconds(0.1, 3600),
+        help="The longest time to resolve a host's name, and to connect to each of its addresses.")
+    handshake_timeout: float = setting(
+        "loncHandshakeTimeout", "10", seconds(0.1, 3600),
+        help="The longest time from a TCP connection until it can carry requests.")
+    request_timeout: float = setting(
+        "loncRequestTimeout", "300", seconds(0.1, 86400),
+        help="The longest time from the first byte of a request to the end of its reply.")
+    queue_timeout: float = setting(
+        "loncQueueTimeout", "60", seconds(0.1, 86400),
+        help="The longest time that a request waits for a connection.")
+    idle_timeout: float = setting(
+        "loncIdleTimeout", "3600", seconds(0.1, 31536000),
+        help="The time after which an unused connection is closed.")
+    max_reply: int = setting(
+        "loncMaxReply", "67108864", whole(64, 1 << 40, "bytes"),
+        help="The longest reply.")
+
+    socket_mode: int = setting(
+        "loncSocketMode", "0660", octal_mode, restart=True, section="Clients",
+        help="The mode of the sockets. Whoever can write to a socket can send requests.")
+    socket_name: str = setting(
+        "loncSocketName", "id", one_of(BY_ID, BY_DNS), restart=True,
+        help="The name of a host's socket: its id, or with `dns` its DNS name, which clients of LON-CAPA"
+             " 2 look for. With `dns` the hosts of one DNS name share one child.")
+    create_socket: Path | None = setting(
+        "lonSockCreate", None, socket_path, restart=True, example="/home/httpd/sockets/common_parent",
+        help="A socket at which clients of LON-CAPA 2 ask for a host's socket that they do not find.")
+    max_clients: int = setting(
+        "loncMaxClients", "1000", whole(1, 1_000_000),
+        help="The most clients of one host at a time. Further clients wait until one disconnects.")
+    max_request: int = setting(
+        "loncMaxRequest", "16777216", whole(1, 1 << 40, "bytes"),
+        help="The longest request.")
+    max_buffered: int = setting(
+        "loncMaxBuffered", "536870912", whole(1048576, 1 << 40, "bytes"),
+        help="The most memory for the requests and replies of one host. Above it the client that holds"
+             " most is disconnected.")
+    children: str = setting(
+        "loncChildren", "eager", one_of(EAGER, ON_DEMAND),
+        help="With `eager` every host has a child. With `ondemand` a host has one only while clients use"
+             " it, and for `loncIdleTimeout` after.")
+
+    delayed_interval: float = setting(
+        "loncDelayedInterval", "30", seconds(0.1, 86400), section="Delayed transactions",
+        help="The time between two scans of `delayed/`.")
+    delayed_key_file: Path | None = setting(
+        "loncDelayedKeyFile", None, absolute_file, example="/etc/lonc/delayed.keys",
+        help="The file of the keys that seal delayed transactions. Without it they are not sealed."
+             " `lonc delayed keygen` creates it. Each line is a key: an id of letters, digits and `-`, a"
+             " colon, 64 hex digits. The first key seals, every key opens. Only its owner and group may"
+             " have permissions on the file. Programs that save must be able to read it.")
+
+    key_mode: str = setting(
+        "loncKeyMode", "classic", one_of(*KEY_MODES), section="Keys of connections",
+        help="How a connection gets the key that enciphers `encrypt:` requests. `classic`: the dialogue"
+             " of 2003. The other modes need a lond of LON-CAPA 1.3 or later. `local`: through a file,"
+             " for a lond at 127.0.0.1 only. `ssl`: through TLS, with the certificates below."
+             " `insecure`: as `classic`. `auto`: `local` for 127.0.0.1, else `ssl` if the certificates are set, else"
+             " `insecure`.")
+    allow_insecure: bool = setting(
+        "loncAllowInsecure", "1", zero_or_one,
+        help="Whether `classic` and `insecure` may be used, also with a lond that knows no other mode."
+             " With them whoever can read the network can read everything.")
+    certificate_directory: Path | None = setting(
+        "lonCertificateDirectory", None, absolute, example="/home/httpd/lonCerts",
+        help="The directory of the next three files, unless their names are absolute. `ssl` needs all"
+             " four settings.")
+    certificate: Path | None = setting(
+        "lonnetCertificate", None, file_name, example="lonhostcert.pem",
+        help="The certificate of this machine, and the chain to the authority, in PEM.")
+    private_key: Path | None = setting(
+        "lonnetPrivateKey", None, file_name, example="lonKey.pem",
+        help="The private key of that certificate. Rejected if users other than its owner and group can"
+             " read it.")
+    authority: Path | None = setting(
+        "lonnetCertificateAuthority", None, file_name, example="loncapaCA.pem",
+        help="The certificate of the authority of all hosts. It must have issued the certificate of each"
+             " lond, for the host's DNS name in `hosts.tab`.")
 # fmt: on
 
     @property
     def by_dns(self) -> bool:
-        """Whether a host's socket has its DNS name, and not its id."""
+        """Whether a host's socket is named by its DNS name, not by its id."""
         return self.socket_name == BY_DNS
 
     @property
@@ -114,20 +226,21 @@ class Settings:
 
     @property
     def certificates(self) -> Certificates | None:
-        """None unless all of it is set."""
-        place, files = self.certificate_directory, (self.certificate, self.private_key, self.authority)
-        if place is None or None in files:
+        """None unless all four certificate settings are set."""
+        directory = self.certificate_directory
+        files = (self.certificate, self.private_key, self.authority)
+        if directory is None or None in files:
             return None
-        return Certificates(*(place / file for file in files if file is not None))
+        return Certificates(*(directory / file for file in files if file is not None))
 
     @property
     def needed_certificates(self) -> Certificates | None:
-        """None where loncKeyMode does without."""
+        """None if loncKeyMode does not use certificates."""
         return self.certificates if self.key_mode in (AUTO, SSL) else None
 
     @property
     def secrets(self) -> list[Path]:
-        """Files that the daemon must be able to read, and not everybody may."""
+        """Files that the daemon must be able to read and others must not."""
         keys = [] if self.delayed_key_file is None else [self.delayed_key_file]
         return [*(self.needed_certificates or ()), *keys]
 
@@ -160,103 +273,21 @@ class Settings:
         return self.log_directory / "lonc_status.txt"
 
     def fixed_changes(self, other: Settings) -> list[str]:
-        """Names of settings that differ in `other` and cannot change while lonc runs."""
+        """Names of the settings that differ in `other` and take effect only at a restart."""
         return [
-            each.metadata["name"]
-            for each in fields(self)
-            if each.metadata["fixed"] and getattr(self, each.name) != getattr(other, each.name)
+            declaration.name
+            for attribute, declaration in DECLARATIONS.items()
+            if declaration.restart and getattr(self, attribute) != getattr(other, attribute)
         ]
 
 
-_BY_NAME = {each.metadata["name"]: each for each in fields(Settings)}
+# By the attribute of Settings, in the order of the documents.
+DECLARATIONS: dict[str, Declaration] = {
+    each.name: each.metadata["declaration"] for each in fields(Settings)
+}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that says `word` is not known: the nearest known word, or nothing."""
+    """The end of a sentence that says `word` is unknown: the nearest known word, or nothing."""
     nearest = get_close_matches(word, known, n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def find_configuration(named: str | None, environment: Mapping[str, str]) -> Path:
-    """The file to read: `named`, else $LONC_CONF, else the first default place that has one.
-
-    Raises Misconfigured if there is none in either default place.
-    """
-    if named is None:
-        named = environment.get("LONC_CONF") or None
-    if named is not None:
-        return Path(named)
-    for file in DEFAULT_FILES:
-        if file.exists():
-            return file
-    text = f"no such file, nor is there {DEFAULT_FILES[1]}: name one with -c FILE or $LONC_CONF"
-    raise Misconfigured([Fault(DEFAULT_FILES[0], None, text)])
-
-
-def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
-    """The settings, at their defaults where the file says nothing or nonsense, and all its faults.
-
-    Raises Misconfigured if it cannot be read at all.
-    """
-    try:
-        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise Misconfigured([Fault(file, None, f"{error.strerror}")]) from error
-    values: dict[str, Any] = {}
-    lines_of: dict[str, int] = {}
-    faults: list[Fault] = []
-    for number, line in enumerate(lines, start=1):
-        if not _PERL_SET_VAR.match(line):
-            continue
-        try:
-            name, text = _name_and_value(line)
-            lines_of[name] = number
-            if name in _BY_NAME:
-                values[_BY_NAME[name].name] = _value(name, text)
-            elif name.startswith("lonc"):
-                raise ValueError(f"there is no setting {name!r}{did_you_mean(name, _BY_NAME)}")
-        except ValueError as error:
-            faults.append(Fault(file, number, str(error)))
-    settings = Settings(**values)
-    faults += _contradictions(settings, file, lines_of)
-    if "lonHostID" not in lines_of:
-        faults.append(Fault(file, None, "lonHostID, the id of this machine, is not set"))
-    return settings, faults
-
-
-def _contradictions(settings: Settings, file: Path, lines_of: Mapping[str, int]) -> Iterator[Fault]:
-    mode = settings.key_mode
-    if mode in (CLASSIC, INSECURE) and not settings.allow_insecure:
-        text = f"loncAllowInsecure 0 forbids loncKeyMode {mode}: set it to auto or ssl"
-        yield Fault(file, lines_of["loncAllowInsecure"], text)
-    names = "lonCertificateDirectory", *CERTIFICATE_SETTINGS
-    # (Where one is forgotten, auto would be insecure with everybody.)
-    wanted = mode == SSL or (mode == AUTO and any(name in lines_of for name in names))
-    if wanted and settings.certificates is None:
-        text = f"loncKeyMode {mode} needs all of {', '.join(names)}{', or none' * (mode == AUTO)}"
-        yield Fault(file, lines_of["loncKeyMode"], text)
-    if "loncGroup" in lines_of and "loncUser" not in lines_of:
-        yield Fault(file, lines_of["loncGroup"], "loncGroup is set, and loncUser is not")
-
-
-def _name_and_value(line: bytes) -> tuple[str, str]:
-    try:
-        words = _WORD.findall(line.decode())[1:]
-    except UnicodeDecodeError:
-        raise ValueError(f"bytes that are no UTF-8: {line!r}") from None
-    name = f"{repr(words[0])[1:-1]}: " if words else ""
-    if len(words) != 2:
-        raise ValueError(
-            f"{name}PerlSetVar takes NAME VALUE, and has {len(words)} words"
-            " (a comment needs its own line)"
-        )
-    if any('"' in word.removeprefix('"').removesuffix('"') or word.count('"') == 1 for word in words):
-        raise ValueError(f"{name}a double quote that stands alone")
-    return words[0].strip('"'), words[1].strip('"')
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        return _BY_NAME[name].metadata["read"](text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None

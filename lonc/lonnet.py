@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.configuration import Settings
+from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
 from lonc.setting_types import HOST_ID

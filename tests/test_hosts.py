@@ -48,10 +48,13 @@ def test_real_tables_with_descriptions_and_later_fields(read):
     [
         ("msul1", "a host is id:domain:role:dnsname:address, and this has 1 of them"),
         ("msul1:msu:library", "a host is id:domain:role:dnsname:address, and this has 3 of them"),
-        (":msu:library:x:127.0.0.1", "'' is no host id"),
-        ("-l1:msu:library:x:127.0.0.1", "'-l1' is no host id: letters, digits, _ and -, no - in front"),
-        ("../l1:msu:library:x:127.0.0.1", "'../l1' is no host id"),
-        ("l\u00fc:msu:library:x:127.0.0.1", "'l\u00fc' is no host id"),
+        (":msu:library:x:127.0.0.1", "'' is not a host id"),
+        (
+            "-l1:msu:library:x:127.0.0.1",
+            "'-l1' is not a host id: letters, digits, _ and -, not starting with -",
+        ),
+        ("../l1:msu:library:x:127.0.0.1", "'../l1' is not a host id"),
+        ("l\u00fc:msu:library:x:127.0.0.1", "'l\u00fc' is not a host id"),
         ("delayed:msu:library:x:127.0.0.1", "no host may be called delayed"),
         ("first:msu:library:x:127.0.0.1", "first stands in line 1 already"),
         ("l1:msu:library:", "l1 has neither an address nor a DNS name"),

@@ -17,7 +17,7 @@ from support.scripted_lond import ScriptedLond
 
 import lonc
 from lonc import lonnet
-from lonc.configuration import read_settings
+from lonc.configuration_file import read_settings
 from lonc.errors import Misconfigured
 from lonc.spool import spool
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lonc.configuration import Settings, find_configuration, read_settings
+from lonc.configuration import Settings
+from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Fault, Misconfigured
 from lonc.hosts import Host, read_hosts
 

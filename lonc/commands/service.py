@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from lonc.commands.loading import load, loader, read, tolerant
-from lonc.configuration import AUTO, LOCAL, Settings, find_configuration
+from lonc.configuration import AUTO, LOCAL, Settings
+from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.lifecycle import instance

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any
 
 from lonc import lonnet
-from lonc.configuration import Settings, read_settings
+from lonc.configuration import Settings
+from lonc.configuration_file import read_settings
 from lonc.demo.certificate_authority import Authority
 
 ADDRESSES = {"demo1": "127.0.0.2", "demo2": "127.0.0.3", "demo3": "127.0.0.4"}

@@ -71,10 +71,10 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     told = done.stdout if command == "check" else done.stderr
     configuration = machine.configuration
     assert told.decode().splitlines() == [
-        f"{configuration}:5: londPort: 'x' is no whole number",
+        f"{configuration}:5: londPort: 'x' is not a whole number",
         f"{configuration}:6: there is no setting 'loncXy'",
         f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
-        f"{machine.table}:3: '../x' is no host id: letters, digits, _ and -, no - in front",
+        f"{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
     ]
     assert done.stdout + done.stderr == told
     assert not machine.sockets.exists()

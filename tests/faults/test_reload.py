@@ -184,7 +184,7 @@ class TestOutcome:
         three.configure(londPort="x")
         three.table.write_text(three.table.read_text() + "nonsense\nl1:d:r:n:127.0.0.1\n")
         faults = [
-            f"{three.configuration}:5: londPort: 'x' is no whole number",
+            f"{three.configuration}:5: londPort: 'x' is not a whole number",
             f"{three.table}:4: a host is id:domain:role:dnsname:address, and this has 1 of them",
             f"{three.table}:5: l1 stands in line 1 already",
         ]

@@ -7,7 +7,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from lonc.configuration import read_settings
+from lonc.configuration_file import read_settings
 from lonc.lonnet import Lonc
 
 if __name__ == "__main__":

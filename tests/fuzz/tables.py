@@ -3,10 +3,10 @@
 import contextlib
 import os
 import re
-from dataclasses import fields
 from pathlib import Path
 
-from lonc.configuration import Settings, read_settings
+from lonc.configuration import DECLARATIONS
+from lonc.configuration_file import read_settings
 from lonc.hosts import read_hosts
 
 SOCKETS = Path("/" + "s" * 90)  # an id of 16 characters fits
@@ -20,7 +20,7 @@ CONFIGURATION_WORDS = [
     b"\n", b" ", b"\t", b'"', b"#", b"\xef\xbb\xbf", b"PerlSetVar ", b"perlsetvar ", b"lonHostID ", b"x",
     b"/", b"/a", b"0", b"1", b"18", b"0660", b".5", b"9" * 19, b"-", b"127.0.0.1", b"debug", b"ondemand",
     b"\0", b"\xff", "é".encode(), "\u0661".encode(), b"\x1b[2J", b"/" + b"x" * 93,
-    *(each.metadata["name"].encode() + b" " for each in fields(Settings)),
+    *(declaration.name.encode() + b" " for declaration in DECLARATIONS.values()),
 ]  # fmt: skip
 
 
@@ -108,11 +108,11 @@ def _check_settings(settings):
     assert 0 <= settings.socket_mode <= 0o777
     assert settings.max_reply >= 64
     assert settings.max_buffered >= 1 << 20
-    for each in fields(Settings):
-        value = getattr(settings, each.name)
+    for attribute in DECLARATIONS:
+        value = getattr(settings, attribute)
         if isinstance(value, bool):
             continue
-        if isinstance(value, int | float) and each.name not in ("socket_mode", "drain_timeout"):
+        if isinstance(value, int | float) and attribute not in ("socket_mode", "drain_timeout"):
             assert 0.1 <= value <= 1 << 40
     assert settings.log_level in ("debug", "info", "warning", "error")
     assert settings.children in ("eager", "ondemand")

@@ -441,7 +441,7 @@ class TestStop:
         three.configure(londPort="x", loncXy=1)
         three.table.write_text("nonsense\n")
         faults = [
-            f"{three.configuration}:5: londPort: 'x' is no whole number",
+            f"{three.configuration}:5: londPort: 'x' is not a whole number",
             f"{three.configuration}:6: there is no setting 'loncXy'",
         ]
         done = three.command("status")

@@ -1,6 +1,5 @@
 """Every command and setting stands wherever somebody would look for it."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -11,11 +10,11 @@ import pytest
 from support.machine import LONC
 
 from lonc.commands.cli import EXAMPLES, _parser
-from lonc.configuration import Settings
+from lonc.configuration import DECLARATIONS
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "etc" / "man"
-SETTINGS = [field.metadata["name"] for field in dataclasses.fields(Settings)]
+SETTINGS = [declaration.name for declaration in DECLARATIONS.values()]
 COMMANDS = list(EXAMPLES)
 
 
@@ -51,7 +50,7 @@ def test_every_command_of_delayed_stands_everywhere():
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_stands_everywhere(setting):
     assert re.search(rf"^\.It Cm {setting}\b", read("etc", "man", "loncapa.conf.5"), re.M)
-    assert re.search(rf"^\| `{setting}` \|", read("README.md"), re.M)
+    assert re.search(rf"^\| `{setting}` \|", read("doc", "settings.md"), re.M)
     assert re.search(rf"\b{setting}\b", read("etc", "loncapa.conf"))
 
 

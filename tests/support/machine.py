@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from lonc.configuration import read_settings
+from lonc.configuration_file import read_settings
 
 BIN_LONC = Path(sys.executable).with_name("lonc")
 LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]

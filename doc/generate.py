@@ -1,0 +1,149 @@
+"""Makes those parts of the documents that say again what the source declares.
+
+    python3 doc/generate.py            rewrite the documents
+    python3 doc/generate.py --check    print the names of documents that are out of date, and exit with 1
+
+It runs from a checkout, with or without an installation. `etc/loncapa.conf` is made as a whole. In
+Markdown and in manual pages it replaces what stands between two marks:
+
+    <!-- generated: settings -->         .\\" generated: settings
+    <!-- end -->                         .\\" end
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # this checkout's lonc, not an installed one
+
+from lonc.configuration import DECLARATIONS, Declaration  # noqa: E402
+
+CONFIGURATION = "etc/loncapa.conf"
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "doc/*.md", "etc/man/*")
+
+MARKED = {
+    ".md": re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->\n)", re.DOTALL),
+    ".man": re.compile(r"(\.\\\" generated: ([a-z ]+)\n).*?(\.\\\" end\n)", re.DOTALL),
+}
+
+HEADER = """\
+# The settings of lonc. To start, set lonHostID and copy this file to /etc/lonc/loncapa.conf. A line that
+# begins with # shows a default, or an example where the default is none.
+"""
+
+TABLE_HEAD = "| setting | default | values | meaning |\n|---|---|---|---|\n"
+RESTART = "A change takes effect at a restart."
+
+
+def documents() -> dict[Path, str]:
+    """Every document that has a generated part, with the text that it should have."""
+    made = {ROOT / CONFIGURATION: configuration()}
+    for pattern in DOCUMENTS:
+        for file in sorted(ROOT.glob(pattern)):
+            kind = ".md" if file.suffix == ".md" else ".man"
+            text = file.read_text()
+            replaced = MARKED[kind].sub(lambda match, kind=kind: _replace(match, kind), text)
+            if MARKED[kind].search(text):
+                made[file] = replaced
+    return made
+
+
+def _replace(match: re.Match[str], kind: str) -> str:
+    part = PARTS.get((match[2], kind))
+    if part is None:
+        raise SystemExit(f"generate.py: there is no part {match[2]!r} for a {kind} document")
+    return match[1] + part() + match[3]
+
+
+def configuration() -> str:
+    """`etc/loncapa.conf`: each setting at its default, commented out, below its meaning."""
+    lines = [HEADER]
+    for setting in DECLARATIONS.values():
+        if setting.section:
+            lines.append(f"\n# {setting.section}\n# {'-' * len(setting.section)}\n")
+        meaning = " ".join([*sentences(setting), f"Values: {_values(setting)}."]).replace("`", "")
+        lines += [f"\n{textwrap.fill(meaning, 105, initial_indent='# ', subsequent_indent='# ')}\n"]
+        mark = "" if setting.default == "" else "#"
+        lines.append(f"{mark}PerlSetVar {setting.name} {setting.default or setting.example}\n")
+    return "".join(lines)
+
+
+def settings_table() -> str:
+    """For Markdown: a table for each section."""
+    lines = []
+    for setting in DECLARATIONS.values():
+        if setting.section:
+            lines.append(f"\n### {setting.section}\n\n{TABLE_HEAD}")
+        meaning = " ".join(sentences(setting))
+        lines.append(f"| `{setting.name}` | {_default(setting)} | {_values(setting)} | {meaning} |\n")
+    return "".join(lines) + "\n"
+
+
+def settings_list() -> str:
+    """For mdoc: an item for each setting."""
+    lines = []
+    for setting in DECLARATIONS.values():
+        if setting.section:
+            lines += [".El\n"] if lines else []
+            lines.append(f".Ss {setting.section}\n.Bl -tag -width Ds\n")
+        default = f" Pq default Li {setting.default}" if setting.default else ""
+        lines.append(f".It Cm {setting.name}{default}\n")
+        lines += [mdoc(sentence) for sentence in (*sentences(setting), f"Values: {_values(setting)}.")]
+    return "".join(lines) + ".El\n"
+
+
+def sentences(setting: Declaration) -> list[str]:
+    """The meaning of a setting."""
+    found = re.split(r"(?<=\.) (?=[A-Z`])", setting.help)
+    return [*found, RESTART] if setting.restart else found
+
+
+def mdoc(sentence: str) -> str:
+    """A sentence with `literals` in mdoc, from its own line on."""
+    lines, words = [], ""
+    for number, part in enumerate(re.split(r"`([^`]*)`([.,:;]*)", sentence)):
+        if number % 3 == 0:
+            words = part.strip()
+            lines += textwrap.wrap(words, 78) if words else []
+        elif number % 3 == 1:
+            lines.append(".Li " + re.sub(r"([.,:;])$", r"\\&\1", part))
+        elif part:
+            lines[-1] += f" {' '.join(part)}"
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _default(setting: Declaration) -> str:
+    if setting.default is None:
+        return "none"
+    return f"`{setting.default}`" if setting.default else "required"
+
+
+def _values(setting: Declaration) -> str:
+    return f"{setting.read.accepts} {setting.read.unit}".rstrip()
+
+
+PARTS: dict[tuple[str, str], Callable[[], str]] = {
+    ("settings", ".md"): settings_table,
+    ("settings", ".man"): settings_list,
+}
+
+
+def main() -> int:
+    stale = {
+        file: text for file, text in documents().items() if not file.exists() or file.read_text() != text
+    }
+    for file, text in stale.items():
+        print(file.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            file.write_text(text)
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""`doc/generate.py`: the documents agree with the declarations in the source."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lonc.configuration import DECLARATIONS, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "doc" / "generate.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_documents_are_what_the_command_makes(generate):
+    stale = [str(file) for file, text in generate.documents().items() if file.read_text() != text]
+    assert stale == [], "run python3 doc/generate.py"
+
+
+def test_every_part_stands_in_a_document(generate):
+    text = "".join(map(Path.read_text, generate.documents()))
+    for part, _ in generate.PARTS:
+        assert f"generated: {part}" in text
+
+
+def test_the_command_mends_a_document_and_says_which(tmp_path):
+    for directory in ("doc", "etc", "lonc"):
+        shutil.copytree(ROOT / directory, tmp_path / directory, ignore=shutil.ignore_patterns("__pyc*"))
+    settings = tmp_path / "doc" / "settings.md"
+    sound = settings.read_text()
+    settings.write_text(sound.replace("| `londPort` |", "| `londPorts` |"))
+
+    def run(*options):
+        command = [sys.executable, "-B", tmp_path / "doc" / "generate.py", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("--check") == (1, "doc/settings.md\n", "")
+    assert run() == (0, "doc/settings.md\n", "")
+    assert settings.read_text() == sound
+    assert run("--check") == (0, "", "")
+    settings.write_text(sound.replace("generated: settings", "generated: nothing"))
+    assert run()[2] == "generate.py: there is no part 'nothing' for a .md document\n"
+
+
+def test_every_setting_has_a_meaning_and_what_it_accepts():
+    for declaration in DECLARATIONS.values():
+        assert declaration.help.endswith(".")
+        assert declaration.help.count("`") % 2 == 0
+        assert declaration.read.accepts
+        assert (declaration.default or declaration.example) != ""
+
+
+def test_the_settings_that_need_a_restart_are_those_that_a_reload_refuses():
+    before = Settings()
+    for attribute, declaration in DECLARATIONS.items():
+        refused = before.fixed_changes(replaced(before, attribute))
+        assert refused == [declaration.name] * declaration.restart
+
+
+def replaced(settings, attribute):
+    values = {name: getattr(settings, name) for name in DECLARATIONS}
+    return Settings(**values | {attribute: object()})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "mdoc"),
+    [
+        ("Plain words.", "Plain words.\n"),
+        ("`a` and `b`: `c`.", ".Li a\nand\n.Li b :\n.Li c .\n"),
+        ("Requests `encrypt:` go.", "Requests\n.Li encrypt\\&:\ngo.\n"),
+        ("word " * 20, f"{'word ' * 14}word\n{'word ' * 4}word\n"),
+    ],
+)
+def test_a_sentence_in_mdoc(generate, sentence, mdoc):
+    assert generate.mdoc(sentence) == mdoc
