@@ -192,8 +192,8 @@ class Settings:
         help="How a connection gets the key that enciphers `encrypt:` requests. `classic`: the dialogue"
              " of 2003. The other modes need a lond of LON-CAPA 1.3 or later. `local`: through a file,"
              " for a lond at 127.0.0.1 only. `ssl`: through TLS, with the certificates below."
-             " `insecure`: as `classic`. `auto`: `local` for 127.0.0.1, else `ssl` if the certificates are"
-             " set, else `insecure`.")
+             " `insecure`: as `classic`. `auto`: `local` for 127.0.0.1, else `ssl` if the certificates"
+             " are set, else `insecure`.")
     allow_insecure: bool = setting(
         "loncAllowInsecure", "1", zero_or_one,
         help="Whether `classic` and `insecure` may be used, also with a lond that knows no other mode."
