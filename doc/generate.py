@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # this checkout's lonc, not an installed one
 
 from lonc.configuration import DECLARATIONS, Declaration  # noqa: E402
+from lonc.errors import EXIT_STATUSES  # noqa: E402
 
 CONFIGURATION = "etc/loncapa.conf"
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "doc/*.md", "etc/man/*")
@@ -128,9 +129,33 @@ def _values(setting: Declaration) -> str:
     return f"{setting.read.accepts} {setting.read.unit}".rstrip()
 
 
+def exit_status_table() -> str:
+    """For Markdown."""
+    lines = ["\n| status | command | meaning |\n|---|---|---|\n"]
+    for status, command, meaning in EXIT_STATUSES:
+        lines.append(f"| {status} | {f'`{command}`' if command else 'any'} | {meaning} |\n")
+    return "".join(lines) + "\n"
+
+
+def exit_status_list() -> str:
+    """For mdoc: a list of those of all commands, and one for each command with its own."""
+    lines = []
+    for command in dict.fromkeys(command for _, command, _ in EXIT_STATUSES):
+        if command:
+            lines.append(f".Pp\n.Cm {command} :\n")
+        lines.append(".Bl -tag -width Ds -compact\n")
+        for status, of, meaning in EXIT_STATUSES:
+            if of == command:
+                lines.append(f".It {status}\n{mdoc(meaning)}")
+        lines.append(".El\n")
+    return "".join(lines)
+
+
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("settings", ".md"): settings_table,
     ("settings", ".man"): settings_list,
+    ("exit statuses", ".md"): exit_status_table,
+    ("exit statuses", ".man"): exit_status_list,
 }
 
 

@@ -25,6 +25,31 @@ from pathlib import Path
 
 # LSB's exit statuses.
 DONE, FAILED, USAGE, PERMISSION, MISCONFIGURED, NOT_RUNNING = 0, 1, 2, 4, 6, 7
+INTERRUPTED = 130
+
+# Every exit status, its command if it is of one command only, and its meaning in the documents.
+EXIT_STATUSES = (
+    (DONE, "", "The command succeeded."),
+    (FAILED, "", "The command failed."),
+    (USAGE, "", "Wrong usage, or an unknown host or delayed transaction."),
+    (PERMISSION, "", "No permission to manage the daemon."),
+    (MISCONFIGURED, "", "Faults in `loncapa.conf`, `hosts.tab` or the key file, or no such file."),
+    (NOT_RUNNING, "", "lonc is not running."),
+    (INTERRUPTED, "", "Interrupted by ^C."),
+    (DONE, "start", "lonc is running, also if it was running before."),
+    (DONE, "stop", "lonc is not running, also if it was not running before."),
+    (FAILED, "reload", "A child did not start, or a changed setting needs a restart."),
+    (DONE, "send", "lond replied, or the request was saved (`con_delayed`)."),
+    (FAILED, "send", "There was no reply (`con_lost`), or it could not be saved (`con_failed`)."),
+    (0, "status", "lonc is running."),
+    (1, "status", "lonc is dead, and its pid file exists."),
+    (3, "status", "lonc is not running."),
+    (4, "status", "Unknown: no permission, or lonc does not answer."),
+    (0, "check-health", "OK."),
+    (1, "check-health", "WARNING."),
+    (2, "check-health", "CRITICAL."),
+    (3, "check-health", "UNKNOWN."),
+)
 
 
 @dataclass(frozen=True)

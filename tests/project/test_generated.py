@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lonc import errors
 from lonc.configuration import DECLARATIONS, Settings
+from lonc.monitoring.health import Level
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +85,13 @@ def replaced(settings, attribute):
 )
 def test_a_sentence_in_mdoc(generate, sentence, mdoc):
     assert generate.mdoc(sentence) == mdoc
+
+
+def test_every_exit_status_of_an_error_is_documented():
+    documented = {status for status, command, _ in errors.EXIT_STATUSES if not command}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    raised = {kind.exit_status for kind in kinds if issubclass(kind, errors.LoncError)}
+    assert raised <= documented
+    assert {int(level) for level in Level} == {
+        status for status, command, _ in errors.EXIT_STATUSES if command == "check-health"
+    }
