@@ -106,16 +106,18 @@ def sentences(setting: Declaration) -> list[str]:
 
 
 def mdoc(sentence: str) -> str:
-    """A sentence with `literals` in mdoc, from its own line on."""
-    lines, words = [], ""
-    for number, part in enumerate(re.split(r"`([^`]*)`([.,:;]*)", sentence)):
-        if number % 3 == 0:
-            words = part.strip()
-            lines += textwrap.wrap(words, 78) if words else []
-        elif number % 3 == 1:
-            lines.append(".Li " + re.sub(r"([.,:;])$", r"\\&\1", part))
-        elif part:
-            lines[-1] += f" {' '.join(part)}"
+    """A sentence with `literals`, as lines of mdoc."""
+    lines: list[str] = []
+    parts = re.split(r"(\(?)`([^`]*)`([).,:;]*)", sentence)
+    for words, bracket, literal, punctuation in zip(*(iter([*parts, "", "", ""]),) * 4, strict=True):
+        lines += textwrap.wrap(words, 78)
+        if not literal:
+            continue
+        macro = ".Li"
+        if bracket and punctuation.startswith(")"):
+            macro, punctuation = ".Pq Li", punctuation[1:]
+        escaped = re.sub(r"([.,:;])$", r"\\&\1", literal)  # not punctuation of the sentence
+        lines.append(" ".join([macro, escaped, *punctuation]))
     return "".join(f"{line}\n" for line in lines)
 
 

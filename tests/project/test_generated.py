@@ -79,6 +79,7 @@ def replaced(settings, attribute):
     [
         ("Plain words.", "Plain words.\n"),
         ("`a` and `b`: `c`.", ".Li a\nand\n.Li b :\n.Li c .\n"),
+        ("Saved (`a`), or not (`b`).", "Saved\n.Pq Li a ,\nor not\n.Pq Li b .\n"),
         ("Requests `encrypt:` go.", "Requests\n.Li encrypt\\&:\ngo.\n"),
         ("word " * 20, f"{'word ' * 14}word\n{'word ' * 4}word\n"),
     ],
