@@ -110,7 +110,7 @@ def mdoc(sentence: str) -> str:
     lines: list[str] = []
     parts = re.split(r"(\(?)`([^`]*)`([).,:;]*)", sentence)
     for words, bracket, literal, punctuation in zip(*(iter([*parts, "", "", ""]),) * 4, strict=True):
-        lines += textwrap.wrap(words, 78)
+        lines += textwrap.wrap(words.strip(), 78)
         if not literal:
             continue
         macro = ".Li"
