@@ -1,8 +1,8 @@
-"""Waits for descriptors, signals and the nearest deadline, calls their callbacks; knows nothing of lonc.
+"""Waits for descriptors, signals and deadlines, and calls their callbacks; knows nothing of lonc.
 
-A callback that was forgotten is not called again, not even for what the same turn had already seen.
-The clock is read once a turn, and once more where there is a deadline to wait for. With none the loop
-sleeps until something happens, for ever if need be: an idle process costs nothing.
+- A callback that was forgotten or cancelled is not called, even if its event was found in this turn.
+- The clock is read at most twice a turn. With no deadline, the loop sleeps until a descriptor is ready or
+  a signal arrives, and turns once a day: an idle process uses no CPU.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from typing import Protocol
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
-HANGUP_ONLY = 0  # registered, but only a hang-up is told
+HANGUP_ONLY = 0  # registered, but only a hang-up of the other side is reported
 FORGOTTEN = -1
+
+LONGEST_WAIT = 86400.0  # seconds; epoll takes at most 2**31 - 1 milliseconds, 24.8 days
 
 Callback = Callable[[], None]
 
 
 class HasFileno(Protocol):
+    """A socket, a pipe, an epoll."""
+
     def fileno(self) -> int: ...
 
 
@@ -38,7 +42,7 @@ def _nothing() -> None:
 class Watch:
     """One descriptor and its callbacks; made by `EventLoop.watch`.
 
-    `want` says which of them are due. While neither is, only the other side's hanging up is noticed.
+    `events` is what the loop waits for: READ, WRITE, both, HANGUP_ONLY or FORGOTTEN.
     """
 
     __slots__ = ("_loop", "_poll", "events", "file", "on_hangup", "on_readable", "on_writable")
@@ -60,7 +64,8 @@ class Watch:
         self.on_hangup = on_hangup
 
     def want(self, *, read: bool | None = None, write: bool | None = None) -> None:
-        """Change what is waited for; None leaves that side as it is."""
+        """Change the events to wait for; None leaves that one as it is. With neither, only a hang-up of
+        the other side is reported."""
         if self.events == FORGOTTEN:
             raise AssertionError("a forgotten watch wants nothing")
         events = self.events
@@ -68,23 +73,23 @@ class Watch:
             events = events | READ if read else events & ~READ
         if write is not None:
             events = events | WRITE if write else events & ~WRITE
-        self._loop.watch_for(self, events)
+        self._loop.set_events(self, events)
 
     def readable(self) -> bool:
-        """Look, without waiting for a turn, whether there is something to read or the end."""
+        """Whether a read would return at once, with data or the end; asks the kernel now."""
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self.file, select.POLLIN)
         return bool(self._poll.poll(0))
 
     def forget(self) -> None:
-        """Call nothing any more. The descriptor must still be open; a second time does nothing."""
-        self._loop.watch_for(self, FORGOTTEN)
+        """Unregister and call nothing any more. The descriptor must still be open. Idempotent."""
+        self._loop.set_events(self, FORGOTTEN)
         self.on_readable = self.on_writable = self.on_hangup = _nothing
 
 
 class Deadline:
-    """A moment at which a callback is due, unless it is cancelled first; made by `EventLoop.at`."""
+    """One call at one time; made by `EventLoop.at` and `EventLoop.after`."""
 
     __slots__ = ("callback",)
 
@@ -92,14 +97,15 @@ class Deadline:
         self.callback = callback
 
     def cancel(self) -> None:
+        """Do not call. Without effect after the call."""
         self.callback = _nothing
 
 
 class Alarm:
-    """For deadlines that are set often and seldom met: to set a later one costs a comparison.
+    """One call at the earliest of several times; made by `EventLoop.alarm`.
 
-    It rings at the earliest that it was set for, and the callback finds out what is due and sets it
-    anew; made by `EventLoop.alarm`.
+    For deadlines that are often set and seldom reached, as of idle connections: to set a time later than
+    the present one costs one comparison. The callback finds what is due and sets the alarm again.
     """
 
     __slots__ = ("_callback", "_deadline", "_loop", "when")
@@ -111,14 +117,14 @@ class Alarm:
         self._deadline: Deadline | None = None
 
     def ring_by(self, when: float) -> None:
-        """Ring no later than at `when`, by the loop's clock."""
+        """Call at `when`, in seconds of the loop's clock, or earlier if the alarm is set for earlier."""
         if when < self.when:
             self.cancel()
             self.when = when
             self._deadline = self._loop.at(when, self._ring)
 
     def cancel(self) -> None:
-        """Do not ring, unless set anew."""
+        """Do not call until the alarm is set again."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -130,19 +136,24 @@ class Alarm:
 
 
 class EventLoop:
-    """One process's loop. `now` is the time of this turn, in seconds of the monotonic clock."""
+    """One process's loop.
 
-    def __init__(self) -> None:
-        self.now = time.monotonic()
+    - `clock` returns seconds and never goes back;
+    - `now` is the clock's time after this turn's wait.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.now = clock()
         self._running = True
         self._selector = selectors.EpollSelector()
         self._deadlines: list[tuple[float, int, Deadline]] = []
         self._order = itertools.count()
-        # selectors knows no descriptor without an interest, epoll itself does: it then tells of
-        # hang-ups alone.
-        self._silent = select.epoll()
-        self._silent_watches: dict[int, Watch] = {}
-        self.watch(self._silent, self._hung_up)
+        # `selectors` takes no descriptor without an event. epoll does, and then reports hang-ups only:
+        # those descriptors are in an epoll of their own, which the selector watches.
+        self._hangups = select.epoll()
+        self._hangup_watches: dict[int, Watch] = {}
+        self.watch(self._hangups, self._hangups_arrived)
         self._signalled: set[int] = set()
         self._on_signal: dict[int, Callback] = {}
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -155,13 +166,17 @@ class EventLoop:
         on_hangup: Callback = _nothing,
         events: int = READ,
     ) -> Watch:
-        """Watch an open descriptor, at first for `events`."""
+        """Register an open descriptor, at first for `events`.
+
+        - `on_readable()`, `on_writable()`: in each turn in which it is so and the event is wanted;
+        - `on_hangup()`: in each turn, while no event is wanted and the other side has closed.
+        """
         watch = Watch(self, file, on_readable, on_writable, on_hangup)
-        self.watch_for(watch, events)
+        self.set_events(watch, events)
         return watch
 
-    def watch_for(self, watch: Watch, events: int) -> None:
-        """The one place that tells the kernel what `watch` waits for."""
+    def set_events(self, watch: Watch, events: int) -> None:
+        """For Watch. The one place that registers descriptors with the kernel."""
         before, watch.events = watch.events, events
         if before == events:
             return
@@ -171,32 +186,31 @@ class EventLoop:
         if before > HANGUP_ONLY:
             self._selector.unregister(watch.file)
         elif before == HANGUP_ONLY:
-            self._silent.unregister(watch.file.fileno())
-            del self._silent_watches[watch.file.fileno()]
+            self._hangups.unregister(watch.file.fileno())
+            del self._hangup_watches[watch.file.fileno()]
         if events > HANGUP_ONLY:
             self._selector.register(watch.file, events, watch)
         elif events == HANGUP_ONLY:
-            self._silent.register(watch.file.fileno(), 0)
-            self._silent_watches[watch.file.fileno()] = watch
+            self._hangups.register(watch.file.fileno(), 0)
+            self._hangup_watches[watch.file.fileno()] = watch
 
     def at(self, when: float, callback: Callback) -> Deadline:
-        """Call back once, when `now` has reached `when`."""
+        """Call `callback` once, as soon as the clock has reached `when`."""
         deadline = Deadline(callback)
         heapq.heappush(self._deadlines, (when, next(self._order), deadline))
         return deadline
 
     def after(self, seconds: float, callback: Callback) -> Deadline:
-        """Call back once, so many seconds from this call: `now` may be older than that."""
-        return self.at(time.monotonic() + seconds, callback)
+        """Call `callback` once, `seconds` after this call (not after `now`, which may be older)."""
+        return self.at(self._clock() + seconds, callback)
 
     def alarm(self, callback: Callback) -> Alarm:
         return Alarm(self, callback)
 
     def on_signal(self, signum: int, callback: Callback) -> None:
-        """Call back in a turn of the loop after the signal; several at once may count as one.
+        """Call `callback` in a turn after the signal. Several signals of one kind may cause one call.
 
-        The handler does no more than note the number, so that it can interrupt anything. The signal is
-        unblocked: whoever started us may have had it blocked, and then it would never come.
+        Also unblocks the signal, which may be blocked in the process that started this one.
         """
         if self._wakeup is None:
             self._wakeup = socket.socketpair()
@@ -217,19 +231,18 @@ class EventLoop:
         """End `run` after this turn."""
         self._running = False
 
-    def turn(self, longest: float | None = None) -> None:
-        """Wait, for `longest` seconds at most, and call what is due.
+    def turn(self, longest: float = LONGEST_WAIT) -> None:
+        """Wait until something is due, but at most `longest` seconds, and call what is due.
 
-        A deadline is due only if it was before the look at the descriptors: if we were held up, whatever
-        came meanwhile came in time.
+        Rule: a deadline is due if it was reached before the wait, not during it. If the process was
+        suspended meanwhile, data that has arrived is read before the timeout for it is called.
         """
-        looked_at = 0.0
+        before_wait = -math.inf
         if self._deadlines:
-            looked_at = time.monotonic()
-            until_due = max(0.0, self._deadlines[0][0] - looked_at)
-            longest = until_due if longest is None else min(longest, until_due)
-        ready = self._selector.select(longest)
-        self.now = time.monotonic()
+            before_wait = self._clock()
+            longest = min(longest, max(0.0, self._deadlines[0][0] - before_wait))
+        ready = self._selector.select(min(longest, LONGEST_WAIT))
+        self.now = self._clock()
         for key, events in ready:
             watch: Watch = key.data
             if events & READ:
@@ -237,31 +250,32 @@ class EventLoop:
             if events & WRITE:
                 watch.on_writable()
         due = []
-        while self._deadlines and self._deadlines[0][0] <= looked_at:
+        while self._deadlines and self._deadlines[0][0] <= before_wait:
             due.append(heapq.heappop(self._deadlines)[2])
-        for deadline in due:  # one that is set meanwhile, even for now, waits for the next turn
+        for deadline in due:  # one that is set by these, even for now, waits for the next turn
             deadline.callback()
 
     def close(self) -> None:
-        """Give back the loop's own descriptors; what is watched stays open."""
+        """Close the loop's own descriptors, not the watched ones."""
         self._selector.close()
-        self._silent.close()
+        self._hangups.close()
         if self._wakeup is not None:
             signal.set_wakeup_fd(-1)
             for end in self._wakeup:
                 end.close()
 
     def _note_signal(self, signum: int, _: FrameType | None) -> None:
-        self._signalled.add(signum)
+        self._signalled.add(signum)  # nothing else: a handler may interrupt anything
 
     def _signals_arrived(self) -> None:
         assert self._wakeup is not None
-        # The bytes only wake; a flood that fills the buffer therefore loses no signal.
-        self._wakeup[0].recv(65536)
+        self._wakeup[0].recv(
+            4096
+        )  # they only wake the loop: when their buffer is full, no signal is lost
         while self._signalled:
             self._on_signal[self._signalled.pop()]()
 
-    def _hung_up(self) -> None:
-        for fd, _ in self._silent.poll(0):
-            if (watch := self._silent_watches.get(fd)) is not None:
+    def _hangups_arrived(self) -> None:
+        for fd, _ in self._hangups.poll(0):
+            if (watch := self._hangup_watches.get(fd)) is not None:
                 watch.on_hangup()

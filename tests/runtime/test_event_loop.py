@@ -5,13 +5,26 @@ import socket
 import time
 
 import pytest
-from support.machine import eventually
+from support.clock import FakeClock
 
 from lonc.runtime.event_loop import READ, EventLoop
 
 
 @pytest.fixture
-def loop():
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def loop(clock):
+    loop = EventLoop(clock)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def real_loop():
+    """Its deadlines are due when their time has really come."""
     loop = EventLoop()
     yield loop
     loop.close()
@@ -132,35 +145,85 @@ def test_an_unchanged_interest_costs_no_system_call(loop, pair):
     loop._selector = EventLoop()._selector
 
 
-def test_deadlines_come_in_their_order_and_not_before_their_time(loop):
+def test_deadlines_come_in_their_order_and_not_before_their_time(loop, clock):
     calls = []
-    begun = loop.now
-    for delay in (0.03, 0.01, 0.02):
-        loop.after(delay, lambda delay=delay: calls.append((delay, loop.now - begun)))
-    loop.after(0.015, lambda: calls.append("cancelled")).cancel()
-    while len(calls) < 3:
-        loop.turn()
-    assert [delay for delay, _ in calls] == [0.01, 0.02, 0.03]
-    assert all(delay <= when for delay, when in calls)
+    for delay in (30, 10, 20):
+        loop.after(delay, lambda delay=delay: calls.append(delay))
+    loop.after(15, lambda: calls.append("cancelled")).cancel()
+    for seconds, due in (
+        (9, []),
+        (1, [10]),
+        (9, [10]),
+        (1, [10, 20]),
+        (100, [10, 20, 30]),
+        (100, [10, 20, 30]),
+    ):
+        clock.advance(seconds)
+        loop.turn(0)
+        assert calls == due
 
 
-def test_deadlines_of_the_same_moment_come_in_the_order_in_which_they_were_set(loop, monkeypatch):
+def test_a_turn_waits_until_the_nearest_deadline_and_no_longer_than_it_is_told(real_loop):
     calls = []
-    moment = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    begun = real_loop.now
+    real_loop.after(0.05, lambda: calls.append(real_loop.now - begun))
+    real_loop.after(3600, lambda: pytest.fail("called"))
+    real_loop.turn(0.001)
+    assert calls == []
+    while not calls:
+        real_loop.turn(60)
+    assert 0.05 <= calls[0] < 30
+
+
+def test_a_deadline_may_be_months_away(real_loop, pair):
+    """epoll itself waits for at most 2**31 - 1 milliseconds, which is 24.8 days."""
+    readable = []
+    real_loop.watch(pair[0], lambda: readable.append(True))
+    real_loop.after(30 * 86400, lambda: pytest.fail("called"))
+    pair[1].send(b"x")
+    real_loop.turn()
+    real_loop.turn(60 * 86400)
+    assert readable == [True] * 2
+
+
+def test_a_deadline_months_away_comes_in_the_end(loop, clock):
+    calls = []
+    loop.after(30 * 86400, lambda: calls.append("due"))
+    for _ in range(30):
+        clock.advance(86400 - 1)
+        loop.turn(0)
+    assert calls == []
+    clock.advance(30)
+    loop.turn(0)
+    assert calls == ["due"]
+
+
+def test_deadlines_of_the_same_moment_come_in_the_order_in_which_they_were_set(loop):
+    calls = []
     for number in range(10):
         loop.after(0, lambda number=number: calls.append(number))
     loop.turn()
     assert calls == list(range(10))
 
 
-def test_a_deadline_set_by_a_deadline_waits_for_its_time(loop):
-    loop.after(0, lambda: loop.after(3600, lambda: pytest.fail("called")))
+def test_a_deadline_set_by_a_deadline_waits_for_the_next_turn(loop):
+    calls = []
+    loop.after(0, lambda: loop.after(0, lambda: calls.append("second")))
+    loop.turn()
+    assert calls == []
+    loop.turn()
+    assert calls == ["second"]
+
+
+def test_a_deadline_that_another_of_the_same_turn_cancels_is_not_called(loop):
+    loop.after(0, lambda: second.cancel())
+    second = loop.after(0, lambda: pytest.fail("called"))
     loop.turn()
     loop.turn(0)
 
 
-def test_what_came_while_the_loop_was_held_up_came_before_the_deadline(loop, pair):
+def test_what_came_while_the_loop_was_held_up_came_before_the_deadline(loop, clock, pair):
+    """The process may be stopped for long between its look at the descriptors and the deadlines."""
     calls = []
 
     def read():
@@ -168,28 +231,94 @@ def test_what_came_while_the_loop_was_held_up_came_before_the_deadline(loop, pai
         calls.append("readable")
         deadline.cancel()
 
-    def hold_up():
-        pair[1].send(b"x")
-        time.sleep(0.05)
+    select = loop._selector.select
 
+    def held_up(timeout):
+        ready = select(0)
+        clock.advance(5)
+        pair[1].send(b"x")
+        loop._selector.select = select
+        return ready
+
+    loop._selector.select = held_up
     loop.watch(pair[0], read)
-    deadline = loop.after(0.02, lambda: calls.append("too late"))
-    loop.after(0, hold_up)
-    eventually(lambda: loop.turn(0) or calls)
+    deadline = loop.after(3, lambda: calls.append("too late"))
+    loop.turn(0)
+    assert calls == []
+    loop.turn(0)
+    loop.turn(0)
     assert calls == ["readable"]
 
 
-def test_a_deadline_counts_from_when_it_is_set_however_long_the_turn(loop):
+def test_a_callback_sees_the_time_after_the_wait(loop, clock, pair):
+    seen = []
+    loop.watch(pair[0], lambda: seen.append(loop.now))
+    pair[1].send(b"x")
+    clock.advance(7)
+    loop.turn(0)
+    assert seen == [clock.now]
+
+
+def test_a_deadline_counts_from_when_it_is_set_however_long_the_turn(loop, clock):
     calls = []
 
     def hold_up():
-        time.sleep(0.05)
-        begun = time.monotonic()
-        loop.after(0.04, lambda: calls.append(loop.now - begun))
+        clock.advance(50)
+        loop.after(40, lambda: calls.append("due"))
 
     loop.after(0, hold_up)
-    eventually(lambda: loop.turn(0.1) or calls)
-    assert calls[0] >= 0.04
+    loop.turn(0)
+    clock.advance(39)
+    loop.turn(0)
+    assert calls == []
+    clock.advance(1)
+    loop.turn(0)
+    assert calls == ["due"]
+
+
+class TestAlarm:
+    def test_it_rings_once_at_the_earliest_time_that_it_was_set_for(self, loop, clock):
+        rung = []
+        alarm = loop.alarm(lambda: rung.append(loop.now))
+        for seconds in (30, 10, 20):
+            alarm.ring_by(clock.now + seconds)
+        for _ in range(40):
+            clock.advance(1)
+            loop.turn(0)
+        assert rung == [1010.0]
+
+    def test_a_later_time_costs_no_deadline(self, loop):
+        alarm = loop.alarm(lambda: None)
+        for later in range(100):
+            alarm.ring_by(2000.0 + later)
+        assert len(loop._deadlines) == 1
+
+    def test_its_callback_sets_it_anew(self, loop, clock):
+        rung = []
+
+        def ring():
+            rung.append(loop.now)
+            alarm.ring_by(loop.now + 10)
+
+        alarm = loop.alarm(ring)
+        alarm.ring_by(clock.now + 10)
+        for _ in range(35):
+            clock.advance(1)
+            loop.turn(0)
+        assert rung == [1010.0, 1020.0, 1030.0]
+
+    def test_it_does_not_ring_once_it_is_cancelled_until_it_is_set_again(self, loop, clock):
+        rung = []
+        alarm = loop.alarm(lambda: rung.append(loop.now))
+        alarm.ring_by(clock.now + 10)
+        alarm.cancel()
+        clock.advance(20)
+        loop.turn(0)
+        assert rung == []
+        alarm.ring_by(clock.now + 10)
+        clock.advance(10)
+        loop.turn(0)
+        assert rung == [1030.0]
 
 
 def test_run_turns_until_stopped(loop):
