@@ -1,4 +1,4 @@
-"""A child as its parent sees it: forked, told, heard, asked how it is, and at last reaped."""
+"""A child as its parent sees it: forked, given orders, asked for its status, and reaped at last."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from lonc.runtime.event_loop import Deadline, EventLoop
 from lonc.runtime.process import close_all_except, die_with_parent, exit_reason, fork
 
 READY_WITHIN = 10.0  # seconds from the fork
-LEAVING_WITHIN = 10.0  # seconds from being told, until whoever has no request in flight is passed on
-ANSWER_WITHIN = 1.0  # seconds until a child that was asked how it is is taken to hang
+LEAVING_WITHIN = 10.0  # seconds from the order `leave` until all idle clients are passed on
+ANSWER_WITHIN = 1.0  # seconds; a child whose status report takes longer is reported as hung
 KILL_AFTER = 3.0  # seconds beyond its drain timeout
-ASK_EVERY = 10.0  # seconds
-TOGETHER = 10  # the parent wakes so often in that time, and asks each time its share of the children
-SILENT_AT_MOST = 6  # such questions in a row; whoever answers none of them hangs
+PING_EVERY = 10.0  # seconds
+PINGS_ALIGNED = 10  # the parent wakes so often in that time, each time for a share of the children
+MAX_UNANSWERED = 6  # pings in a row; a child that answers none of them hangs
 
-StatusHeard = Callable[[HostStatus], None]
+OnStatus = Callable[[HostStatus], None]
 
 
 class ChildProcess:
-    """Forked when it is made; raises OSError where that cannot be.
+    """Forks the child when it is created; raises OSError if that fails.
 
-    Whatever it is told to do, to become ready first of all, it has a time for; then it is killed.
+    `listening` is the host's listener. `predecessor` is a socket to the child whose clients the new one
+    takes over; None if there is none. `disabled`: the host is, from the start.
 
-    Callbacks, from the loop: `on_word(child, word)`, one of those that `child` lists, with its newline;
-    and once `on_ended(child)`.
+    The child must become ready, leave and drain within the times above. If it does not, or answers no
+    ping, it is killed.
+
+    Callbacks, from the loop: `on_word(child, word)` for each line of the child that `lonc.child.child`
+    lists and that is not handled here, with its newline; and once `on_ended(child)`, when it has been
+    reaped.
     """
 
     def __init__(
@@ -51,17 +56,17 @@ class ChildProcess:
         self.host = host
         self.listening = listening
         self.ready_at: float | None = None  # by the loop's clock
-        self.left = False  # it has ended as it was asked to
-        self.how_it_ended = f"a child of {host.name} runs"  # a sentence, once it has
-        self._loop = loop
+        self.left = False  # it has ended with status 0
+        self.how_it_ended = f"a child of {host.name} runs"  # for the log, once it has
         self.drain_timeout = settings.drain_timeout
+        self._loop = loop
         self._on_word = on_word
         self._on_ended = on_ended
         self._owes_status = False
-        self._unanswered = 0  # how often in a row it was asked in vain
-        self._asking: list[tuple[float, StatusHeard]] = []  # and since when
-        self._awaited: bytes | None = None  # the word that ends its time
-        self._deadline: Deadline | None = None
+        self._unanswered = 0  # pings in a row
+        self._on_status: list[tuple[float, OnStatus]] = []  # and when the status was requested
+        self._awaited: bytes | None = None  # the word that cancels the deadline
+        self._deadline: Deadline | None = None  # the child is killed then
         self._killed_for: str | None = None
         self._last_words: str | None = None
         self._reaped = False
@@ -74,72 +79,75 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
-        self._channel = Channel(loop, ours, self._heard, _no_matter)
-        self._await(READY, READY_WITHIN, "it was not ready in time")
-        self._next_question = self._ask_in(self.pid % TOGETHER / TOGETHER * ASK_EVERY)
+        self._channel = Channel(loop, ours, self._heard, on_closed=_wait_for_sigchld)
+        self._expect(READY, READY_WITHIN, "it was not ready in time")
+        self._next_ping = self._ping_in(self.pid % PINGS_ALIGNED / PINGS_ALIGNED * PING_EVERY)
 
-    def tell(self, order: bytes) -> None:
-        """One of the lines that `child` lists, without its newline; it is not answered."""
+    def send_order(self, order: bytes) -> None:
+        """Send one of the orders that `lonc.child.child` lists, without its newline."""
         self._channel.send(order + b"\n")
 
     def leave(self, successor: socket.socket) -> None:
-        """Let it pass its clients on; `successor` leads to the next child, and is ours no more."""
+        """Order it to pass its clients to the next child and leave.
+
+        `successor` is a socket to that child; it is closed here once it has been sent.
+        """
         self._channel.send(b"leave\n", [successor])
-        self._await(LEAVING, LEAVING_WITHIN, "it did not leave when it was told to")
+        self._expect(LEAVING, LEAVING_WITHIN, "it did not leave in time")
 
-    def ask_status(self, on_status: StatusHeard) -> None:
-        """Ask how it is doing; nothing is heard of an answer that takes longer than a second.
+    def ask_status(self, on_status: OnStatus) -> None:
+        """Request a status report; `on_status` is not called if it takes longer than ANSWER_WITHIN.
 
-        One that has not answered yet is not asked again.
+        The child has at most one such request to answer: others wait for the same report.
         """
         if not self._owes_status:
             self._owes_status = True
             self._channel.send(b"status\n")
         now = self._loop.now
-        self._asking = [each for each in self._asking if now - each[0] < ANSWER_WITHIN]
-        self._asking.append((now, on_status))
+        self._on_status = [each for each in self._on_status if now - each[0] < ANSWER_WITHIN]
+        self._on_status.append((now, on_status))
 
     def terminate(self) -> None:
-        """Let it drain and leave."""
+        """Signal it to drain and leave; does nothing once it has been reaped."""
         if self._reaped:
             return
         os.kill(self.pid, signal.SIGTERM)
-        self._await(None, self.drain_timeout + KILL_AFTER, "it did not drain in time")
+        self._expect(None, self.drain_timeout + KILL_AFTER, "it did not drain in time")
 
     def kill(self, why: str) -> None:
-        """End it at once; `why` ends the sentence that tells of it."""
+        """End it at once, for the reason `why`; does nothing once it has been reaped."""
         if not self._reaped:
             self._killed_for = why
             os.kill(self.pid, signal.SIGKILL)
 
     def ended(self, status: int) -> None:
-        """It was reaped, with `status` of waitpid: its pid may be another's from now on."""
+        """It has been reaped, with `status` of waitpid: its pid may be another process's from now on."""
         self._reaped = True
-        self._next_question.cancel()
-        self._channel.receive_rest()  # its last words may not have been heard yet
+        self._next_ping.cancel()
+        self._channel.receive_rest()  # it may have said something before it ended
         self._channel.close()
-        self._in_time()
+        self._cancel_deadline()
         self.left = status == 0
         how = exit_reason(status) if self._killed_for is None else f"was killed: {self._killed_for}"
         words = "" if self._last_words is None else f": {self._last_words}"
         self.how_it_ended = f"child {self.pid} of {self.host.name} {how}{words}"
-        self._answer(HostStatus(self.host.name, NO_CHILD))
+        self._report(HostStatus(self.host.name, NO_CHILD))
         self._on_ended(self)
 
-    def _ask_again(self) -> None:
-        """Callback, now and then. (We count questions and not seconds: we may have been held up.)"""
-        if self._unanswered >= SILENT_AT_MOST:
-            self.kill(f"it has not answered for {SILENT_AT_MOST * ASK_EVERY:.0f} s")
+    def _ping(self) -> None:
+        """Callback. (Pings are counted, not seconds: this process may have been stopped itself.)"""
+        if self._unanswered >= MAX_UNANSWERED:
+            self.kill(f"it has not answered for {MAX_UNANSWERED * PING_EVERY:.0f} s")
             return
         self._unanswered += 1
-        self.tell(b"ping")
-        self._next_question = self._ask_in(ASK_EVERY)
+        self.send_order(b"ping")
+        self._next_ping = self._ping_in(PING_EVERY)
 
-    def _ask_in(self, seconds: float) -> Deadline:
-        """In about so many seconds, at a moment that is others' too."""
-        step = ASK_EVERY / TOGETHER
+    def _ping_in(self, seconds: float) -> Deadline:
+        """Ping it in about so many seconds, together with other children."""
+        step = PING_EVERY / PINGS_ALIGNED
         moment = round((self._loop.now + seconds) / step) * step
-        return self._loop.at(moment, self._ask_again)
+        return self._loop.at(moment, self._ping)
 
     def _heard(self, line: bytes) -> None:
         self._unanswered = 0
@@ -150,29 +158,29 @@ class ChildProcess:
             except ValueError:
                 self.kill("its status makes no sense")
             else:
-                self._answer(status)
+                self._report(status)
         elif word == b"crash":
             self._last_words = rest[:-1].decode(errors="replace")
         elif line == PONG:
-            pass  # to be heard is all that matters
-        elif self._killed_for is None and not self._reaped:  # else nothing can come of it
+            pass  # any line shows that it does not hang
+        elif self._killed_for is None and not self._reaped:  # it is of no use after that
             if line == self._awaited:
-                self._in_time()
+                self._cancel_deadline()
             self._on_word(self, line)
 
-    def _answer(self, status: HostStatus) -> None:
+    def _report(self, status: HostStatus) -> None:
         self._owes_status = False
-        asking, self._asking = self._asking, []
-        for _, on_status in asking:
+        requested, self._on_status = self._on_status, []
+        for _, on_status in requested:
             on_status(status)
 
-    def _await(self, word: bytes | None, seconds: float, why_killed: str) -> None:
-        """It has so many seconds for what it was told last: to say `word`, or else to end."""
-        self._in_time()
+    def _expect(self, word: bytes | None, seconds: float, why_killed: str) -> None:
+        """Kill it unless it says `word` within `seconds`; if that is None, unless it ends."""
+        self._cancel_deadline()
         self._awaited = word
         self._deadline = self._loop.after(seconds, partial(self.kill, why_killed))
 
-    def _in_time(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -186,23 +194,23 @@ def _be_child(
     disabled: bool,
     parent_pid: int,
 ) -> int:
-    """From here on only the child speaks. It keeps three sockets of all that it was forked with."""
+    """The new process: from here on only the child speaks. It keeps no other socket of its parent."""
     own = [each for each in (listening, to_parent, predecessor) if each is not None]
     close_all_except(each.fileno() for each in own)
     die_with_parent(parent_pid)
     log_as(host.name)
     try:
         Child(host, settings, listening, to_parent, predecessor, disabled).run()
-    except Exception as crash:  # whatever it was, the parent shall say it
+    except Exception as crash:  # of any kind: the parent logs it
         words = in_one_line(crash)
         line = words.encode(errors="backslashreplace").replace(b"\n", rb"\n")
         try:
             to_parent.sendall(b"crash %b\n" % line)
         except OSError:
-            logger.critical("%s", words)  # it does not hear
+            logger.critical("%s", words)  # the parent has ended
         return 1
     return 0
 
 
-def _no_matter() -> None:
-    """A channel that closes is a child that ends; SIGCHLD tells more about that."""
+def _wait_for_sigchld() -> None:
+    """The child has closed its channel, so it ends; how it ended is known when it is reaped."""

@@ -100,10 +100,10 @@ class Parent:
             host_orders = {
                 "retry": partial(self._order_supervisor, order=Supervisor.retry),
                 "disable": partial(
-                    self._order_supervisor, order=partial(Supervisor.disable, disabled=True)
+                    self._order_supervisor, order=partial(Supervisor.set_disabled, disabled=True)
                 ),
                 "enable": partial(
-                    self._order_supervisor, order=partial(Supervisor.disable, disabled=False)
+                    self._order_supervisor, order=partial(Supervisor.set_disabled, disabled=False)
                 ),
             }
             take_order = Orders(orders, host_orders).take
@@ -208,7 +208,7 @@ class Parent:
             done(str(error))
             return
         if supervisor.outdated:  # its child has the one that was removed
-            supervisor.bring_up(done)
+            supervisor.restart(done)
         else:
             done(None)
 
@@ -216,7 +216,7 @@ class Parent:
         """Callback, now and then: tell the children what is theirs."""
         supervisors = self._served_hosts.supervisors
         for host in self._spool_scan.look(self._served_hosts.names):
-            supervisors[host].look()
+            supervisors[host].look_for_delayed()
         self._loop.after(self._served_hosts.settings.delayed_interval, self._look_for_delayed)
 
     def _write_status(self, report: Report) -> None:
@@ -293,7 +293,7 @@ class Parent:
             self._replace(settings, hosts, only_changed)
 
     def _replace(self, settings: Settings, hosts: Sequence[Host], only_changed: bool) -> None:
-        change = self._served_hosts.become(hosts, settings)
+        change = self._served_hosts.replace(hosts, settings)
         set_level(settings.log_level)
         self._set_title()
         failures: list[str] = []

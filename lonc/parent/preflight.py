@@ -10,7 +10,7 @@ from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.log import logger
 from lonc.parent.answering_socket import MAX_ASKING
-from lonc.parent.rolling_restart import ABREAST
+from lonc.parent.rolling_restart import MAX_PARALLEL
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.spool.sealing import require_keys
 from lonc.wire.key_exchange import require_certificates
@@ -27,7 +27,7 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
     limit = raise_descriptor_limit()
     # Listener and channel of each host, for each child that is being replaced two more, and commands.
     sockets = 1 if settings.create_socket is None else 2
-    parents_need = 2 * hosts + 2 * min(hosts, ABREAST) + sockets * MAX_ASKING + SPARE_DESCRIPTORS
+    parents_need = 2 * hosts + 2 * min(hosts, MAX_PARALLEL) + sockets * MAX_ASKING + SPARE_DESCRIPTORS
     if limit < parents_need:
         raise CannotStart(
             f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"

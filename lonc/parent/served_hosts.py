@@ -1,4 +1,4 @@
-"""All hosts of the table, each with its supervisor, in the table's order."""
+"""The hosts of the table, each with its supervisor, and all their children."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.hosts import Host
-from lonc.parent.supervisor import Family, Supervisor
+from lonc.parent.supervisor import ChildrenByPid, Supervisor
 from lonc.runtime.event_loop import EventLoop
 
 
 @dataclass(frozen=True)
 class Change:
-    """Names of the hosts that came or are no more what they were, and of those that are gone."""
+    """Names of the hosts that were added or changed, and of those that were removed."""
 
     new: list[str]
     gone: list[str]
 
 
 class ServedHosts:
-    """`settings` and `hosts` are those of now; a host has a supervisor from `bind` on."""
+    """`settings` and `hosts` are those in force. A host has a supervisor once `bind` has returned."""
 
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
-        self.supervisors: dict[str, Supervisor] = {}  # by the host's name
+        self.supervisors: dict[str, Supervisor] = {}  # by the host's name, in the table's order
         self._loop = loop
-        self._family: Family = {}
+        self._children: ChildrenByPid = {}  # of all supervisors, also of hosts that were removed
 
     def __str__(self) -> str:
         return f"{len(self.hosts)} host{'' if len(self.hosts) == 1 else 's'}"
@@ -39,31 +39,31 @@ class ServedHosts:
 
     @property
     def names(self) -> dict[str, str]:
-        """Of each id, its host's."""
+        """The name of its host, by host id."""
         return {id_: host.name for host in self.hosts for id_ in host.ids}
 
     def bind(self, hosts: Sequence[Host], settings: Settings) -> None:
-        """Make a supervisor for each host that has none; if one cannot be made, for none.
+        """Make a supervisor for each host that has none, and bind missing sockets again.
 
-        Raises CannotStart.
+        Raises CannotStart; then no supervisor has been added.
         """
-        made: dict[str, Supervisor] = {}
+        added: dict[str, Supervisor] = {}
         try:
             for host in hosts:
                 if host.name in self.supervisors:
                     self.supervisors[host.name].renew_socket()
                 else:
-                    made[host.name] = Supervisor(self._loop, self._family, host, settings)
+                    added[host.name] = Supervisor(self._loop, self._children, host, settings)
         except CannotStart:
-            for supervisor in made.values():
+            for supervisor in added.values():
                 supervisor.retire()
             raise
-        self.supervisors |= made
+        self.supervisors |= added
 
-    def become(self, hosts: Sequence[Host], settings: Settings) -> Change:
-        """From now on these are the hosts, all of them bound; who is none of them is retired.
+    def replace(self, hosts: Sequence[Host], settings: Settings) -> Change:
+        """Put these, all of them bound, into force; hosts that are not among them are retired.
 
-        Children that run go on with what they were forked with.
+        Children that run keep the settings with which they were forked.
         """
         names = {host.name for host in hosts}
         change = Change(
@@ -80,7 +80,7 @@ class ServedHosts:
         return change
 
     def reap(self) -> None:
-        """Hear of all children that have ended. As process 1 we are handed strangers, too."""
+        """Reap all children that have ended. (Process 1 of a container is given strangers as well.)"""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -88,23 +88,23 @@ class ServedHosts:
                 return
             if pid == 0:
                 return
-            if (child := self._family.pop(pid, None)) is not None:
+            if (child := self._children.pop(pid, None)) is not None:
                 child.ended(status)
 
     @property
     def childless(self) -> bool:
-        """Whether all children have been reaped, those of hosts that are gone, too."""
-        return not self._family
+        """Whether all children have been reaped, also those of hosts that were removed."""
+        return not self._children
 
     def retire(self) -> float:
-        """Serve no host any more; returns how many seconds the children may take to drain."""
+        """Serve no host any longer; returns how many seconds the children may take to drain."""
         for supervisor in self:
             supervisor.retire()
-        for child in self._family.values():  # also those that leave after a reload
+        for child in self._children.values():  # also those that were replaced and still finish requests
             child.terminate()
-        return max((child.drain_timeout for child in self._family.values()), default=0.0)
+        return max((child.drain_timeout for child in self._children.values()), default=0.0)
 
     def kill(self, why: str) -> None:
-        """End all children at once; `why` ends the sentence that tells of it."""
-        for child in self._family.values():
+        """End all children at once, for the reason `why`."""
+        for child in self._children.values():
             child.kill(why)

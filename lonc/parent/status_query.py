@@ -1,4 +1,4 @@
-"""Asks how all hosts are doing, side by side, and waits for no child longer than a second."""
+"""Asks all children for their status reports in parallel, and waits for them at most a second."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lonc.runtime.event_loop import EventLoop
 
 
 class StatusQuery:
-    """Begins when it is made. `on_done(answers)` is called once, with an answer for each supervisor, in
-    order."""
+    """Begins when it is created. `on_done(statuses)` is called once, with the status of each host in the
+    order of `supervisors`; a child that has not answered in time is reported as `not answering`."""
 
     def __init__(
         self,
@@ -25,15 +25,15 @@ class StatusQuery:
         self._answers: dict[Supervisor, HostStatus] = {}
         self._on_done: Callable[[list[HostStatus]], None] | None = on_done
         for supervisor in self._supervisors:
-            supervisor.ask_status(partial(self._heard, supervisor))
-        loop.after((ANSWER_WITHIN if self._missing() else 0), self._finish)
+            supervisor.ask_status(partial(self._answered, supervisor))
+        loop.after(0 if self._complete() else ANSWER_WITHIN, self._finish)
 
-    def _missing(self) -> bool:
-        return len(self._answers) < len(self._supervisors)
+    def _complete(self) -> bool:
+        return len(self._answers) == len(self._supervisors)
 
-    def _heard(self, supervisor: Supervisor, status: HostStatus) -> None:
+    def _answered(self, supervisor: Supervisor, status: HostStatus) -> None:
         self._answers[supervisor] = status
-        if not self._missing():
+        if self._complete():
             self._finish()
 
     def _finish(self) -> None:

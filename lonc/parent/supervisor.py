@@ -1,10 +1,23 @@
-"""Keeps one host served: its socket, the child behind it, and the one that takes that child's place.
+"""Keeps one host served: its socket, the child that serves it, and the child that replaces that one.
 
-A child is replaced without anybody noticing: the next one is forked beside it, says ready, and is given
-its clients. One that has died is replaced at once, or after a growing delay if it keeps dying.
+                      restart                  connect, delayed
+      new ----------------------> starting <----------------------- resting
+                                  |  ^   |                             ^
+                            ready |  |   | the next child ends         | the delay is over,
+                                  v  |   v                             | on demand
+      replacing <-------------- serving  waiting ----------------------+
+        |   ^     restart         ^ ^ |    ^
+  ready |   +---------------------+ | |    |
+        v     the next child ends   | +----+
+      handing over -----------------+   the child ends
+                     the previous child is leaving
 
-On demand there may be no child at all: then the host rests, and whoever connects, or a delayed
-transaction, wakes one. (Whoever connects waits in the backlog of the socket; so nobody is refused.)
+A child that runs is replaced without a gap: the next one is forked beside it, gets ready, and is passed
+its clients. A child that has died is replaced at once, or after a growing delay if it keeps dying. On
+demand a host may rest without a child, until a client connects or a delayed transaction waits. While no
+child serves, connects wait in the backlog of the socket, so none is refused.
+
+`TRANSITIONS`, at the end, is complete: any other event in a state raises AssertionError.
 """
 
 from __future__ import annotations
@@ -12,6 +25,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from random import Random
 
@@ -21,130 +35,160 @@ from lonc.errors import CannotStart
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
-from lonc.parent.child_process import ChildProcess, StatusHeard
+from lonc.parent.child_process import ChildProcess, OnStatus
 from lonc.runtime.backoff import Backoff
-from lonc.runtime.event_loop import Deadline, EventLoop, Watch
+from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.socket_file import CannotListen, SocketFile
 
-LIVED_LONG = 10.0  # seconds; a child that lived so long is replaced as if it were the first to die
+LIVED_LONG = 10.0  # seconds; the death of a child that lived so long begins a new series of delays
 RESTART_FIRST, RESTART_LONGEST = 1.0, 60.0  # seconds
 
-Family = dict[int, ChildProcess]  # by pid, until they are reaped
-BroughtUp = Callable[[str | None], None]  # is told why not, if not
+ChildrenByPid = dict[int, ChildProcess]
+OnRestarted = Callable[[str | None], None]  # its argument is the reason of a failure
+ForkChild = Callable[..., ChildProcess]  # takes the arguments of ChildProcess
+
+
+class State(Enum):
+    """Which children there are, and what is awaited."""
+
+    NEW = "new"  # no child, nothing awaited: the first restart has not been requested
+    RESTING = "resting"  # no child; the listener is watched
+    WAITING = "waiting"  # no child; the restart delay runs
+    STARTING = "starting"  # the next child
+    SERVING = "serving"  # the child
+    REPLACING = "replacing"  # the child and the next one
+    HANDING_OVER = "handing over"  # the child and the previous one
+    RETIRED = "retired"  # the children that are left drain
+
+
+class Event(Enum):
+    """What moves a supervisor from state to state."""
+
+    RESTART = "a restart is requested"
+    RESTART_ON_DEMAND = "a restart is requested of a host whose children start on demand"
+    CONNECT = "a client connects, or a delayed transaction waits"
+    DELAY_OVER = "the restart delay is over"
+    DELAY_OVER_ON_DEMAND = "the restart delay of a host whose children start on demand is over"
+    NEXT_READY = "the next child is ready"
+    NEXT_FAILED = "the next child has ended before it was ready, or could not be forked"
+    HANDED_OVER = "the previous child has passed its idle clients on, or has ended"
+    REPLACE = "the child requests its replacement"
+    CHILD_IDLE = "the child has left since it was idle, on demand"
+    CHILD_LEFT = "the child has left with status 0"
+    CHILD_DIED = "the child has died"
+    RETIRE = "the host is served no longer"
 
 
 class Supervisor:
-    """`host` and `settings` are what the next child will have. Raises CannotStart.
+    """`host` and `settings` are given to the next child; they may be replaced at any time.
 
-    `family` holds the children of all supervisors; whoever reaps one removes it and calls its `ended`.
+    A forked child is entered into `children`, which is shared by all supervisors: the code that reaps a
+    child removes it there and calls its `ended`. Raises CannotStart if the socket cannot be bound.
     """
 
-    def __init__(self, loop: EventLoop, family: Family, host: Host, settings: Settings) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        children: ChildrenByPid,
+        host: Host,
+        settings: Settings,
+        fork_child: ForkChild = ChildProcess,
+    ) -> None:
         self.host = host
         self.settings = settings
+        self.state = State.NEW
         self.disabled = False
-        self.child: ChildProcess | None = None  # who serves
+        self.child: ChildProcess | None = None  # the one that serves
+        self._next: ChildProcess | None = None
+        self._previous: ChildProcess | None = None
+        self._to_next: socket.socket | None = None  # for the child, once the next one is ready
+        self._on_restarted: list[OnRestarted] = []  # of the restart under way
+        self._requested: list[OnRestarted] = []  # of the restart after it
+        self._cancel_wait = _nothing  # ends what RESTING or WAITING waits for
         self._loop = loop
-        self._family = family
-        self._socket = self._bind()
+        self._children = children
+        self._fork_child = fork_child
         self._backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, Random(), at_once=1)
-        self._next: ChildProcess | None = None  # not ready yet
-        self._previous: ChildProcess | None = None  # has not passed its clients on yet
-        self._to_next: socket.socket | None = None  # what the previous one will be given
-        self._on_up: list[BroughtUp] = []  # who waits for this change
-        self._afterwards: list[BroughtUp] = []  # who wants another after it
-        self._retry: Deadline | None = None
-        self._retired = False
-        self._knock: Watch | None = None  # while the host rests
+        self._socket = self._bind()
+
+    def restart(self, on_restarted: OnRestarted) -> None:
+        """Start a child, or replace the one that serves.
+
+        `on_restarted(None)` is called when the new child serves and has been passed the idle clients of
+        the previous one; `on_restarted(reason)` when it has failed: a previous child still serves then.
+        It is never called before this method returns. All restarts requested during a restart are one
+        restart after it. On demand, a host without a child gets none now: the restart succeeds at once.
+        """
+        self._requested.append(on_restarted)
+        self._step_by_mode(Event.RESTART, Event.RESTART_ON_DEMAND)
 
     def renew_socket(self) -> None:
-        """Make the socket anew if somebody has removed it; the next child has it. Raises CannotStart."""
-        if not self._socket.in_place():
-            lost, self._socket = self._socket, self._bind()
-            if self._end_rest():
-                self._rest()
-            lost.close()
+        """Bind the socket again if its file is missing; only the next child listens at it then.
 
-    def bring_up(self, on_up: BroughtUp) -> None:
-        """Put a new child in the place of whatever there is; `on_up` is called back later.
-
-        If the new one does not come up, the old one goes on. Where there is none, on demand, the next
-        one may as well come later.
+        Raises CannotStart.
         """
-        if self._next is not None or self._previous is not None:
-            self._afterwards.append(on_up)
-        elif self.child is None and self.settings.children == ON_DEMAND:
-            if self._retry is None:
-                self._rest()
-            self._loop.after(0, partial(on_up, None))
-        else:
-            self._on_up.append(on_up)
-            self._fork()
+        if not self._socket.in_place():
+            missing, self._socket = self._socket, self._bind()
+            if self.state is State.RESTING:
+                self._cancel_wait()
+                self._watch_listener()
+            missing.close()
+
+    def retire(self) -> None:
+        """Serve the host no longer: remove the socket, let the children drain. May be repeated."""
+        self._step(Event.RETIRE)
 
     @property
     def outdated(self) -> bool:
-        """Whether its child is not of this host, or not at this socket: a change did not come about."""
+        """Whether the newest child has another host entry or another socket than the next would have.
+
+        So it is if the last change failed, or the socket was renewed.
+        """
         child = self._next or self.child
         return child is not None and (
             child.host != self.host or child.listening is not self._socket.listening
         )
 
-    def ask_status(self, on_status: StatusHeard) -> None:
-        """What the child says of itself; at once, and for it, where there is none."""
+    def ask_status(self, on_status: OnStatus) -> None:
+        """Request the child's status report; `on_status` is called at once if there is no child."""
         if self.child is None:
-            on_status(self._without_child())
+            on_status(self._status_without_child())
         else:
             self.child.ask_status(on_status)
 
     def unanswered(self) -> HostStatus:
-        """What is known of a child that does not say how it is."""
+        """The status of a host whose child has not answered in time."""
         if self.child is None:
-            return self._without_child()
+            return self._status_without_child()
         return HostStatus(self.host.name, NOT_ANSWERING, pid=self.child.pid)
 
-    def _without_child(self) -> HostStatus:
-        if self._next is not None:
-            return HostStatus(self.host.name, "starting")
-        if self._knock is not None:
-            return HostStatus(self.host.name, "disabled" if self.disabled else "resting")
-        return HostStatus(self.host.name, NO_CHILD)
-
-    def disable(self, disabled: bool) -> None:
-        """Let the host be served no more, or again."""
+    def set_disabled(self, disabled: bool) -> None:
+        """Make the child, and later ones, fail all requests, or carry them again."""
         self.disabled = disabled
-        self._tell(b"disable" if disabled else b"enable")
+        self._send_order(b"disable" if disabled else b"enable")
 
     def retry(self) -> None:
-        """Let it forget its failures, and connect now."""
-        self._tell(b"retry")
+        """Make the child forget its failed attempts and connect now."""
+        self._send_order(b"retry")
 
-    def look(self) -> None:
-        """There are delayed transactions."""
-        if self._knock is not None and not self.disabled:
-            self._fork()
+    def look_for_delayed(self) -> None:
+        """Make the child read the spool; a delayed transaction of the host is there."""
+        if self.state is State.RESTING and not self.disabled:
+            self._step(Event.CONNECT)
         else:
-            self._tell(b"look")
+            self._send_order(b"look")
 
-    def _tell(self, order: bytes) -> None:
+    def _send_order(self, order: bytes) -> None:
         for child in (self.child, self._next):
             if child is not None:
-                child.tell(order)
+                child.send_order(order)
 
-    def retire(self) -> None:
-        """The host is served no more: remove the socket, let the children drain. Once is enough."""
-        if self._retired:
-            return
-        self._retired = True
-        waiting, self._on_up, self._afterwards = [*self._on_up, *self._afterwards], [], []
-        self._cancel_retry()
-        self._end_rest()
-        self._drop_to_next()
-        self._socket.close()
-        for child in (self.child, self._next):
-            if child is not None:
-                child.terminate()
-        for on_up in waiting:
-            self._loop.after(0, partial(on_up, f"{self.host.name} is served no more"))
+    def _status_without_child(self) -> HostStatus:
+        words = {
+            State.STARTING: "starting",
+            State.RESTING: "disabled" if self.disabled else "resting",
+        }
+        return HostStatus(self.host.name, words.get(self.state, NO_CHILD))
 
     def _bind(self) -> SocketFile:
         try:
@@ -152,153 +196,247 @@ class Supervisor:
         except CannotListen as error:
             raise CannotStart(str(error)) from error
 
-    def _rest(self) -> None:
-        """Be without a child until somebody comes."""
-        self._cancel_retry()
-        if self._knock is None:
-            self._knock = self._loop.watch(self._socket.listening, self._fork)
+    # What happens: callbacks of the loop and of the children.
 
-    def _end_rest(self) -> bool:
-        """Whether there was one."""
-        if self._knock is None:
-            return False
-        self._knock.forget()
-        self._knock = None
-        return True
+    def _step(self, event: Event, why: str = "") -> None:
+        """The one method that writes the state. `why` is a sentence for the log, where one is due."""
+        try:
+            action, state = TRANSITIONS[self.state, event]
+        except KeyError:
+            text = f"{self.host.name}: {event.value}, in state {self.state.value}"
+            raise AssertionError(text) from None
+        if state is not self.state:
+            self._cancel_wait()
+            self._cancel_wait = _nothing
+            self.state = state
+        if action is not None:
+            action(self, why)
 
-    def _serve_again(self) -> None:
-        """Callback: a child that has died has been mourned for long enough."""
-        if self.settings.children == ON_DEMAND:
-            self._rest()
+    def _step_by_mode(self, eager: Event, on_demand: Event) -> None:
+        self._step(on_demand if self.settings.children == ON_DEMAND else eager)
+
+    def _connected(self) -> None:
+        self._step(Event.CONNECT)
+
+    def _delay_over(self) -> None:
+        self._step_by_mode(Event.DELAY_OVER, Event.DELAY_OVER_ON_DEMAND)
+
+    def _heard(self, child: ChildProcess, word: bytes) -> None:
+        """A child has said `word`. Replaced children still run, and may still say `leaving`."""
+        if word == READY and child is self._next:
+            self._step(Event.NEXT_READY)
+        elif word == LEAVING and child is self._previous:
+            self._previous = None
+            self._step(Event.HANDED_OVER)
+        elif word == REPLACE:
+            if child is self.child:
+                self._step(Event.REPLACE)
+        elif word != LEAVING and self.state is not State.RETIRED:
+            child.kill(f"it said {word!r}")
+
+    def _ended(self, child: ChildProcess) -> None:
+        """A child has been reaped."""
+        why = child.how_it_ended
+        if child is self.child:
+            self.child = None
+            self._step(self._event_of_end(child), why)
+        elif child is self._next:
+            self._next = None
+            self._step(Event.NEXT_FAILED, why)
         else:
-            self._fork()
+            level = logging.DEBUG if child.left else logging.WARNING
+            logger.log(logging.INFO if self.state is State.RETIRED else level, "%s", why)
+            if child is self._previous:
+                self._previous = None
+                self._step(Event.HANDED_OVER)
 
-    def _fork(self) -> None:
-        self._cancel_retry()
-        self._end_rest()
-        to_previous = None
+    def _event_of_end(self, child: ChildProcess) -> Event:
+        """Which end of the child it was; the first two do not count as failures."""
+        assert child.ready_at is not None
+        if child.left or self._loop.now - child.ready_at >= LIVED_LONG:
+            self._backoff.reset()
+        if not child.left:
+            return Event.CHILD_DIED
+        return Event.CHILD_IDLE if self.settings.children == ON_DEMAND else Event.CHILD_LEFT
+
+    # The actions, in the order of a child's life.
+
+    def _fork(self, _: str = "") -> None:
+        self._on_restarted, self._requested = self._requested, []
+        to_child = None
         try:
             if self.child is not None:
-                self._to_next, to_previous = socket.socketpair()
-            self._next = ChildProcess(
+                self._to_next, to_child = socket.socketpair()
+            self._next = self._fork_child(
                 self._loop,
                 self.host,
                 self.settings,
                 self._socket.listening,
-                to_previous,
+                to_child,
                 self.disabled,
                 on_word=self._heard,
                 on_ended=self._ended,
             )
         except OSError as error:
-            self._drop_to_next()
             why = f"cannot fork a child for {self.host.name}: {error.strerror}"
-            self._again_in(0, partial(self._failed, why, logging.WARNING))
+            # In another turn: many hosts that fail in a row would call each other back too deeply.
+            self._loop.after(0, partial(self._step, Event.NEXT_FAILED, why))
             return
         finally:
-            if to_previous is not None:
-                to_previous.close()
-        self._family[self._next.pid] = self._next
+            if to_child is not None:
+                to_child.close()
+        self._children[self._next.pid] = self._next
 
-    def _heard(self, child: ChildProcess, word: bytes) -> None:
-        if self._retired:
-            return  # all that it can still do is to drain
-        if word == READY and child is self._next:
-            self._ready(child)
-        elif word == LEAVING and child is self._previous:
-            self._previous = None
-            self._up(None)
-        elif word == REPLACE:
-            if child is self.child and self._next is None:
-                self.bring_up(lambda _: None)
-        elif word != LEAVING:
-            child.kill(f"it said {word!r}")
+    def _serve(self, _: str) -> None:
+        self._promote_next()
+        self._end_restart(None)
 
-    def _ready(self, child: ChildProcess) -> None:
-        child.ready_at = self._loop.now
-        self._previous, self.child, self._next = self.child, child, None
-        if self._previous is None:
-            self._up(None)
-            return
+    def _hand_over(self, _: str) -> None:
+        assert self.child is not None
         assert self._to_next is not None
+        self._previous = self.child
         to_next, self._to_next = self._to_next, None
+        self._promote_next()
         self._previous.leave(to_next)
 
-    def _ended(self, child: ChildProcess) -> None:
-        """Callback: it was reaped."""
-        how = child.how_it_ended
-        served, was_next, was_previous = (
-            child is each for each in (self.child, self._next, self._previous)
-        )
-        if served:
-            self.child = None
-        elif was_next:
-            self._next = None
-        elif was_previous:
-            self._previous = None
-        if self._retired:
-            logger.info("%s", how)
-        elif served:
-            self._died(child, how)
-        elif was_next:
-            self._drop_to_next()
-            self._failed(how, logging.WARNING)
-        else:
-            logger.log(logging.DEBUG if child.left else logging.WARNING, "%s", how)
-            if was_previous:
-                self._up(None)
+    def _promote_next(self) -> None:
+        assert self._next is not None
+        self.child, self._next = self._next, None
+        self.child.ready_at = self._loop.now
 
-    def _died(self, child: ChildProcess, how: str) -> None:
-        assert child.ready_at is not None
-        if child.left or self._loop.now - child.ready_at >= LIVED_LONG:
-            self._backoff.reset()
-        if child.left and self._next is None and self.settings.children == ON_DEMAND:
-            logger.debug("%s", how)
-            self._previous = None
-            self._up(None)
-            if self._next is None:
-                self._rest()
-        elif self._next is not None:
-            logger.warning("%s; the next one is there already", how)
-            self._drop_to_next()  # it need not wait for anybody's clients
-        else:
-            self._previous = None  # nobody takes its clients now: it drains
-            self._failed(how, logging.INFO if child.left else logging.WARNING)
+    def _end_handover(self, _: str) -> None:
+        self._end_restart(None)
 
-    def _up(self, why_not: str | None) -> None:
-        """The change is done, for better or worse: begin with the next one, then tell who waited.
+    def _request_another(self, _: str) -> None:
+        self._requested.append(_ignore_outcome)
 
-        (In this order: whoever is told may want another at once.)
-        """
-        waiting, self._on_up, self._afterwards = self._on_up, self._afterwards, []
-        if self._on_up and not self._retired:
-            self._fork()
-        for on_up in waiting:
-            on_up(why_not)
+    def _keep_child(self, why: str) -> None:
+        self._close_to_next()
+        why += "; the old one goes on"
+        logger.warning("%s", why)
+        self._end_restart(why)
 
-    def _failed(self, why: str, level: int) -> None:
-        if self.child is not None:
-            why += "; the old one goes on"
-            logger.warning("%s", why)
-        self._up(why)
-        if self.child is None and self._next is None and not (self._on_up or self._retired):
-            self._try_again(why, level)
+    def _lose_child(self, why: str) -> None:
+        self._close_to_next()  # the next one need not wait for clients to be passed
+        logger.warning("%s; the next one is there already", why)
 
-    def _try_again(self, why: str, level: int) -> None:
+    def _wait_after_exit(self, why: str) -> None:
+        self._wait(why, logging.INFO)
+
+    def _wait_after_failure(self, why: str) -> None:
+        self._wait(why, logging.WARNING)
+
+    def _wait(self, why: str, level: int) -> None:
+        self._previous = None  # no child takes its clients: it drains
+        self._end_restart(why)
+        if self.state is not State.WAITING:  # another restart has begun, or the host was retired
+            return
         delay = self._backoff.next_delay()
         logger.log(level, "%s; replaced %s", why, f"in {delay:.1f} s" if delay else "at once")
-        self._again_in(delay, self._serve_again)
+        self._cancel_wait = self._loop.after(delay, self._delay_over).cancel
 
-    def _again_in(self, delay: float, then: Callable[[], None]) -> None:
-        self._cancel_retry()
-        self._retry = self._loop.after(delay, then)
+    def _rest(self, why: str) -> None:
+        if why:
+            logger.debug("%s", why)
+        self._previous = None
+        self._watch_listener()
+        self._end_restart(None)
 
-    def _cancel_retry(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+    def _rest_on(self, _: str) -> None:
+        """Callback of a restart that needs no child: it is over in another turn of the loop."""
+        on_restarted, self._requested = self._requested, []
+        for each in on_restarted:
+            self._loop.after(0, partial(each, None))
 
-    def _drop_to_next(self) -> None:
+    def _drain(self, _: str) -> None:
+        unfinished = [*self._on_restarted, *self._requested]
+        self._on_restarted, self._requested = [], []
+        self._close_to_next()
+        self._socket.close()
+        for child in (self.child, self._next):
+            if child is not None:
+                child.terminate()
+        for on_restarted in unfinished:
+            self._loop.after(0, partial(on_restarted, f"{self.host.name} is served no longer"))
+
+    def _log_end(self, why: str) -> None:
+        logger.info("%s", why)
+
+    def _watch_listener(self) -> None:
+        self._cancel_wait = self._loop.watch(self._socket.listening, self._connected).forget
+
+    def _close_to_next(self) -> None:
         if self._to_next is not None:
             self._to_next.close()
             self._to_next = None
+
+    def _end_restart(self, why_not: str | None) -> None:
+        """Begin the next restart if one was requested, then call back.
+
+        In this order: a callback may request another, which then is one after that.
+        """
+        on_restarted, self._on_restarted = self._on_restarted, []
+        if self._requested:
+            self._step_by_mode(Event.RESTART, Event.RESTART_ON_DEMAND)
+        for each in on_restarted:
+            each(why_not)
+
+
+def _nothing() -> None:
+    """Cancels nothing."""
+
+
+def _ignore_outcome(_: str | None) -> None:
+    """For a restart that no caller waits for."""
+
+
+Action = Callable[[Supervisor, str], None]
+_V, _S, _E = Supervisor, State, Event
+
+# fmt: off
+TRANSITIONS: dict[tuple[State, Event], tuple[Action | None, State]] = {
+    (_S.NEW,          _E.RESTART):              (_V._fork,               _S.STARTING),
+    (_S.NEW,          _E.RESTART_ON_DEMAND):    (_V._rest,               _S.RESTING),
+    (_S.RESTING,      _E.RESTART):              (_V._fork,               _S.STARTING),
+    (_S.RESTING,      _E.RESTART_ON_DEMAND):    (_V._rest_on,            _S.RESTING),
+    (_S.RESTING,      _E.CONNECT):              (_V._fork,               _S.STARTING),
+    (_S.WAITING,      _E.RESTART):              (_V._fork,               _S.STARTING),
+    (_S.WAITING,      _E.RESTART_ON_DEMAND):    (_V._rest_on,            _S.WAITING),
+    (_S.WAITING,      _E.DELAY_OVER):           (_V._fork,               _S.STARTING),
+    (_S.WAITING,      _E.DELAY_OVER_ON_DEMAND): (_V._rest,               _S.RESTING),
+    (_S.STARTING,     _E.RESTART):              (None,                   _S.STARTING),
+    (_S.STARTING,     _E.RESTART_ON_DEMAND):    (None,                   _S.STARTING),
+    (_S.STARTING,     _E.NEXT_READY):           (_V._serve,              _S.SERVING),
+    (_S.STARTING,     _E.NEXT_FAILED):          (_V._wait_after_failure, _S.WAITING),
+    (_S.SERVING,      _E.RESTART):              (_V._fork,               _S.REPLACING),
+    (_S.SERVING,      _E.RESTART_ON_DEMAND):    (_V._fork,               _S.REPLACING),
+    (_S.SERVING,      _E.REPLACE):              (_V._fork,               _S.REPLACING),
+    (_S.SERVING,      _E.CHILD_IDLE):           (_V._rest,               _S.RESTING),
+    (_S.SERVING,      _E.CHILD_LEFT):           (_V._wait_after_exit,    _S.WAITING),
+    (_S.SERVING,      _E.CHILD_DIED):           (_V._wait_after_failure, _S.WAITING),
+    (_S.REPLACING,    _E.RESTART):              (None,                   _S.REPLACING),
+    (_S.REPLACING,    _E.RESTART_ON_DEMAND):    (None,                   _S.REPLACING),
+    (_S.REPLACING,    _E.REPLACE):              (None,                   _S.REPLACING),
+    (_S.REPLACING,    _E.NEXT_READY):           (_V._hand_over,          _S.HANDING_OVER),
+    (_S.REPLACING,    _E.NEXT_FAILED):          (_V._keep_child,         _S.SERVING),
+    (_S.REPLACING,    _E.CHILD_IDLE):           (_V._lose_child,         _S.STARTING),
+    (_S.REPLACING,    _E.CHILD_LEFT):           (_V._lose_child,         _S.STARTING),
+    (_S.REPLACING,    _E.CHILD_DIED):           (_V._lose_child,         _S.STARTING),
+    (_S.HANDING_OVER, _E.RESTART):              (None,                   _S.HANDING_OVER),
+    (_S.HANDING_OVER, _E.RESTART_ON_DEMAND):    (None,                   _S.HANDING_OVER),
+    (_S.HANDING_OVER, _E.REPLACE):              (_V._request_another,    _S.HANDING_OVER),
+    (_S.HANDING_OVER, _E.HANDED_OVER):          (_V._end_handover,       _S.SERVING),
+    (_S.HANDING_OVER, _E.CHILD_IDLE):           (_V._rest,               _S.RESTING),
+    (_S.HANDING_OVER, _E.CHILD_LEFT):           (_V._wait_after_exit,    _S.WAITING),
+    (_S.HANDING_OVER, _E.CHILD_DIED):           (_V._wait_after_failure, _S.WAITING),
+    (_S.RETIRED,      _E.RETIRE):               (None,                   _S.RETIRED),
+    (_S.RETIRED,      _E.NEXT_READY):           (None,                   _S.RETIRED),
+    (_S.RETIRED,      _E.NEXT_FAILED):          (_V._log_end,            _S.RETIRED),
+    (_S.RETIRED,      _E.HANDED_OVER):          (None,                   _S.RETIRED),
+    (_S.RETIRED,      _E.REPLACE):              (None,                   _S.RETIRED),
+    (_S.RETIRED,      _E.CHILD_IDLE):           (_V._log_end,            _S.RETIRED),
+    (_S.RETIRED,      _E.CHILD_LEFT):           (_V._log_end,            _S.RETIRED),
+    (_S.RETIRED,      _E.CHILD_DIED):           (_V._log_end,            _S.RETIRED),
+    **{(state, _E.RETIRE): (_V._drain, _S.RETIRED) for state in State if state is not _S.RETIRED},
+}
+# fmt: on

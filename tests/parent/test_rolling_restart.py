@@ -1,6 +1,6 @@
 import pytest
 
-from lonc.parent.rolling_restart import ABREAST, FEW, RollingRestart
+from lonc.parent.rolling_restart import MAX_PARALLEL, REFILL_AT, RollingRestart
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -17,19 +17,19 @@ class Supervisor:
     def __init__(self, begun):
         self._begun = begun
 
-    def bring_up(self, on_up):
-        self._begun.append(on_up)
+    def restart(self, on_restarted):
+        self._begun.append(on_restarted)
 
 
 def test_no_more_than_so_many_at_a_time_and_the_next_when_few_are_left(loop):
     begun, told = [], []
     rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
-    rolling_restart.begin([Supervisor(begun) for _ in range(3 * ABREAST)])
+    rolling_restart.begin([Supervisor(begun) for _ in range(3 * MAX_PARALLEL)])
     done = 0
-    while done < 3 * ABREAST:
+    while done < 3 * MAX_PARALLEL:
         under_way = len(begun) - done
-        assert under_way <= ABREAST
-        assert under_way > FEW or len(begun) == 3 * ABREAST
+        assert under_way <= MAX_PARALLEL
+        assert under_way > REFILL_AT or len(begun) == 3 * MAX_PARALLEL
         assert told == []
         begun[done](None)
         done += 1
@@ -46,7 +46,7 @@ def test_each_failure_is_told_and_the_others_go_on(loop):
     assert told == ["a reason", "another", "done"]
 
 
-def test_with_nobody_to_bring_up_it_is_done_at_once(loop):
+def test_with_nobody_to_restart_it_is_done_at_once(loop):
     told = []
     RollingRestart(loop, told.append, lambda: told.append("done")).begin([])
     assert told == ["done"]
@@ -55,32 +55,32 @@ def test_with_nobody_to_bring_up_it_is_done_at_once(loop):
 def test_after_it_is_cancelled_nobody_is_begun_with_and_nothing_is_told(loop):
     begun, told = [], []
     rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
-    rolling_restart.begin([Supervisor(begun) for _ in range(ABREAST + 1)])
+    rolling_restart.begin([Supervisor(begun) for _ in range(MAX_PARALLEL + 1)])
     rolling_restart.cancel()
-    for on_up in list(begun):
-        on_up("a reason")
-    assert len(begun) == ABREAST
+    for on_restarted in list(begun):
+        on_restarted("a reason")
+    assert len(begun) == MAX_PARALLEL
     assert told == []
 
 
 def test_who_hangs_does_not_hold_up_the_others(loop):
     begun, told = [], []
     rolling_restart = RollingRestart(loop, told.append, lambda: told.append("done"))
-    rolling_restart.begin([Supervisor(begun) for _ in range(3 * ABREAST)])
-    hanging, done = FEW + 1, FEW + 1
+    rolling_restart.begin([Supervisor(begun) for _ in range(3 * MAX_PARALLEL)])
+    hanging, done = REFILL_AT + 1, REFILL_AT + 1
     while done < len(begun):
         begun[done](None)
         done += 1
-    assert done == ABREAST  # they may still come
-    while len(begun) == ABREAST:
+    assert done == MAX_PARALLEL  # they may still come
+    while len(begun) == MAX_PARALLEL:
         loop.turn(5)
     while done < len(begun):
         begun[done](None)
         done += 1
-    assert done == 3 * ABREAST
+    assert done == 3 * MAX_PARALLEL
     assert told == []
-    for on_up in begun[:hanging]:
-        on_up("it hangs")
+    for on_restarted in begun[:hanging]:
+        on_restarted("it hangs")
     assert told == ["it hangs"] * hanging + ["done"]
     for _ in range(3):
         loop.turn(1)

@@ -161,8 +161,8 @@ class TestUpdate:
 
 class TestHanging:
     QUICK = (
-        "import lonc.parent.child_process; lonc.parent.child_process.ASK_EVERY = 0.1;"
-        "lonc.parent.child_process.SILENT_AT_MOST = 10"
+        "import lonc.parent.child_process; lonc.parent.child_process.PING_EVERY = 0.1;"
+        "lonc.parent.child_process.MAX_UNANSWERED = 10"
     )
 
     def test_a_child_that_hangs_is_killed_and_replaced(self, three):

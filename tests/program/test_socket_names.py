@@ -279,7 +279,7 @@ def test_whoever_waits_for_a_socket_of_a_host_that_goes_is_told(machine):
     eventually(lambda: "l2" in machine.socket_files())
     machine.hosts("l1")
     assert machine.command("update").returncode == 0
-    assert read_line(asking) == b"error: l2 is served no more"
+    assert read_line(asking) == b"error: l2 is served no longer"
     os.kill(old, signal.SIGCONT)
 
 
