@@ -11,7 +11,8 @@ The packages; each imports only packages that stand below it:
 - `lonnet`: the public library, for programs that send requests
 - `spool`: delayed transactions on the disk
 - `wire`: the protocol of lond
-- `configuration`, `configuration_file`, `setting_types`, `hosts`, `errors`, `log`: used by all of them
+- `configuration`, `configuration_file`, `setting_types`, `hosts`, `replies`, `errors`, `log`: used by
+  all of them
 - `runtime`: the event loop, processes and files; knows nothing of lonc
 
 A request passes `child.listener`, `child.client`, `child.pool`, `child.lond_connection` and

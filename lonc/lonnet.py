@@ -24,8 +24,23 @@ from lonc.configuration import Settings
 from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
+from lonc.replies import CON_DELAYED, CON_FAILED, CON_LOST, NO_SUCH_HOST, TOO_LONG
 from lonc.setting_types import HOST_ID
 from lonc.spool import spool
+
+__all__ = [
+    "CON_DELAYED",
+    "CON_FAILED",
+    "CON_LOST",
+    "NO_SUCH_HOST",
+    "TOO_LONG",
+    "Lonc",
+    "Misconfigured",
+    "Settings",
+    "critical",
+    "read_settings",
+    "reply",
+]
 
 # Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
 # still be done.
@@ -35,12 +50,6 @@ PAUSE = 0.01  # seconds between two tries
 RECEIVE_SIZE = 65536
 LONGEST_WAIT = 1e6  # seconds; sockets take no more
 TRIES = 2  # of what is critical, before it is saved
-
-CON_LOST = b"con_lost"
-CON_DELAYED = b"con_delayed"
-CON_FAILED = b"con_failed"
-NO_SUCH_HOST = b"no_such_host"
-TOO_LONG = b"error: request too long"
 
 
 class Lonc:

@@ -47,6 +47,7 @@ from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus
+from lonc.replies import NO_SUCH_HOST
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
@@ -200,7 +201,7 @@ class Child:
         """The reply to a request that is lonc's own affair; None if it is for lond."""
         if self._settings.by_dns and (for_whom := FOR_WHOM.match(request)):
             if for_whom[1].decode(errors="replace") not in self._host.ids:
-                return b"no_such_host\n"
+                return NO_SUCH_HOST + b"\n"
             request = request[for_whom.end() :]
         if REFUSED.match(request) or (request in ORDERS and not _may_order(client)):
             return b"refused\n"

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lonc.child.transaction import Transaction
+from lonc.replies import CON_LOST, TOO_LONG
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
 from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 
 READ_AHEAD = 65536  # bytes taken from a client beyond its current line
 
 _CREDENTIALS = struct.Struct("iII")  # pid, user, group
-
-CON_LOST = b"con_lost\n"
-TOO_LONG = b"error: request too long\n"
 
 
 class Services(Protocol):
@@ -162,7 +160,7 @@ class Client(Transaction):
 
     def fail(self, why: str) -> None:
         """Callback: there will be no reply."""
-        self.complete(CON_LOST)
+        self.complete(CON_LOST + b"\n")
 
     def leave(self, pass_on: PassOn) -> None:
         """Be passed on, at once or after the reply to what is in flight; nothing more is read here."""
@@ -222,7 +220,7 @@ class Client(Transaction):
             except LineTooLong:
                 self._ended = True
                 self._lines = LineBuffer(0)
-                self._send(TOO_LONG)
+                self._send(TOO_LONG + b"\n")
                 break
             if line is None:
                 break

@@ -24,7 +24,7 @@ from lonc.log import logger
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.spool.sealing import is_sealed, longest_sealed
-from lonc.spool.spool import SENT, Name, opened, put_aside, record, waiting
+from lonc.spool.spool import SENT, Name, move_to_bad, record, unseal, waiting
 
 LOOK_AGAIN = 1.0  # seconds; who writes in place has written by then
 
@@ -199,7 +199,7 @@ class Replay(Transaction):
             raise ValueError(too_long)
         content = os.read(fd, found.st_size + 1)
         if is_sealed(content):
-            content = opened(self._settings, content, name)
+            content = unseal(self._settings, content, name)
         if len(content) > longest:
             raise ValueError(too_long)
         if not content:
@@ -262,7 +262,7 @@ class Replay(Transaction):
 
     def _put_aside(self, name: Name, why: str) -> bool:
         try:
-            put_aside(self._directory, name.text)
+            move_to_bad(self._directory, name.text)
         except OSError as error:
             self._on_trouble(f"{name} is bad ({why}), and cannot be moved: {error.strerror}")
         else:

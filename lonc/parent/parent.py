@@ -28,6 +28,7 @@ from lonc.parent.served_hosts import ServedHosts
 from lonc.parent.spool_scan import SpoolScan
 from lonc.parent.status_query import StatusQuery
 from lonc.parent.supervisor import Supervisor
+from lonc.replies import NO_SUCH_HOST
 from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
@@ -192,7 +193,7 @@ class Parent:
         supervisors = self._served_hosts.supervisors
         supervisor = supervisors.get(name) or supervisors.get(more.partition(":")[0])
         if supervisor is None:
-            transaction.complete(b"no_such_host\n")
+            transaction.complete(NO_SUCH_HOST + b"\n")
             return
 
         def done(why_not: str | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lonc.log import RateLimitedLog, logger
 from lonc.monitoring.status import stray
 from lonc.runtime.event_loop import EventLoop
-from lonc.spool.spool import BAD, Name, listing, put_aside
+from lonc.spool.spool import BAD, Name, listing, move_to_bad
 
 ABANDONED_AFTER = 86400.0  # seconds; a file that was begun to be written, and has not got its name
 
@@ -66,7 +66,7 @@ class SpoolScan:
                 if before.get(text) != look:
                     self._impossible[text] = look
                     continue
-                put_aside(self._directory, text)
+                move_to_bad(self._directory, text)
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -159,7 +159,7 @@ def _request(settings: Settings, content: bytes, entry: Entry) -> bytes:
     if is_sealed(content):
         if entry.name is None:
             raise ValueError("it is sealed, and had another name")
-        content = spool.opened(settings, content, entry.name)
+        content = spool.unseal(settings, content, entry.name)
     return content.removesuffix(b"\n")
 
 

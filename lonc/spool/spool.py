@@ -137,7 +137,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
         raise
 
 
-def opened(settings: Settings, sealed: bytes, name: Name) -> bytes:
+def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:
     """What was sealed in the file of that name.
 
     Raises ValueError if it was cut or altered, or the key is unknown; Misconfigured if we have no keys.
@@ -211,7 +211,7 @@ def command_of(request: bytes) -> bytes:
     return b":".join(request.split(b":")[: 2 if request.startswith(b"encrypt:") else 1])
 
 
-def put_aside(directory: Path, text: str) -> None:
+def move_to_bad(directory: Path, text: str) -> None:
     """Move what can never be carried out into `bad`. Raises OSError."""
     bad = directory / BAD
     make_directory(bad)

@@ -5,7 +5,8 @@ import socket
 from types import SimpleNamespace
 
 from lonc.child.child import Child
-from lonc.child.client import TOO_LONG, Client
+from lonc.child.client import Client
+from lonc.replies import TOO_LONG
 from lonc.runtime.event_loop import EventLoop
 
 from .pieces import in_pieces
@@ -42,12 +43,12 @@ def due(stream, by_dns):
     *lines, rest = stream.split(b"\n")
     for line in lines:
         if len(line) > LIMIT:
-            return b"".join([*replies, TOO_LONG]), requests
+            return b"".join([*replies, TOO_LONG, b"\n"]), requests
         own = own_reply(line + b"\n", by_dns)
         if own is None:
             requests.append(line + b"\n")
         replies.append(own or b"=%b\n" % line)
-    return b"".join([*replies, TOO_LONG] if len(rest) > LIMIT else replies), requests
+    return b"".join([*replies, TOO_LONG, b"\n"] if len(rest) > LIMIT else replies), requests
 
 
 class _Services:

@@ -41,6 +41,7 @@ PURE = {
     "child/transaction",
     "errors",
     "monitoring/statistics",
+    "replies",
     "runtime/backoff",
     "runtime/containers",
     "runtime/line_buffer",

@@ -12,7 +12,7 @@ from support.delayed_files import contents, machine_in, saved, write_keys
 from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.spool import admin, spool
 from lonc.spool.sealing import read_keys, sealed_by
-from lonc.spool.spool import Name, opened
+from lonc.spool.spool import Name, unseal
 
 NAME = "1700000000.0.4711.put.l1"
 BEFORE = (1_700_000_000, 1_700_000_000)
@@ -163,7 +163,7 @@ class TestResealing:
         found = saved(settings)
         assert [sealed_by(each) for each in found] == ["first"] * 4
         names = map(Name.parse, texts)
-        opens = [opened(settings, each, name) for each, name in zip(found, names, strict=True)]
+        opens = [unseal(settings, each, name) for each, name in zip(found, names, strict=True)]
         assert opens == lines
 
     @pytest.mark.parametrize("content", [b"", b"put:half", b"put:one\nput:two\n"])

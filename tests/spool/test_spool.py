@@ -17,7 +17,7 @@ from lonc import lonnet
 from lonc.errors import Misconfigured
 from lonc.spool import spool
 from lonc.spool.sealing import sealed_by
-from lonc.spool.spool import Name, newest, opened, record, save, waiting
+from lonc.spool.spool import Name, newest, record, save, unseal, waiting
 
 NOW = 1_700_000_000
 
@@ -319,7 +319,7 @@ class TestSealing:
         assert text == f"{NOW}.0.{os.getpid()}.put.l1"
         assert content.startswith(b"lonc:sealed:1:first:")
         assert content.endswith(b"\n")
-        assert opened(sealing, content, Name.parse(text)) == b"put:m:u:n:pw=9\n"
+        assert unseal(sealing, content, Name.parse(text)) == b"put:m:u:n:pw=9\n"
 
     def test_of_what_travels_encrypted_the_name_tells_two_words(self, sealing):
         save(sealing, b"encrypt:auth:m:u:pw", "l1")
@@ -364,14 +364,14 @@ class TestSealing:
         save(sealing, request_, "a-b_C")
         (name,), _ = waiting(sealing.delayed_directory)
         path = sealing.delayed_directory / name.text
-        assert opened(sealing, path.read_bytes(), name) == request_ + b"\n"
+        assert unseal(sealing, path.read_bytes(), name) == request_ + b"\n"
         path.unlink()
 
     def test_where_no_key_file_is_set_what_is_sealed_is_not_bad(self, sealing, settings):
         save(sealing, b"x", "l1")
         (name,), _ = waiting(sealing.delayed_directory)
         with pytest.raises(Misconfigured, match="it is sealed, and loncDelayedKeyFile is not set"):
-            opened(settings, saved(sealing)[0], name)
+            unseal(settings, saved(sealing)[0], name)
 
 
 class TestRecord:
@@ -484,11 +484,11 @@ class TestPuttingAside:
     def test_what_is_bad_is_moved_and_replaces_nothing(self, directory):
         for content in (b"one", b"two", b"three"):
             (directory / "nonsense").write_bytes(content)
-            spool.put_aside(directory, "nonsense")
+            spool.move_to_bad(directory, "nonsense")
         assert os.listdir(directory) == ["bad"]
         moved = {"nonsense": b"one", "nonsense.1": b"two", "nonsense.2": b"three"}
         assert contents(directory / "bad") == moved
 
     def test_what_is_gone_already_is_an_error(self, directory):
         with pytest.raises(FileNotFoundError):
-            spool.put_aside(directory, "nonsense")
+            spool.move_to_bad(directory, "nonsense")
