@@ -1,13 +1,15 @@
-"""Every command and setting stands wherever somebody would look for it."""
+"""The documents: links, size, examples; every command and setting is in them."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.machine import LONC
+from support.machine import BIN_LONC, LONC, eventually, free_port, holders
 
 from lonc.commands.cli import EXAMPLES, _parser
 from lonc.configuration import DECLARATIONS
@@ -17,9 +19,102 @@ MANUAL = ROOT / "etc" / "man"
 SETTINGS = [declaration.name for declaration in DECLARATIONS.values()]
 COMMANDS = list(EXAMPLES)
 
+DOCUMENTS = sorted(
+    str(file.relative_to(ROOT))
+    for file in [*ROOT.glob("*.md"), ROOT / "CHANGES", *ROOT.glob("doc/*.md")]
+)
+
+CODE_BLOCK = re.compile(r"^```.*?^```$|^    .*?$", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PATH = re.compile(r"`([\w.-]+/[\w./-]*)`")
+RUNNABLE = re.compile(r"^```sh run\n(.*?)^```$", re.M | re.S)
+SOURCE_DIRECTORIES = {"bin", "doc", "etc", "init.d", "lonc", "tests", *os.listdir(ROOT / "lonc")}
+
 
 def read(*parts):
     return ROOT.joinpath(*parts).read_text()
+
+
+def anchors(document):
+    """The names that GitHub gives to the headings of a document."""
+    text = CODE_BLOCK.sub("", read(document))
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_has_a_target(document):
+    for link in LINK.findall(CODE_BLOCK.sub("", read(document))):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.resolve().relative_to(ROOT)), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_of_the_project_that_is_named_exists(document):
+    for path in PATH.findall(read(document)):
+        if path.partition("/")[0] in SOURCE_DIRECTORIES and path == path.lower():
+            assert (ROOT / path).exists() or (ROOT / "lonc" / path).exists(), path
+
+
+def test_the_readme_is_short_and_names_every_document():
+    assert len(read("README.md").encode()) <= 10240
+    linked = {link.partition("#")[0] for link in LINK.findall(read("README.md"))}
+    assert set(DOCUMENTS) - {"README.md"} <= linked
+
+
+def test_the_picture_is_small():
+    for picture in (ROOT / "doc" / "images").iterdir():
+        assert picture.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("document", ["README.md", "doc/operations.md"])
+def test_the_examples_run(document, tmp_path):
+    """Those marked with `sh run`. Only the port is another one: 5663 may be in use here."""
+    first, last = RUNNABLE.findall(read("README.md"))
+    between = RUNNABLE.findall(read(document)) if document != "README.md" else []
+    script = "set -ex\n" + first.replace("5663", str(free_port("127.0.0.2"))) + "".join(between) + last
+    environment = {**os.environ, "PATH": f"{BIN_LONC.parent}:{os.environ['PATH']}"}
+    environment.pop("LONC_CONF", None)
+    bash = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    daemon = tmp_path / "try" / "logs" / "lonc.pid"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        bash.wait(60)
+    try:
+        if bash.returncode == 0:
+            eventually(
+                lambda: not group_exists(bash.pid)
+            )  # bash does not wait for the londs it has killed
+            assert holders(daemon) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(bash.pid, signal.SIGKILL)
+        for pid in holders(daemon):
+            os.kill(pid, signal.SIGKILL)
+        output = bash.communicate()[0]
+    assert bash.returncode == 0, output
+    assert "\nhello\n" in output
+
+
+def group_exists(number):
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_every_command_has_an_example_that_can_be_read():
@@ -33,7 +128,7 @@ def test_every_command_has_an_example_that_can_be_read():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_stands_everywhere(command):
     assert re.search(rf"^\.It Cm {command}\b", read("etc", "man", "lonc.8"), re.M)
-    assert f"lonc {command}" in " ".join(read("README.md").split())
+    assert f"`lonc {command}" in " ".join(read("README.md").split())
     done = subprocess.run([*LONC, command, "--help"], capture_output=True, text=True, check=True)
     assert f"example: lonc {EXAMPLES[command]}" in done.stdout
 
@@ -44,7 +139,7 @@ def test_every_command_of_delayed_stands_everywhere():
     assert "reseal" in commands
     for command in commands:
         assert re.search(rf"^\.It Cm {command}\b", read("etc", "man", "lonc.8"), re.M)
-        assert f"lonc delayed {command}" in " ".join(read("README.md").split())
+        assert f"`lonc delayed {command}" in " ".join(read("doc", "delayed.md").split())
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
