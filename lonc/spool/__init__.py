@@ -1,6 +1,6 @@
-"""Delayed transactions on the disk: the requests that wait for their host to come back.
+"""Delayed transactions on the disk: requests that wait until their host is reachable.
 
-- `spool` is the directory, its files and the permanent log;
-- `sealing` encrypts the requests in them, where there is a key file;
-- `admin` does by hand what an operator asks for: list, requeue, reseal, drop.
+- `spool`: the directory `delayed/`, its files, and the permanent log
+- `sealing`: encrypts the requests in the files, if there is a key file
+- `admin`: the operator's actions: list, show, requeue, reseal, drop
 """

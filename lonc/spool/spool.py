@@ -1,9 +1,9 @@
-"""The directory of delayed transactions, and the permanent log of what became of them.
+"""The directory `delayed/` with one file for each delayed transaction, and the permanent log.
 
-One file for each transaction, `TIME.COUNT.PID.COMMAND.HOSTID`, with the request in it and a newline, as
-LON-CAPA has it. Programs write them, lonnet of LON-CAPA as well as ours, when a host cannot be
-reached; that host's child carries them out, and removes them, when it can. Where there is a key file
-ours are sealed, and neither name nor log tells more of a request than its command.
+A file contains a request and a newline, and is named `TIME.COUNT.PID.COMMAND.HOSTID`, as in LON-CAPA.
+Programs write the files while a host is unreachable, through `lonc.lonnet` or LON-CAPA's own lonnet. The
+host's child sends the requests when it can, and removes the files. With a key file `save` seals the
+requests; then file names and log show only their commands.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from lonc.runtime.atomic_file import appearing, sync_directory
 from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
 
-BAD = "bad"  # below it lies what can never be carried out
-DIRECTORY_MODE = 0o2770  # files belong to its group, whoever writes them
+BAD = "bad"  # the directory, below delayed/, of files that can never be carried out
+DIRECTORY_MODE = 0o2770  # set-group-ID: files get the directory's group, whichever user writes them
 FILE_MODE = 0o660
-COMMAND_LENGTH = 16  # bytes of the request, of which only word characters stand in the name
+COMMAND_LENGTH = 16  # bytes of the request; of these, the word characters are in the file name
 
-DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records
+DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records in the permanent log
 
 _NAME = re.compile(
     rf"([0-9]{{1,18}})\.([0-9]{{1,18}})\.([0-9]{{1,18}})\.(\w{{0,16}})\.({HOST_ID.pattern})", re.ASCII
 )
 
-# What some reader might take for the end of a line, or a terminal for an order: the controls of ASCII,
-# and in UTF-8 those from U+0080 on and the separators of lines and paragraphs.
+# Bytes that could end a line or control a terminal: ASCII control characters, and in UTF-8 those from
+# U+0080 on and the line and paragraph separators.
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
-_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # (it could be a FIFO by now)
+_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: it may be a FIFO
 
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """The name of a file; names sort as the transactions came.
+    """The name of a file. Names sort in the order in which the transactions were saved.
 
-    `text` is how it is spelled, which may be with zeros in front of the numbers: another file, then.
+    `text` is the spelling. Numbers may have leading zeros, so two files can differ in `text` only.
     """
 
     time: int  # UNIX time
@@ -64,7 +64,7 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """None if no transaction can have that name."""
+        """The parts of `text`; None if it is not the name of a transaction."""
         match = _NAME.fullmatch(text)
         if match is None:
             return None
@@ -76,18 +76,18 @@ class Name:
 
 
 class Listing(NamedTuple):
-    """What is in the directory, each sorted."""
+    """The names in the directory, each list sorted."""
 
-    waiting: list[Name]  # in the order in which it came
+    waiting: list[Name]  # transactions, in the order in which they were saved
     impossible: list[str]  # names that no transaction can have
-    unfinished: list[str]  # what `save` is writing, and what is left by a writer that was killed
+    unfinished: list[str]  # files that `save` is writing, or that a killed writer has left
 
 
 def listing(directory: Path) -> Listing:
-    """One look. A directory that is not there is empty. Raises OSError."""
+    """Scan the directory; a missing one counts as empty. Raises OSError."""
     found = Listing([], [], [])
-    for text in _listed(directory):
-        if text.startswith("."):  # a writer's own
+    for text in _list(directory):
+        if text.startswith("."):  # the temporary name of a file that is being written
             if Name.parse(text[1:]) is not None:
                 found.unfinished.append(text)
         elif (name := Name.parse(text)) is not None:
@@ -100,47 +100,48 @@ def listing(directory: Path) -> Listing:
 
 
 def waiting(directory: Path) -> tuple[list[Name], list[str]]:
-    """What waits there, and all names that are impossible. Raises OSError."""
+    """The transactions, and the impossible names. Raises OSError."""
     return listing(directory)[:2]
 
 
 def newest(directory: Path, host: str) -> tuple[int, int] | None:
-    """Time and count of what came last of all that waits for `host`; None if nothing does.
+    """Time and count of the newest transaction that waits for `host`; None if there is none.
 
     Raises OSError.
     """
-    matches = (_NAME.fullmatch(text) for text in _listed(directory) if text.endswith(f".{host}"))
+    matches = (_NAME.fullmatch(text) for text in _list(directory) if text.endswith(f".{host}"))
     return max(((int(match[1]), int(match[2])) for match in matches if match), default=None)
 
 
 def save(settings: Settings, request: bytes, host: str) -> None:
-    """Put `request`, without its newline, behind all that waits for `host`.
+    """Save `request`, without its newline, behind all transactions that wait for `host`.
 
-    When this returns, it is on the disk, and will be carried out. Raises OSError, and Misconfigured if
-    it is to be sealed and cannot be; then it is not there.
+    When this returns, the request is on the disk and will be carried out. Raises OSError; Misconfigured
+    if the key file cannot be used. Then nothing is saved.
     """
     directory = settings.delayed_directory
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
-    fd, own, path = _begin(directory, request if keys is None else command_of(request), host)
-    with appearing(fd, own, path):  # replaces nothing: see _begin
+    fd, temporary, path = _create(directory, request if keys is None else command_of(request), host)
+    with appearing(fd, temporary, path):  # replaces no file: see _create
         content = request + b"\n"
         write(fd, content if keys is None else keys.seal(content, host, path.name))
     try:
         sync_directory(directory)
     except OSError:
-        # On a disk that does not even let us take it back, it may be carried out although we say that
-        # it failed: so may anything that was sent and got no reply. To say that it is saved would be a
-        # promise that the next loss of power breaks.
+        # If the file cannot be removed either, the request may be carried out although we report a
+        # failure. That is allowed, as for a request that was sent and got no reply. To report success
+        # is not: the next loss of power could break that promise.
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
 
 
 def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:
-    """What was sealed in the file of that name.
+    """The content that was sealed in the file of that name.
 
-    Raises ValueError if it was cut or altered, or the key is unknown; Misconfigured if we have no keys.
+    Raises ValueError if it was cut or altered, or its key is unknown; Misconfigured if the key file is
+    not set or cannot be used.
     """
     if settings.delayed_key_file is None:
         file = settings.delayed_directory / name.text
@@ -149,7 +150,7 @@ def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:
 
 
 def make_directory(directory: Path) -> None:
-    """Make it where its parent is, unless it is there. Raises OSError."""
+    """Create the directory, unless it exists; its parent must exist. Raises OSError."""
     try:
         os.mkdir(directory)
     except OSError:
@@ -157,7 +158,7 @@ def make_directory(directory: Path) -> None:
             return
         raise
     try:
-        _give_mode(directory)
+        _set_mode(directory)
         sync_directory(directory.parent)
     except OSError:
         with contextlib.suppress(OSError):
@@ -165,9 +166,9 @@ def make_directory(directory: Path) -> None:
         raise
 
 
-def _give_mode(made: Path) -> None:
-    """Whatever the umask; and to nothing that somebody else has put in its place meanwhile."""
-    fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _set_mode(created: Path) -> None:
+    """DIRECTORY_MODE, whatever the umask; but not for a directory that another user has put there."""
+    fd = os.open(created, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_uid == os.geteuid():
             os.fchmod(fd, DIRECTORY_MODE)
@@ -176,7 +177,10 @@ def _give_mode(made: Path) -> None:
 
 
 def make_log(settings: Settings) -> None:
-    """Make the permanent log, as far as we may, for whoever may save, whoever records first."""
+    """Create the permanent log with the group of `delayed/`, so that its group can write records.
+
+    Without permission for that it does nothing: the first writer creates the log.
+    """
     with contextlib.suppress(OSError):
         fd = _open_log(settings.perm_log)
         try:
@@ -186,94 +190,104 @@ def make_log(settings: Settings) -> None:
 
 
 def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
-    """One line in the permanent log: what became of `request`, which comes without its newline.
+    """Append a line to the permanent log: what happened to `request`, which has no newline.
 
-    Of one that travels encrypted, and of all where they are sealed, only the command is recorded:
-    passwords are among the rest. Raises OSError.
+    `kind` is DELAYED, FAILED or SENT. If requests are sealed, and for each request that travels
+    encrypted, only the command is recorded: the rest may contain a password. Raises OSError.
     """
     if settings.delayed_key_file is not None or request.startswith(b"encrypt:"):
         request = command_of(request)
-    said = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
+    printable = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
     now = time.time()
-    line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), said, time.ctime(now).encode())
+    line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), printable, time.ctime(now).encode())
     fd = _open_log(settings.perm_log)
     try:
-        if _cut_off(settings.perm_log):
+        if _lacks_newline(settings.perm_log):
             line = b"\n" + line
-        if os.write(fd, line) != len(line):  # in one piece: others write, too
+        if os.write(fd, line) != len(line):  # one call: other processes append at the same time
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
 
 
 def command_of(request: bytes) -> bytes:
-    """What of a request is no secret: `put`, `encrypt:auth`."""
+    """The part of a request that is not secret: `put`, `encrypt:auth`."""
     return b":".join(request.split(b":")[: 2 if request.startswith(b"encrypt:") else 1])
 
 
 def move_to_bad(directory: Path, text: str) -> None:
-    """Move what can never be carried out into `bad`. Raises OSError."""
+    """Move the file `text`, which can never be carried out, to `bad/`. Raises OSError.
+
+    If `bad/` has a file of that name, a number is appended.
+    """
     bad = directory / BAD
     make_directory(bad)
-    place = bad / text
+    target = bad / text
     for number in itertools.count(1):
-        if not os.path.lexists(place):
+        if not os.path.lexists(target):
             break
-        place = bad / f"{text}.{number}"
-    os.rename(directory / text, place)
+        target = bad / f"{text}.{number}"
+    os.rename(directory / text, target)
 
 
-def _listed(directory: Path) -> list[str]:
+def _list(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
 
 
-def _begin(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path]:
-    """A new file under a name of our own, and where it is to go: there nothing is, nor will be.
+def _create(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path]:
+    """Create an empty file under a temporary name. Returns its descriptor, that name and its final name.
 
-    Our own name is the other with a dot in front, and whoever wants that place must have it first.
+    No file has the final name, nor can one get it: the temporary name is the final one behind a dot, and
+    every writer must create that first.
     """
     command = re.sub(rb"\W", b"", request[:COMMAND_LENGTH]).decode()
     while True:
         path = directory / str(_next_name(directory, command, host))
-        own = path.with_name(f".{path.name}")
+        temporary = path.with_name(f".{path.name}")
         try:
-            fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        except FileExistsError:  # left by a process of our pid, which was killed
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        except FileExistsError:  # left by a killed process that had our pid
             continue
         if not os.path.lexists(path):
-            return fd, own, path
+            return fd, temporary, path
         os.close(fd)
-        os.unlink(own)
+        os.unlink(temporary)
 
 
-# By directory and host. No name is given twice, even if the clock was set back and what had the name is
-# gone: two files of one name, one after the other, would be one to whoever looks now and then.
-_last_given: dict[tuple[Path, str], tuple[int, int]] = {}
-_giving = threading.RLock()  # (a signal handler may save, too)
+# Time and count of the newest name by directory and host. A name is never used twice, even if the clock
+# was set back and the first file is gone: a reader that scans now and then would take two files of one
+# name for one.
+_last_used: dict[tuple[Path, str], tuple[int, int]] = {}
+_names_lock = threading.RLock()  # reentrant: a signal handler may save as well
 os.register_at_fork(
-    before=_giving.acquire, after_in_parent=_giving.release, after_in_child=_giving.release
+    before=_names_lock.acquire,
+    after_in_parent=_names_lock.release,
+    after_in_child=_names_lock.release,
 )
 
 
 def _next_name(directory: Path, command: str, host: str) -> Name:
-    """Behind all that waits for `host`, even if the clock was set back."""
-    with _giving:
-        given = _last_given.get((directory, host), (-1, -1))
-        last, last_count = max(newest(directory, host) or given, given)
+    """A name behind all transactions that wait for `host`, even if the clock was set back."""
+    with _names_lock:
+        used = _last_used.get((directory, host), (-1, -1))
+        last, last_count = max(newest(directory, host) or used, used)
         now = int(time.time())
         when, count = (now, 0) if now > last else (last, last_count + 1)
         name = Name(when, count, os.getpid(), command, host)
-        if Name.parse(str(name)) is None:  # the last one has the highest number that there is
+        if Name.parse(str(name)) is None:  # a file has the highest number already
             raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW), str(directory / str(name)))
-        _last_given[directory, host] = when, count
+        _last_used[directory, host] = when, count
     return name
 
 
 def write(fd: int, content: bytes) -> None:
-    """All of it, on the disk, and what is read there is what was written. Raises OSError."""
+    """Write all of `content` to a new file, wait until the disk has it, and read it back.
+
+    Raises OSError.
+    """
     os.fchmod(fd, FILE_MODE)  # whatever the umask
     rest = memoryview(content)
     while rest:
@@ -285,21 +299,23 @@ def write(fd: int, content: bytes) -> None:
 
 def _open_log(file: Path) -> int:
     try:
-        return _follow(file)
+        return _open_trusted(file)
     except FileNotFoundError:
         pass
     try:
         fd = os.open(file, _LOG_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    except FileExistsError:  # somebody else was first
-        return _follow(file)
+    except FileExistsError:  # another process was first
+        return _open_trusted(file)
     with contextlib.suppress(OSError):
         os.fchmod(fd, FILE_MODE)  # whatever the umask
     return fd
 
 
-def _follow(file: Path) -> int:
-    """Through a link only if that is root's or our own: as root we would write wherever the daemon's
-    user, who may write beside it, wants."""
+def _open_trusted(file: Path) -> int:
+    """Follows a link only if root or we own it.
+
+    Otherwise the daemon's user, who may write in that directory, could make root append to any file.
+    """
     try:
         return os.open(file, _LOG_FLAGS | os.O_NOFOLLOW)
     except OSError as error:
@@ -308,8 +324,8 @@ def _follow(file: Path) -> int:
     return os.open(file, _LOG_FLAGS)
 
 
-def _cut_off(file: Path) -> bool:
-    """Whether the last record is, by a full disk: the next one would be taken for its end."""
+def _lacks_newline(file: Path) -> bool:
+    """Whether a full disk has cut off the last record: it needs its newline before the next record."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

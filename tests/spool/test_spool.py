@@ -41,7 +41,7 @@ def clock(monkeypatch):
         now = NOW + 0.5
 
     monkeypatch.setattr(time, "time", lambda: Clock.now)
-    monkeypatch.setattr(spool, "_last_given", {})
+    monkeypatch.setattr(spool, "_last_used", {})
     return Clock
 
 
