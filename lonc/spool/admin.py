@@ -1,7 +1,7 @@
-"""What may be done by hand to delayed transactions: those that wait, and those put aside as bad.
+"""The operator's actions on delayed transactions: on waiting ones, and on the rejected ones in `bad/`.
 
-Whoever changes a file has it locked, as a child has what is in flight, and knows by then that it still
-is the file of that name. A child that opened what was replaced meanwhile finds that out, too.
+An action locks a file before it changes it, as a child does while the request is in flight, and then
+checks that the name still belongs to the locked file. A child makes the same check.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lonc.spool import spool
 from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
 
-# lonnet of LON-CAPA looks two seconds later whether what it has written is there.
+# LON-CAPA's lonnet reads its file back two seconds after writing it.
 READ_BACK_WITHIN = 3.0
 
 
 class Entry(NamedTuple):
-    """A file, and the name its transaction has or had; None if no transaction can have it."""
+    """A file, and the name of its transaction: None if the file's name is impossible."""
 
     path: Path
     name: Name | None
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 
 def waiting(settings: Settings) -> list[Entry]:
-    """What waits, in its order. Raises LoncError."""
+    """The waiting transactions, oldest first. Raises LoncError."""
     directory = settings.delayed_directory
     try:
         return [Entry(directory / name.text, name) for name in spool.waiting(directory)[0]]
@@ -47,7 +47,7 @@ def waiting(settings: Settings) -> list[Entry]:
 
 
 def bad(settings: Settings) -> list[Entry]:
-    """What was put aside. Raises LoncError."""
+    """The rejected transactions. Raises LoncError."""
     directory = settings.delayed_directory / BAD
     try:
         texts = sorted(os.listdir(directory))
@@ -55,7 +55,7 @@ def bad(settings: Settings) -> list[Entry]:
         return []
     except OSError as error:
         raise LoncError(f"cannot read {directory}: {error.strerror}") from error
-    # Where another of that name lay there already, it has a number behind it.
+    # move_to_bad appends a number if the name is taken.
     return [
         Entry(directory / text, Name.parse(text) or Name.parse(text.rpartition(".")[0]))
         for text in texts
@@ -63,7 +63,10 @@ def bad(settings: Settings) -> list[Entry]:
 
 
 def find(settings: Settings, text: str, only_bad: bool) -> Entry:
-    """What waits under this name, else what is bad; or only that. Raises UsageError, LoncError."""
+    """The file `text`, waiting or else rejected; with `only_bad` a rejected one.
+
+    Raises UsageError if there is none; LoncError.
+    """
     if not only_bad and (name := Name.parse(text)) is not None:
         path = settings.delayed_directory / text
         if os.path.lexists(path):
@@ -71,11 +74,13 @@ def find(settings: Settings, text: str, only_bad: bool) -> Entry:
     for entry in bad(settings):
         if entry.path.name == text:
             return entry
-    raise UsageError("nothing bad has that name" if only_bad else "nothing has that name")
+    raise UsageError(
+        "there is no bad file of that name" if only_bad else "there is no file of that name"
+    )
 
 
 def sealed_with(entry: Entry) -> str | None:
-    """The id of the key, `damaged` if that cannot be known, None if it is plain.
+    """The id of the key that sealed a file; `damaged` if it cannot be read; None if the file is plain.
 
     Raises LoncError, OSError.
     """
@@ -88,25 +93,26 @@ def sealed_with(entry: Entry) -> str | None:
 
 
 def request(settings: Settings, entry: Entry) -> bytes:
-    """The request itself, without its newline.
+    """The request in a file, without its newline.
 
-    Raises LoncError, OSError; Misconfigured if it is sealed and there are no keys; ValueError if it does
-    not open.
+    Raises LoncError; OSError; Misconfigured if it is sealed and the key file is not set or cannot be
+    used; ValueError if it does not open.
     """
     with _opened(entry) as fd:
         return _request(settings, _content(fd), entry)
 
 
 def reseal(keys: Keyring, entry: Entry) -> str | None:
-    """Put what is plain, or sealed with another key, under the first one; its name and place remain.
+    """Seal a waiting file with the first key, if it is plain or sealed with another one.
 
-    Returns what was done. Raises LoncError, OSError, ValueError if it is sealed and does not open.
+    Its name and its place in the order remain. Returns what was done; None: nothing. Raises LoncError;
+    OSError; ValueError if the file is sealed and does not open.
     """
-    assert entry.name is not None, "what waits has a possible name"
+    assert entry.name is not None, "a waiting file has a possible name"
     try:
         if sealed_with(entry) == keys.first:
             return None
-        _let_its_writer_finish(entry.path)
+        _wait_for_writer(entry.path)
         with _locked(entry) as fd:
             content = _content(fd)
             if is_sealed(content):
@@ -115,28 +121,28 @@ def reseal(keys: Keyring, entry: Entry) -> str | None:
                 raise LoncError("it is not one whole line")
             _replace(entry.path, keys.seal(content, entry.host, entry.name.text), os.fstat(fd))
     except FileNotFoundError:
-        return "gone meanwhile"
+        return "already gone"
     sync_directory(entry.path.parent)
     return f"sealed with {keys.first}"
 
 
 def requeue(settings: Settings, entry: Entry) -> str:
-    """Let what was bad wait again, under its own name. Returns what was done.
+    """Move a rejected file back to the waiting ones, under its own name. Returns what was done.
 
     Raises LoncError, OSError.
     """
     if entry.name is None:
         raise LoncError("no transaction can have that name")
-    place = settings.delayed_directory / entry.name.text
-    if os.path.lexists(place):
-        raise LoncError(f"{place} is there already")
-    os.rename(entry.path, place)
-    sync_directory(place.parent)
-    return "waits again" if place.name == entry.path.name else f"waits again, as {place.name}"
+    target = settings.delayed_directory / entry.name.text
+    if os.path.lexists(target):
+        raise LoncError(f"{target} exists")
+    os.rename(entry.path, target)
+    sync_directory(target.parent)
+    return "waits again" if target.name == entry.path.name else f"waits again, as {target.name}"
 
 
 def drop(settings: Settings, entry: Entry) -> str:
-    """Remove and record it: it will not be carried out. Returns what was done.
+    """Remove a file and record that its request failed. Returns what was done.
 
     Raises LoncError, OSError.
     """
@@ -158,28 +164,31 @@ def drop(settings: Settings, entry: Entry) -> str:
 def _request(settings: Settings, content: bytes, entry: Entry) -> bytes:
     if is_sealed(content):
         if entry.name is None:
-            raise ValueError("it is sealed, and had another name")
+            raise ValueError("it is sealed, and was renamed")
         content = spool.unseal(settings, content, entry.name)
     return content.removesuffix(b"\n")
 
 
-def _let_its_writer_finish(path: Path) -> None:
-    """A writer that reads back something else would tell its caller that it was lost."""
+def _wait_for_writer(path: Path) -> None:
+    """A writer that reads back other content than its own would report a failure to its caller."""
     age = time.time() - os.lstat(path).st_mtime
     if 0 <= age < READ_BACK_WITHIN:
         time.sleep(READ_BACK_WITHIN - age)
 
 
 def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
-    """The file at once has this content, and all its rights. Raises LoncError, OSError."""
-    own = path.with_name(f".{path.name}")
+    """Replace the content of `path` in one step, with the owner and group `like`.
+
+    Raises LoncError, OSError.
+    """
+    temporary = path.with_name(f".{path.name}")
     try:
-        fd = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, spool.FILE_MODE)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, spool.FILE_MODE)
     except FileExistsError as error:
-        text = f"{own} is in the way: another writer's, or left by one that died; then remove it"
+        text = f"{temporary} exists: another process is writing, or was killed; in that case remove it"
         raise LoncError(text) from error
-    with appearing(fd, own, path):
-        with contextlib.suppress(PermissionError):  # its group may do all that its owner may
+    with appearing(fd, temporary, path):
+        with contextlib.suppress(PermissionError):  # the group has the same permissions as the owner
             os.fchown(fd, like.st_uid, -1)
         if os.fstat(fd).st_gid != like.st_gid:
             os.fchown(fd, -1, like.st_gid)
@@ -188,11 +197,11 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _opened(entry: Entry) -> Iterator[int]:
-    """Raises LoncError, OSError."""
+    """A descriptor of the file. Raises LoncError if it is not a regular file; OSError."""
     fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise LoncError("it is no file")
+            raise LoncError("it is not a regular file")
         yield fd
     finally:
         os.close(fd)
@@ -200,14 +209,14 @@ def _opened(entry: Entry) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(entry: Entry) -> Iterator[int]:
-    """The file of that name, while no child has it in flight. Raises LoncError, OSError."""
+    """A descriptor of the file, locked. Raises LoncError if a child has it in flight; OSError."""
     with _opened(entry) as fd:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LoncError("it is in flight") from None
         if not os.path.samestat(os.lstat(entry.path), os.fstat(fd)):
-            raise LoncError("it was replaced meanwhile")
+            raise LoncError("it was replaced in the meantime")
         yield fd
 
 

@@ -1,13 +1,14 @@
-"""Seals what is secret where it lies on a disk: one line into another, AES-256-GCM.
+"""Sealing: encrypts a line into another line, with AES-256-GCM.
 
-    lonc:sealed:1:KEYID:BASE64:sealed:lonc      (of nonce, 12 bytes, what was sealed, and tag, 16 bytes)
+    lonc:sealed:1:KEYID:BASE64:sealed:lonc
 
-A request that begins with `lonc:` never reaches a lond, so no plain line begins so. The end is marked as
-well, lest one whose first bytes were altered or lost be taken for a plain one. Host and name of the file
-are sealed with it: under another name it does not open.
+BASE64 encodes a nonce of 12 bytes, the encrypted line, and a tag of 16 bytes. Host and file name are
+authenticated with it: under another name the line does not open. No plain request begins with `lonc:`,
+because lonc answers those itself. The end is marked too, so that a sealed line whose beginning was
+altered is not taken for a plain one.
 
-Keys stand in a file, one a line, `KEYID:64 hex digits`; the first seals, all open. The file is read each
-time that a key is needed, so that a change of keys is known to all at once.
+The key file has one key a line, `KEYID:64 hex digits`. The first key seals, every key opens. The file is
+read each time that a key is needed, so that all processes notice a change of keys at once.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from typing import Any
 from lonc.errors import CannotStart, Fault, Misconfigured
 from lonc.runtime.atomic_file import appearing, sync_directory
 
-# Crypto is imported only where somebody has a key file: it takes every process 2 MiB.
+# Crypto is imported only if there is a key file: it takes 2 MiB in every process.
 
-FILE_MODE = 0o640  # of a new one: programs that save are in its group
+FILE_MODE = 0o640  # of a new key file: programs that save requests are in its group
 
 HEAD, FOOT = b"lonc:sealed:1:", b":sealed:lonc\n"
 LONGEST_ID = 32
-NONCE, TAG, KEY = 12, 16, 32  # bytes; (nonces are random: 2**32 of a key are safe)
+NONCE, TAG, KEY = 12, 16, 32  # bytes; random nonces are safe for 2**32 lines of a key
 
 _KEY_ID = rb"[A-Za-z0-9-]{1,%d}" % LONGEST_ID
 _KEY_LINE = re.compile(rb"[ \t]*(%b):([0-9A-Fa-f]{%d})\s*" % (_KEY_ID, 2 * KEY))
@@ -43,7 +44,7 @@ _COMMENT = b"# The first key seals delayed transactions, all of them open: KEYID
 
 
 class Keyring:
-    """Keys by their ids, the one that seals first."""
+    """The keys of a key file. The first one seals."""
 
     def __init__(self, file: Path, keys: Mapping[str, bytes]) -> None:
         self._file = file
@@ -59,7 +60,7 @@ class Keyring:
         return key_id in self._keys
 
     def seal(self, line: bytes, host: str, name: str) -> bytes:
-        """A line instead of `line`, which may lie in the file `name` for `host`."""
+        """Seal `line` for the file `name` of `host`. Both lines end with a newline."""
         nonce = os.urandom(NONCE)
         cipher = self._cipher(self.first, nonce, host, name)
         secret, tag = cipher.encrypt_and_digest(line)
@@ -67,10 +68,7 @@ class Keyring:
         return b"".join([HEAD, self.first.encode(), b":", text, FOOT])
 
     def open(self, sealed: bytes, host: str, name: str) -> bytes:
-        """What was sealed for this host in a file of this name.
-
-        Raises ValueError, with a sentence, for anything else.
-        """
+        """The line that was sealed for the file `name` of `host`. Raises ValueError with a sentence."""
         match = _SEALED.fullmatch(sealed)
         if match is None:
             raise ValueError("it is sealed, and was cut or altered")
@@ -79,14 +77,13 @@ class Keyring:
             raise ValueError(f"it is sealed with the key {key_id}, which is not in {self._file}")
         try:
             data = binascii.a2b_base64(text)
-            # Only in one way can it be written: whatever bit is altered, it is not as we wrote it.
+            # Base64 has several spellings; only ours is accepted, so that no bit can be altered.
             if len(data) < NONCE + TAG or binascii.b2a_base64(data, newline=False) != text:
                 raise ValueError
             cipher = self._cipher(key_id, data[:NONCE], host, name)
             line: bytes = cipher.decrypt_and_verify(data[NONCE:-TAG], data[-TAG:])
-        except ValueError:  # also of base64
-            why = "it is sealed, and was cut or altered, or had another name"
-            raise ValueError(why) from None
+        except ValueError:  # also from a2b_base64
+            raise ValueError("it is sealed, and was cut or altered, or renamed") from None
         return line
 
     def _cipher(self, key_id: str, nonce: bytes, host: str, name: str) -> Any:
@@ -96,33 +93,33 @@ class Keyring:
 
 
 def is_sealed(line: bytes) -> bool:
-    """Whether it is, or was before it was altered."""
+    """Whether the line is sealed, also if it was cut or altered."""
     return line.startswith(HEAD) or line.endswith(FOOT)
 
 
 def sealed_by(line: bytes) -> str | None:
-    """The id of the key; the beginning of the line is enough. None if it cannot be known."""
+    """The id of the key of a sealed line, or of its beginning; None if it is damaged."""
     match = _SEALED_BY.match(line)
     return None if match is None else match[1].decode()
 
 
 def longest_sealed(length: int) -> int:
-    """How long what is sealed can be if that was so long."""
+    """The most bytes of a sealed line if the plain line has `length` bytes."""
     return len(HEAD) + LONGEST_ID + 1 + 4 * ((NONCE + length + TAG + 2) // 3) + len(FOOT)
 
 
 def read_keys(file: Path) -> Keyring:
-    """Raises Misconfigured, with the first fault."""
+    """The keys of `file`. Raises Misconfigured with the first fault."""
     keys, _ = _read(file)
     if not keys:
-        raise _fault(file, None, "no key stands in it; lonc delayed keygen makes one")
+        raise _fault(file, None, "it has no key; lonc delayed keygen adds one")
     return Keyring(file, keys)
 
 
 def require_keys(file: Path | None) -> None:
-    """Raises CannotStart unless the keys of `file`, if there is one, can be used.
+    """Raises CannotStart if the keys of `file` cannot be used. Without a file there is nothing to check.
 
-    After this a fork has in common with us what is needed to use them.
+    It imports the cipher: children that are forked afterwards share its memory.
     """
     if file is None:
         return
@@ -134,16 +131,16 @@ def require_keys(file: Path | None) -> None:
 
 
 def add_key(file: Path, like: Path) -> str:
-    """Make a new key, which is the first from now on, and the file, if need be; returns the key's id.
+    """Add a new first key to the key file, or create the file. Returns the id of the key.
 
-    A new file gets owner and group of the directory `like`, as far as we may give it away. Raises
-    Misconfigured if there are faults in the file, OSError; then nothing has changed.
+    A new file gets the owner and group of the directory `like`, if we have permission for that. Raises
+    Misconfigured if the file has faults; OSError. Then nothing has changed.
     """
     file = Path(os.path.realpath(file))
-    being_made = file.with_name(f".{file.name}.new")
-    # Until it is renamed, it also keeps others from doing the same.
-    fd = os.open(being_made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with appearing(fd, being_made, file), open(fd, "wb", closefd=False) as new:
+    temporary = file.with_name(f".{file.name}.new")
+    # O_EXCL: while one process adds a key, a second one fails.
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with appearing(fd, temporary, file), open(fd, "wb", closefd=False) as new:
         key_id, content = _with_new_key(file, fd, like)
         new.write(content)
         new.flush()
@@ -153,8 +150,10 @@ def add_key(file: Path, like: Path) -> str:
 
 
 def _with_new_key(file: Path, fd: int, like: Path) -> tuple[str, bytes]:
-    """The id of the new key, and all that is to stand in the file; `fd`, which will be the file, gets
-    its owner, group and mode."""
+    """Returns the id of a new key, and the new content of the file.
+
+    `fd`, the new file, gets the owner, group and mode that the file has or shall have.
+    """
     if os.path.lexists(file):
         keys, old = _read(file)
         found = os.stat(file)
@@ -183,16 +182,18 @@ def _new_id() -> str:
 
 
 def _read(file: Path) -> tuple[dict[str, bytes], bytes]:
-    """The keys, and all that stands in the file. Raises Misconfigured; no key is in its text."""
+    """The keys, and the content of the file. Raises Misconfigured; its sentence contains no key."""
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise _fault(file, None, "a key file is a regular file, and this is none")
+                raise _fault(file, None, "it is not a regular file")
             if found.st_mode & stat.S_IRWXO:
                 mode = stat.S_IMODE(found.st_mode)
-                raise _fault(file, None, f"its mode {mode:04o} lets others at the keys: chmod o= {file}")
+                raise _fault(
+                    file, None, f"its mode {mode:04o} lets other users read the keys: chmod o= {file}"
+                )
             content = os.read(fd, found.st_size)
         finally:
             os.close(fd)
@@ -204,10 +205,10 @@ def _read(file: Path) -> tuple[dict[str, bytes], bytes]:
             continue
         match = _KEY_LINE.fullmatch(line)
         if match is None:
-            raise _fault(file, number, f"a key is KEYID:{2 * KEY} hex digits, and this is none")
+            raise _fault(file, number, f"this is not a key, KEYID:{2 * KEY} hex digits")
         key_id = match[1].decode()
         if key_id in keys:
-            raise _fault(file, number, f"the key {key_id} stands here twice")
+            raise _fault(file, number, f"the key {key_id} appears twice")
         keys[key_id] = bytes.fromhex(match[2].decode())
     return keys, content
 
@@ -216,7 +217,7 @@ def _aes(file: Path) -> Any:
     try:
         from Crypto.Cipher import AES
     except ImportError:
-        raise _fault(file, None, "keys need pycryptodome: pip install pycryptodome") from None
+        raise _fault(file, None, "sealing needs pycryptodome: pip install pycryptodome") from None
     return AES
 
 

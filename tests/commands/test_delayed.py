@@ -74,7 +74,7 @@ class TestKeygen:
     def test_into_a_file_without_keys_as_the_complaint_of_it_says(self, machine, keys):
         for text in ("", "# ours\n", "# without an end"):
             keys.write_text(text)
-            assert b"lonc delayed keygen makes one" in machine.command("check").stdout
+            assert b"lonc delayed keygen adds one" in machine.command("check").stdout
             done(machine, "keygen")
             assert read_keys(keys).first in keys.read_text()
             assert keys.read_text().startswith(text)
@@ -89,7 +89,7 @@ class TestKeygen:
     def test_what_is_in_the_way(self, machine, keys):
         keys.write_text("nonsense\n")
         _, why = done(machine, "keygen", status=6)
-        assert why == [f"{keys}:1: a key is KEYID:64 hex digits, and this is none"]
+        assert why == [f"{keys}:1: this is not a key, KEYID:64 hex digits"]
         _, why = done(machine, "keygen", "/nowhere/keys", status=1)
         assert why == ["lonc: cannot write /nowhere/keys: No such file or directory"]
         keys.with_name(".keys.new").touch()
@@ -159,12 +159,12 @@ class TestShow:
         _, (why,) = done(machine, "show", "2.0.1.put.l1", status=1)
         assert why == f"lonc: 2.0.1.put.l1: it is sealed with the key unknown, which is not in {keys}"
         _, why = done(machine, "show", "3.0.1.put.l1", status=2)
-        assert why == ["lonc: 3.0.1.put.l1: nothing has that name"]
+        assert why == ["lonc: 3.0.1.put.l1: there is no file of that name"]
         _, why = done(machine, "show", "bad/1.0.1.put.l1", status=2)
         assert why == ["lonc: 'bad/1.0.1.put.l1' is no name: it has a slash"]
         keys.chmod(0o644)
         _, (why,) = done(machine, "show", "1.0.1.put.l1", status=6)
-        assert why.startswith(f"lonc: 1.0.1.put.l1: {keys}: its mode 0644 lets others")
+        assert why.startswith(f"lonc: 1.0.1.put.l1: {keys}: its mode 0644 lets other users")
 
 
 class TestReseal:
@@ -202,7 +202,7 @@ class TestRequeue:
         put("bad/nonsense")
         said, why = done(machine, "requeue", "1.0.1.put.l1", "9.0.1.put.l1", status=2)
         assert said == ["1.0.1.put.l1: waits again"]
-        assert why == ["lonc: 9.0.1.put.l1: nothing bad has that name"]
+        assert why == ["lonc: 9.0.1.put.l1: there is no bad file of that name"]
         said, why = done(machine, "requeue", "--all", status=1)
         assert said == ["2.0.1.put.l1: waits again"]
         assert why == ["lonc: nonsense: no transaction can have that name"]
@@ -220,7 +220,7 @@ class TestDrop:
             put(name, key="first")
         said, why = done(machine, "drop", "1.0.1.put.l1", "9.0.1.put.l1", status=2)
         assert said == ["1.0.1.put.l1: dropped"]
-        assert why == ["lonc: 9.0.1.put.l1: nothing has that name"]
+        assert why == ["lonc: 9.0.1.put.l1: there is no file of that name"]
         assert done(machine, "drop", "--host", "gone")[0] == ["3.0.1.put.gone: dropped"]
         _, why = done(machine, "drop", "--host", "gone", status=2)
         assert why == ["lonc: nothing waits for gone"]
@@ -250,7 +250,7 @@ class TestDrop:
 class TestTheDaemon:
     def test_with_a_faulty_key_file_it_does_not_start(self, machine, keys):
         keys.chmod(0o644)
-        fault = f"{keys}: its mode 0644 lets others at the keys: chmod o= {keys}"
+        fault = f"{keys}: its mode 0644 lets other users read the keys: chmod o= {keys}"
         checked = machine.command("check")
         assert checked.returncode == 0
         told = f"{machine.configuration}: warning: it will not start: {fault}\n"
@@ -269,7 +269,7 @@ class TestTheDaemon:
         keys.chmod(0o644)
         finished = machine.command("send", "--critical", "l1", "put:x")
         assert (finished.returncode, finished.stdout) == (1, b"con_failed\n")
-        assert f"lonc: {keys}: its mode 0644 lets others at the keys" in finished.stderr.decode()
+        assert f"lonc: {keys}: its mode 0644 lets other users read the keys" in finished.stderr.decode()
 
     def test_a_reload_with_a_faulty_key_file_changes_nothing(self, machine, keys):
         machine.start()
@@ -277,7 +277,7 @@ class TestTheDaemon:
         keys.write_text("nonsense\n")
         finished = machine.command("reload")
         assert finished.returncode == 1
-        said = f"{keys}:1: a key is KEYID:64 hex digits, and this is none\n"
+        said = f"{keys}:1: this is not a key, KEYID:64 hex digits\n"
         assert finished.stderr.decode() == said
         assert machine.children() == before
         machine.hosts("l1", "l2")

@@ -94,7 +94,7 @@ class TestFinding:
     def test_what_is_not_there(self, settings, file, text):
         file(name=f".{NAME}")
         file(name="bad/nonsense")
-        with pytest.raises(UsageError, match="nothing has that name"):
+        with pytest.raises(UsageError, match="there is no file of that name"):
             admin.find(settings, text, False)
 
     def test_a_directory_that_is_not_there_is_empty(self, settings, directory):
@@ -136,14 +136,14 @@ class TestTelling:
         with pytest.raises(ValueError, match="with the key unknown, which is not in"):
             admin.request(settings, entry(settings))
         sealed(place="bad/nonsense")
-        with pytest.raises(ValueError, match="had another name"):
+        with pytest.raises(ValueError, match="was renamed"):
             admin.request(settings, entry(settings, "nonsense"))
         with pytest.raises(Misconfigured, match="loncDelayedKeyFile is not set"):
             admin.request(replace(settings, delayed_key_file=None), entry(settings))
 
     def test_what_is_no_file_is_not_waited_for(self, settings, directory):
         os.mkfifo(directory / NAME)
-        with pytest.raises(LoncError, match="it is no file"):
+        with pytest.raises(LoncError, match="it is not a regular file"):
             admin.request(settings, entry(settings))
 
 
@@ -192,7 +192,7 @@ class TestResealing:
         path = file()
         found = entry(settings)
         path.unlink()
-        assert admin.reseal(keys, found) == "gone meanwhile"
+        assert admin.reseal(keys, found) == "already gone"
         assert os.listdir(directory) == []
 
     @pytest.mark.parametrize("then", ["gone", "replaced"])
@@ -208,10 +208,10 @@ class TestResealing:
 
         monkeypatch.setattr(fcntl, "flock", late)
         if then == "gone":
-            assert admin.reseal(keys, entry(settings)) == "gone meanwhile"
+            assert admin.reseal(keys, entry(settings)) == "already gone"
             assert not path.exists()
         else:
-            with pytest.raises(LoncError, match="it was replaced meanwhile"):
+            with pytest.raises(LoncError, match="it was replaced in the meantime"):
                 admin.reseal(keys, entry(settings))
             assert path.read_bytes() == b"put:other\n"
 
@@ -228,7 +228,7 @@ class TestResealing:
     def test_another_that_is_writing_is_not_disturbed(self, settings, keys, directory, file):
         file()
         (directory / f".{NAME}").write_bytes(b"its own")
-        with pytest.raises(LoncError, match=r"\.put\.l1 is in the way"):
+        with pytest.raises(LoncError, match=r"\.put\.l1 exists"):
             admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n", f".{NAME}": b"its own"}
 
@@ -279,7 +279,7 @@ class TestRequeueing:
 
     def test_it_replaces_nothing(self, settings, file):
         waits, bad = file(b"one\n"), file(b"two\n", f"bad/{NAME}.1")
-        with pytest.raises(LoncError, match="is there already"):
+        with pytest.raises(LoncError, match=" exists"):
             admin.requeue(settings, entry(settings, f"{NAME}.1"))
         assert (waits.read_bytes(), bad.read_bytes()) == (b"one\n", b"two\n")
 

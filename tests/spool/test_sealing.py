@@ -184,25 +184,25 @@ class TestTheFile:
     )
     def test_what_is_no_key_is_told_with_its_line_and_not_repeated(self, file, line):
         said = fault(written(file, f"# keys\nold:{OLD.hex()}\n{line}\n"))
-        assert said == f"{file}:3: a key is KEYID:64 hex digits, and this is none"
+        assert said == f"{file}:3: this is not a key, KEYID:64 hex digits"
 
     def test_a_key_that_stands_there_twice(self, file):
         said = fault(written(file, f"a:{NEW.hex()}\na:{OLD.hex()}\n"))
-        assert said == f"{file}:2: the key a stands here twice"
+        assert said == f"{file}:2: the key a appears twice"
 
     @pytest.mark.parametrize("text", ["", "# none\n\n"])
     def test_a_file_without_keys(self, file, text):
-        assert f"{file}: no key stands in it" in fault(written(file, text))
+        assert f"{file}: it has no key" in fault(written(file, text))
 
     @pytest.mark.parametrize("mode", [0o641, 0o642, 0o644])
     def test_what_others_may_touch_is_refused(self, file, mode):
         said = fault(written(file, f"a:{NEW.hex()}\n", mode))
-        assert said == f"{file}: its mode {mode:04o} lets others at the keys: chmod o= {file}"
+        assert said == f"{file}: its mode {mode:04o} lets other users read the keys: chmod o= {file}"
 
     @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
     def test_what_is_no_file_is_refused_and_not_waited_for(self, file, make):
         make(file)
-        assert fault(file) == f"{file}: a key file is a regular file, and this is none"
+        assert fault(file) == f"{file}: it is not a regular file"
 
     def test_what_is_not_there_or_may_not_be_read(self, public):
         file = public / "keys"
@@ -214,7 +214,7 @@ class TestTheFile:
     def test_without_the_library_it_says_so(self, file, monkeypatch):
         written(file, f"a:{NEW.hex()}\n")
         monkeypatch.setitem(sys.modules, "Crypto.Cipher", None)
-        assert fault(file) == f"{file}: keys need pycryptodome: pip install pycryptodome"
+        assert fault(file) == f"{file}: sealing needs pycryptodome: pip install pycryptodome"
 
     def test_who_needs_keys_is_told_and_who_needs_none_is_not(self, file):
         require_keys(None)

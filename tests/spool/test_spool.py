@@ -346,7 +346,7 @@ class TestSealing:
 
     def test_without_keys_nothing_is_saved(self, sealing):
         sealing.delayed_key_file.chmod(0o644)
-        with pytest.raises(Misconfigured, match="lets others at the keys"):
+        with pytest.raises(Misconfigured, match="lets other users read the keys"):
             save(sealing, b"put:secret", "l1")
         assert not sealing.delayed_directory.exists()
 
