@@ -1,10 +1,15 @@
 """One host's process: the original's ChildProcess.
 
 - `child` builds the parts, joins their callbacks and runs the loop;
-- `listener` accepts clients; `client` reads requests and writes replies; `own_requests` tells requests
-  for lonc itself from those for lond;
-- `transaction` is a request under way; `pool` puts it on a connection;
-- `lond_connection` is one connection to lond; `resolver` finds the address;
-- `replay` carries out delayed transactions; `handover` passes clients to the next child;
-- `memory_limit` bounds what is held; `history` records what happened to the host.
+- `listener` accepts clients, `client` serves one, `own_requests` answers the requests for lonc itself;
+- `transaction` is a request under way, `pool` puts it on a connection to lond;
+- `lond_connection` is one such connection, `resolver` finds lond's addresses;
+- `replay` carries out delayed transactions;
+- `handover` passes clients to the next child at a reload;
+- `memory_limit` bounds the bytes held, `history` records changes and errors, `report` writes the status
+  report.
+
+The callbacks bear the names of the original (loncnew): new_client, client_request, client_writable,
+lond_readable, lond_writable, queue_transaction, start_request, complete_transaction, server_to_idle,
+make_lond_connection, tick; so do Queue and Stack (in `lonc.runtime.containers`).
 """

@@ -1,62 +1,76 @@
-"""One host's child: builds its parts, joins their callbacks, runs the loop.
+"""One host's child: builds its parts, joins their callbacks and runs the loop.
 
-    the child says          the parent says
+A request and its reply, with the callbacks of the original (loncnew) along the way:
+
+    client ──► Listener.new_client                    once for each client
+    line   ──► Client.client_request
+                 │ begins like one for lonc?  ──► OwnRequests.answer ──► reply
+                 ▼
+               Pool.queue_transaction                 idle connection? else wait in the Queue
+                 ▼
+               LondConnection.start_request ─ lond_writable ──► lond
+                                                                  │
+               LondConnection.lond_readable ◄─────────────────────┘
+                 │ first:  Pool.server_to_idle        next transaction of the Queue, or on to the Stack
+                 ▼ then:
+               Pool.complete_transaction
+                 ▼
+    reply  ◄── Client.complete ─ client_writable
+
+Over a socketpair to the parent:
+
+    the child writes        the parent writes
     ----------------------------------------------------------------------
     ready                                       its loop runs
                             ping                now and then
-    pong                                        it does not hang
+    pong                                        proof that it does not hang
                             status
     status {…}                                  one line of JSON
-    replace                                     a client has asked for that
+    replace                                     a client has asked for a new child
                             retry               forget failures, connect now
                             disable, enable
                             look                there may be delayed transactions
-                            leave               and a socket to the next child
-    leaving                                     who was at rest has been passed on
-    crash …                                     its last words
+                            leave               with a socket to the next child
+    leaving                                     the idle clients have been passed on
+    crash …                                     the exception that ends it
 
-The end of this talk is the parent's end, and then the child's.
+When the parent's end is closed, the parent has gone, and the child ends.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import signal
 import socket
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 
 from setproctitle import setproctitle
 
-from lonc import __version__
 from lonc.child.client import Client
 from lonc.child.handover import Handover, Succession
-from lonc.child.history import History, wall_clock
+from lonc.child.history import History
 from lonc.child.listener import Listener
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.memory_limit import MemoryLimit
-from lonc.child.own_requests import FOR_WHOM, MAYBE_OWN, NOT_FOR_LOND, ORDERS, REFUSED, SECRET
-from lonc.child.pool import HostState, Patience, Pool
+from lonc.child.own_requests import ENCRYPTED, NOT_FOR_LOND, OWN_PREFIXES, OwnRequests
+from lonc.child.pool import HostState, Pool, PoolLimits
 from lonc.child.replay import Replay
-from lonc.child.resolver import Found, Resolver, known
+from lonc.child.report import ReportWriter
+from lonc.child.resolver import OnFound, Resolver, fixed_address
 from lonc.child.transaction import Transaction
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.statistics import Statistics
-from lonc.monitoring.status import HostStatus
-from lonc.replies import NO_SUCH_HOST
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
-from lonc.runtime.line_buffer import Line
-from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals, resident_memory
+from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
 from lonc.wire.key_exchange import KeyExchange
 from lonc.wire.lond_protocol import LondProtocol
 
-LONGEST_TOLD = 200  # bytes of a request, in the log
+MAX_LOGGED = 200  # bytes of a request
 
 READY = b"ready\n"
 PONG = b"pong\n"
@@ -64,19 +78,15 @@ REPLACE = b"replace\n"
 LEAVING = b"leaving\n"
 
 
-def _may_order(client: Client) -> bool:
-    """Only for root, our own user and our group: who may ask may not, by that alone, disturb others."""
-    user, group = client.owner
-    return user in (0, os.geteuid()) or group == os.getegid()
-
-
 class Child:
-    """Carries the transactions of one host, from its listening socket to its lond.
+    """Carries the transactions of one host between the clients at its socket and its lond.
 
-    `predecessor` leads to the child whose clients this one takes over, where there is one.
+    `listening` is the host's socket, `to_parent` the child's end of the socketpair; `predecessor` leads
+    to the child whose clients this one takes over, if there is one; `disabled` is the host's initial
+    state.
     """
 
-    maybe_own: tuple[bytes, ...] = MAYBE_OWN
+    own_prefixes: tuple[bytes, ...] = OWN_PREFIXES
 
     def __init__(
         self,
@@ -89,17 +99,15 @@ class Child:
     ) -> None:
         self._host = host
         self._settings = settings
-        self._since = wall_clock()
-        self._reported: tuple[object, bytes] = None, b""  # and of what it tells
         self._descriptors = descriptor_limit() - SPARE_DESCRIPTORS  # for clients and connections
         self._loop = EventLoop()
-        self._channel = Channel(self._loop, to_parent, on_line=self._order, on_closed=self._orphaned)
+        self._channel = Channel(self._loop, to_parent, self._order, on_closed=self._parent_ended)
         self._statistics = Statistics(self._loop.now)
         self._pool = Pool(
             self._loop,
             settings.max_connections,
             self._descriptors_for_connections,
-            Patience(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
+            PoolLimits(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
             self._statistics,
             self.make_lond_connection,
@@ -107,23 +115,23 @@ class Child:
         )
         self._find = self._make_find()
         self._key_exchange = KeyExchange(host, settings)
-        self._mode: str | None = None  # how the last connection came to its key
-        self._lond_version: str | None = None
         self._timeouts = Timeouts(
             settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
         )
         self._history = History(self._loop, self._pool.state)
-        self._memory_limit = MemoryLimit(settings.max_buffered, self._holders, self._history.trouble)
+        self._memory_limit = MemoryLimit(
+            settings.max_buffered, self._holders, self._history.record_error
+        )
         self._listener = Listener(
             self._loop,
             listening,
             self,
             max_clients=settings.max_clients,
             max_request=settings.max_request,
-            on_full=self._history.trouble,
-            on_drained=self._drained,
-            on_quiet=self._nobody_here,
-            succeeds=predecessor is not None,
+            on_full=self._history.record_error,
+            on_drained=self._clients_gone,
+            on_no_clients=self._start_idle_time,
+            has_predecessor=predecessor is not None,
         )
         if predecessor is not None:
             Succession(self._loop, predecessor, self._listener.expect, self._listener.adopt)
@@ -134,26 +142,42 @@ class Child:
             NOT_FOR_LOND.match,
             self._pool.queue_delayed,
             self._pool.drop_transaction,
-            on_trouble=self._history.trouble,
-            on_rest=self._perhaps_gone,
+            on_error=self._history.record_error,
+            on_nothing_in_flight=self._end_if_done,
+        )
+        self._report = ReportWriter(
+            self._loop,
+            host,
+            self._statistics,
+            self._history,
+            self._pool,
+            self._listener,
+            self._replay,
+        )
+        self._own_requests = OwnRequests(
+            host.ids if settings.by_dns else None,
+            status=self.status_line,
+            retry=self._pool.reset_retries,
+            replace=lambda: self._channel.send(REPLACE),
         )
         if disabled:
             self._pool.disable()
-        self._leave_at = math.inf
-        self._quiet = self._loop.alarm(self._perhaps_leave)
-        self._clients_drained = False
+        self._idle_until = math.inf  # then an on-demand child without clients leaves
+        self._idle_alarm = self._loop.alarm(self._leave_if_idle)
+        self._clients_have_left = False
         self._handover: Handover | None = None
         self._stopping = False
-        # A client's transactions go straight to the pool, unless somebody wants to see them.
+        # The services of a client. A call of the pool itself costs less than one through a method here.
+        self.answer = self._own_requests.answer
         self.queue_transaction = self._pool.queue_transaction
         if settings.log_level == "debug":
-            self.queue_transaction = self._tell_and_queue
+            self.queue_transaction = self._log_and_queue
         self.drop_transaction = self._pool.drop_transaction
-        self.held = self._memory_limit.grew
+        self.report_growth = self._memory_limit.report_growth
 
     def run(self) -> None:
-        """Serve until asked to leave and all is served, or until the parent has gone."""
-        # INT above all: ^C reaches the whole terminal group, and the parent decides.
+        """Serve until this child was asked to leave and is done, or until the parent has gone."""
+        # Above all SIGINT: ^C reaches the whole terminal group, but the parent decides.
         ignore_signals(except_for=[signal.SIGTERM])
         self._loop.on_signal(signal.SIGTERM, self.drain)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -162,11 +186,11 @@ class Child:
         self._channel.send(READY)
         self._pool.open()
         self._replay.look()
-        self._nobody_here()
+        self._start_idle_time()
         self._loop.run()
 
     def make_lond_connection(self) -> LondConnection:
-        """A connection to this host's lond that still has to connect."""
+        """A connection to this host's lond that has not connected yet."""
         return LondConnection(
             self._loop,
             LondProtocol(
@@ -182,101 +206,28 @@ class Child:
             on_ready=self._connection_ready,
             on_idle=self._pool.server_to_idle,
             on_reply=self._pool.complete_transaction,
-            on_held=self.held,
+            on_growth=self.report_growth,
             on_closed=self._pool.connection_closed,
         )
 
-    def _connection_ready(self, connection: LondConnection) -> None:
-        mode, version = connection.mode, connection.lond_version
-        if (mode, version) != (self._mode, self._lond_version):
-            self._mode, self._lond_version = mode, version
-            if mode != CLASSIC:
-                worst = mode == INSECURE and self._settings.key_mode != INSECURE
-                tell = logger.warning if worst else logger.info
-                wanted = self._settings.key_mode
-                tell("keys are agreed upon in mode %s (of %s), with lond %s", mode, wanted, version)
-        self._pool.connection_ready(connection)
-
-    def answer(self, request: Line, client: Client) -> bytes | None:
-        """The reply to a request that is lonc's own affair; None if it is for lond."""
-        if self._settings.by_dns and (for_whom := FOR_WHOM.match(request)):
-            if for_whom[1].decode(errors="replace") not in self._host.ids:
-                return NO_SUCH_HOST + b"\n"
-            request = request[for_whom.end() :]
-        if REFUSED.match(request) or (request in ORDERS and not _may_order(client)):
-            return b"refused\n"
-        if request == b"lonc:status\n":
-            return self.status_line()
-        if request.startswith(b"lonc:"):
-            return b"error: unknown lonc command\n"
-        if request == b"reset_retries\n":
-            self._pool.reset_retries()
-            return b"ok\n"
-        if request == b"close_connection_exit\n":
-            self._channel.send(REPLACE)
-            return b"ok\n"
-        return None
-
-    def _tell_and_queue(self, transaction: Transaction) -> None:
-        """What travels encrypted is not told."""
-        request = transaction.request.removesuffix(b"\n")
-        if not SECRET.match(request):
-            cut = request[:LONGEST_TOLD].decode(errors="backslashreplace")
-            logger.debug("request: %s%s", cut, "…" if len(request) > LONGEST_TOLD else "")
-        self._pool.queue_transaction(transaction)
-
     def status_line(self) -> bytes:
-        """The status report; that of the last time as long as nothing has changed, and in any case for
-        this turn of the loop: who asks for it without end must not hold it up."""
-        pool = self._pool
-        version = (
-            self._statistics.version(self._loop.now),
-            self._history.version,
-            len(self._listener.clients),
-            self._replay.waiting,
-            pool.census,
-            self._loop.now if pool.waiting or pool.attempting else None,  # then it differs by itself
-        )
-        if version != self._reported[0]:
-            self._reported = version, self._status().to_line()
-        return self._reported[1]
-
-    def _status(self) -> HostStatus:
-        changes = self._history.changes
-        return HostStatus(
-            host=self._host.name,
-            state=self._pool.state.value,
-            state_since=changes[-1][0],
-            mode=self._mode,
-            lond_version=self._lond_version,
-            connections=dict(Counter(connection.state.value for connection in self._pool)),
-            clients=len(self._listener.clients),
-            waiting=self._pool.waiting,
-            oldest_wait=round(self._pool.oldest_wait, 3),
-            delayed=self._replay.waiting,
-            oldest_delayed=self._replay.oldest,
-            last_error=self._history.last_error,
-            changes=tuple(changes),
-            since=self._since,
-            pid=os.getpid(),
-            memory=resident_memory(),
-            version=__version__,
-            **self._statistics.report(self._loop.now),
-        )
+        """The status report, one line of JSON."""
+        return self._report.line()
 
     def drain(self) -> None:
-        """Leave when every whole line that has arrived is answered, or time is up."""
+        """Callback of SIGTERM: reply to every whole line that has arrived, then end; or end after
+        `loncDrainTimeout`."""
         if self._stopping:
             return
         self._stopping = True
         self._pool.drain()
         self._replay.leave()
-        self._loop.after(self._settings.drain_timeout, self._time_is_up)
+        self._loop.after(self._settings.drain_timeout, self._drain_timed_out)
         self._listener.drain()
-        self._pool.close_idle()  # only now: the clients' last lines have taken what they need
+        self._pool.close_idle()  # after the clients' last lines, which may need them
 
     def leave(self, successor: socket.socket) -> None:
-        """Pass the clients on to the next child; leave when the last request in flight has ended."""
+        """Pass the clients on to the next child, and end after the last request in flight."""
         if self._stopping:
             successor.close()
         else:
@@ -289,55 +240,8 @@ class Child:
             self._pool.close_idle()
         self._channel.send(LEAVING)
 
-    def _descriptors_for_connections(self) -> int:
-        """Too few where more clients were passed on than our own settings would let in."""
-        return self._descriptors - len(self._listener.clients) - (self._listener.expected or 0)
-
-    def _drained(self) -> None:
-        """Callback: no client is here any more, and none will come."""
-        self._clients_drained = True
-        self._perhaps_gone()
-
-    def _perhaps_gone(self) -> None:
-        """Callback: nothing delayed is in flight."""
-        if not self._clients_drained or self._replay.in_flight:
-            return
-        if self._handover is None:
-            self._loop.stop()
-        else:
-            self._handover.finish(self._loop.stop)
-
-    def _nobody_here(self) -> None:
-        """Callback: the last client has left, or none has come yet."""
-        if self._settings.children == ON_DEMAND:
-            self._leave_at = self._loop.now + self._settings.idle_timeout
-            self._quiet.ring_by(self._leave_at)
-
-    def _perhaps_leave(self) -> None:
-        """Callback: there was nobody for a while. Whoever comes will wake the next child."""
-        if self._listener.clients or self._handover is not None:
-            return  # we are told again when they have gone
-        if self._loop.now < self._leave_at:
-            self._quiet.ring_by(self._leave_at)
-        elif self._listener.expected != 0 or self._pool.busy or self._replay.waiting:
-            self._nobody_here()  # but there is work: some time after it
-        else:
-            self.drain()
-
-    def _time_is_up(self) -> None:
-        failed = self._statistics.failed
-        self._pool.shut("lonc is shutting down")
-        logger.warning(
-            "the time to drain is up: con_lost for %d requests", self._statistics.failed - failed
-        )
-        self._loop.stop()
-
-    def _orphaned(self) -> None:
-        """The parent has gone, and with it the lock that says whose socket this is."""
-        logger.error("the parent has gone")
-        self._loop.stop()
-
     def _order(self, line: bytes) -> None:
+        """Callback: the parent has written a line."""
         match line:
             case b"ping\n":
                 self._channel.send(PONG)
@@ -356,34 +260,102 @@ class Child:
             case _:
                 raise AssertionError(f"the parent said {line!r}")
 
-    def _make_find(self) -> Callable[[Found], None]:
-        host, settings = self._host, self._settings
-        if host.address is not None:
-            return known(host.address, settings.lond_port)
-        ipv4_only = settings.bind_address is not None
-        return Resolver(self._loop, host.dnsname, settings.lond_port, ipv4_only).find
+    def _parent_ended(self) -> None:
+        """Callback. With the parent, the lock has gone that says that the socket is ours."""
+        logger.error("the parent has gone")
+        self._loop.stop()
+
+    def _log_and_queue(self, transaction: Transaction) -> None:
+        """Log a request; one that is to be encrypted is secret."""
+        request = transaction.request.removesuffix(b"\n")
+        if not ENCRYPTED.match(request):
+            text = request[:MAX_LOGGED].decode(errors="backslashreplace")
+            logger.debug("request: %s%s", text, "…" if len(request) > MAX_LOGGED else "")
+        self._pool.queue_transaction(transaction)
+
+    def _connection_ready(self, connection: LondConnection) -> None:
+        mode, version = connection.mode, connection.lond_version
+        report = self._report
+        if (mode, version) != (report.mode, report.lond_version):
+            report.mode, report.lond_version = mode, version
+            if mode != CLASSIC:
+                wanted = self._settings.key_mode
+                unwanted = mode == INSECURE and wanted != INSECURE
+                log = logger.warning if unwanted else logger.info
+                log("keys are exchanged in mode %s (of %s), with lond %s", mode, wanted, version)
+        self._pool.connection_ready(connection)
+
+    def _pool_changed(self, why: str | None) -> None:
+        self._set_title()
+        self._listener.descriptor_closed()  # perhaps
+        state = self._pool.state
+        if self._history.record_state(state, why) and state is HostState.READY:
+            self._replay.look()
+
+    def _descriptors_for_connections(self) -> int:
+        """Less than `loncMaxConnections` if the previous child has passed on more clients than our own
+        settings allow."""
+        return self._descriptors - len(self._listener.clients) - (self._listener.expected or 0)
 
     def _holders(self) -> list[Client | LondConnection]:
         return [*self._listener.clients, *self._pool]
 
-    def _pool_changed(self, why: str | None) -> None:
-        self._set_title()
-        self._listener.descriptor_closed()  # it may be so
-        state = self._pool.state
-        if self._history.heard(state, why) and state is HostState.READY:
-            self._replay.look()  # it may be back after a while
+    def _make_find(self) -> Callable[[OnFound], None]:
+        host, settings = self._host, self._settings
+        if host.address is not None:
+            return fixed_address(host.address, settings.lond_port)
+        ipv4_only = settings.bind_address is not None
+        return Resolver(self._loop, host.dnsname, settings.lond_port, ipv4_only).find
 
-    def _mode_in_title(self) -> str:
-        return "" if self._mode in (None, CLASSIC) else f" ({self._mode})"
+    # The end: after `drain` or `leave`, or of an on-demand child after `loncIdleTimeout`.
+
+    def _clients_gone(self) -> None:
+        """Callback: this child accepts no more clients, and the last one has left."""
+        self._clients_have_left = True
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        """Callback: no delayed transaction is in flight."""
+        if not self._clients_have_left or self._replay.in_flight:
+            return
+        if self._handover is None:
+            self._loop.stop()
+        else:
+            self._handover.finish(self._loop.stop)
+
+    def _drain_timed_out(self) -> None:
+        failed = self._statistics.failed
+        self._pool.shut_down("lonc is shutting down")
+        count = self._statistics.failed - failed
+        logger.warning("loncDrainTimeout is over: con_lost for %d requests", count)
+        self._loop.stop()
+
+    def _start_idle_time(self) -> None:
+        """Callback: the last client has left, or none has come yet."""
+        if self._settings.children == ON_DEMAND:
+            self._idle_until = self._loop.now + self._settings.idle_timeout
+            self._idle_alarm.ring_by(self._idle_until)
+
+    def _leave_if_idle(self) -> None:
+        """Callback of the alarm. The next client will start another child."""
+        if self._listener.clients or self._handover is not None:
+            return
+        if self._loop.now < self._idle_until:
+            self._idle_alarm.ring_by(self._idle_until)
+        elif self._listener.expected != 0 or self._pool.busy or self._replay.waiting:
+            self._start_idle_time()  # there is work without a client
+        else:
+            self.drain()
 
     def _set_title(self) -> None:
-        """The original's words; operators and their scripts look for them."""
-        pool = self._pool
+        """The process title, in the original's words: operators and their scripts look for them."""
+        pool, mode = self._pool, self._report.mode
         if pool.state is HostState.DEAD:
             setproctitle(f"lonc: {self._host.name} >>> DEAD !!!! <<<")
         else:
+            key_mode = "" if mode in (None, CLASSIC) else f" ({mode})"
             leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
                 f"lonc: {self._host.name} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}{self._mode_in_title()}{leaving}"
+                f" Retries remaining: {pool.retries_remaining}{key_mode}{leaving}"
             )

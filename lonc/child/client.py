@@ -1,7 +1,8 @@
-"""One local program: a line in, a line out, then the next."""
+"""A client: one local program at the host's socket, which writes requests and reads replies."""
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -13,26 +14,26 @@ from lonc.replies import CON_LOST, TOO_LONG
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
 from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 
-READ_AHEAD = 65536  # bytes taken from a client beyond its current line
+READ_AHEAD = 65536  # bytes read from a client beyond its current line
 
 _CREDENTIALS = struct.Struct("iII")  # pid, user, group
 
 
 class Services(Protocol):
-    """What a client asks of the rest of the child."""
+    """The rest of the child, as a client needs it."""
 
-    maybe_own: tuple[bytes, ...]  # how what `answer` may know begins; all else goes to lond unseen
+    own_prefixes: tuple[bytes, ...]  # `answer` is called for lines that begin with one of these
 
     def answer(self, request: Line, client: Client) -> bytes | None:
-        """lonc's own reply to a request that begins like one for lonc itself; None: it is lond's."""
+        """lonc's own reply to `request`, a line; None if the request is for lond."""
 
     def queue_transaction(self, transaction: Transaction) -> None: ...
 
     def drop_transaction(self, transaction: Transaction) -> None:
-        """Nobody waits for it any more."""
+        """The client has left. A transaction that is still queued must not start."""
 
-    def held(self, count: int) -> None:
-        """So many more bytes of unfinished or waiting lines are held."""
+    def report_growth(self, count: int) -> None:
+        """`count` more bytes of unfinished or queued lines are held."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,41 @@ class Passing:
     """A client between two requests, on its way to the next child."""
 
     connection: socket.socket
-    owed: bytes  # what is left of its last reply, up to the newline; empty if all has left
-    held: bytes  # what was read from it and not yet served
-    ended: bool  # nothing more is to be read from it
+    owed: bytes  # the rest of its last reply, through the newline; empty if all has been sent
+    held: bytes  # read from it, not yet served
+    ended: bool  # nothing more will be read from it
 
 
 PassOn = Callable[[Passing], None]
 
 
 class Client(Transaction):
-    """One local program: a line in, a line out, then the next.
+    """Serves one client: takes a line, writes its reply, then takes the next line.
 
-    It is busy while its request is under way or its reply has not all left; what it sends meanwhile is
-    read ahead. When only its sending side is closed, it still gets its replies.
+    A client is busy while its request is under way or part of a reply is unsent; what it sends meanwhile
+    is read ahead, up to READ_AHEAD bytes. One that has closed only its sending side still gets its
+    replies. Callback: `on_left(client)`, once, when it was closed or passed on.
+
+    Its state is in five fields. Between two callbacks of the loop an open client is in one of these
+    rows, and it is watched for reading and writing as they say:
+
+        _in_flight  _unsent  _ended  _pass_on   reads           writes
+        ----------------------------------------------------------------------------
+        no          no       no      None       yes             no    idle
+        no          yes      no      None       while room      yes   its reply is being sent
+        no          yes      yes     None       no              yes   the same; then it is closed
+        yes         no       no      None       while room      no    its request is under way
+        yes         no       yes     None       no              no    the same; after the reply, closed
+        yes         no       either  set        no              no    the same; after the reply, passed
+        on
+
+    "While room" is while less than READ_AHEAD bytes are held. `_serving` is set only inside
+    `_serve_lines`. `request` is empty unless a request is in flight.
     """
 
     __slots__ = (
-        "_asking",
         "_ended",
+        "_in_flight",
         "_lines",
         "_on_left",
         "_pass_on",
@@ -83,36 +101,43 @@ class Client(Transaction):
         self._lines = LineBuffer(max_request)
         self.request = b""
         self.since = 0.0
-        self._asking = False  # our request is under way
-        self._pass_on: PassOn | None = None  # where to go when it has ended
+        self._in_flight = False  # its request is queued or sent
+        self._pass_on: PassOn | None = None  # called after the reply, instead of serving the next line
         self._unsent: bytes | memoryview = b""
         self._ended = False  # nothing more will be read
-        self._serving = False
+        self._serving = False  # `_serve_lines` is on the stack
         self._watch = loop.watch(
             connection, self.client_request, self.client_writable, on_hangup=self.close
         )
 
     @property
     def held(self) -> int:
-        """Bytes that we hold of it: what it has sent, and what it has not taken."""
-        return len(self.request) + len(self._lines) + _size(self._unsent)
+        """Bytes in memory for it: its request, lines read ahead, and the reply that it has not read."""
+        return len(self.request) + len(self._lines) + _memory(self._unsent)
 
     @property
     def owner(self) -> tuple[int, int]:
-        """User and group of the program, as they were when it connected."""
+        """User and group of the program when it connected."""
         _, user, group = _CREDENTIALS.unpack(
             self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         return user, group
 
     @property
-    def at_rest(self) -> bool:
-        """It waits for nothing, and has nothing to take."""
-        return not self._asking and not self._unsent
+    def may_administer(self) -> bool:
+        """Whether its requests may affect other clients: it runs as root, as our user or in our group.
+        (The permission to connect does not say so.)"""
+        user, group = self.owner
+        return user in (0, os.geteuid()) or group == os.getegid()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no request in flight and has been sent all its replies."""
+        return not self._in_flight and not self._unsent
 
     def client_request(self) -> None:
-        """Callback: the client has sent something, or closed its sending side."""
-        busy = self._asking or self._unsent
+        """Callback: the socket is readable: the client has sent data, or closed its sending side."""
+        busy = self._in_flight or self._unsent
         try:
             data = self._socket.recv(READ_AHEAD - len(self._lines) if busy else READ_AHEAD)
         except BlockingIOError:
@@ -124,66 +149,68 @@ class Client(Transaction):
             self._ended = True
         if busy:
             self._lines.feed(data)
-            self._read_on()
+            self._update_watch()
         else:
-            self._serve(data)
+            self._serve_lines(data)
         if self._lines.rest:
-            self._services.held(len(data))
+            self._services.report_growth(len(data))
 
     def client_writable(self) -> None:
-        """Callback: more of the reply can leave."""
+        """Callback: more of the reply can be sent."""
         self._send(self._unsent)
-        self._serve()
+        self._serve_lines()
 
-    def go_on(self, passing: Passing) -> None:
-        """Take up where another child has stopped."""
+    def resume(self, passing: Passing) -> None:
+        """Continue to serve a client that another child has passed on."""
         self._ended = passing.ended
         self._lines.feed(passing.held)
         if passing.owed:
             self._send(passing.owed)
-        self._serve()
+        self._serve_lines()
 
     def complete(self, reply: Line) -> None:
-        """Callback: our request has been answered. (The program may have left.)"""
-        if not self._asking:
+        """Callback: lond has replied. The client may have left meanwhile."""
+        if not self._in_flight:
             raise AssertionError("a transaction ends once")
-        self._asking = False
+        self._in_flight = False
         self.request = b""
         if self._watch.events == FORGOTTEN:
             return
         self._send(reply)
         if self._pass_on is not None:
             if self._watch.events != FORGOTTEN:
-                self._be_passed(self._pass_on)
+                self._pass_to(self._pass_on)
         elif self._lines.rest or self._ended:
-            self._serve()
+            self._serve_lines()
 
     def fail(self, why: str) -> None:
         """Callback: there will be no reply."""
         self.complete(CON_LOST + b"\n")
 
     def leave(self, pass_on: PassOn) -> None:
-        """Be passed on, at once or after the reply to what is in flight; nothing more is read here."""
+        """Call `pass_on` with this client: now, or after the reply to its request in flight. Nothing
+        more is read here."""
         if self._watch.events == FORGOTTEN:
             return
-        if self._asking:
+        if self._in_flight:
             self._pass_on = pass_on
             self._watch.want(read=False)
         else:
-            self._be_passed(pass_on)
+            self._pass_to(pass_on)
 
     def drain(self) -> None:
-        """Serve what has arrived, and nothing that arrives later."""
+        """Serve the lines that have arrived, none that arrive later, then close."""
         if self._watch.events == FORGOTTEN:
             return
         self._pass_on = None
         self._socket.shutdown(socket.SHUT_RD)
-        self._read_on()
+        self._update_watch()
         if self._watch.events != FORGOTTEN and self._watch.events & READ:
             self.client_request()
 
-    def close(self) -> None:
-        """Let the client go; what it has under way ends unheard."""
+    def close(self, _why: str = "") -> None:
+        """Disconnect the client; a reply to its request in flight is discarded. A second time does
+        nothing."""
         if self._watch.events == FORGOTTEN:
             return
         self._watch.forget()
@@ -191,30 +218,27 @@ class Client(Transaction):
         self._ended = True
         self._lines = LineBuffer(0)
         self._unsent = b""
-        if self._asking:
+        if self._in_flight:
             self._services.drop_transaction(self)
         self._on_left(self)
 
-    def let_go(self, _: str) -> None:
-        self.close()
-
-    def _be_passed(self, pass_on: PassOn) -> None:
+    def _pass_to(self, pass_on: PassOn) -> None:
         self._watch.forget()
         pass_on(Passing(self._socket, bytes(self._unsent), self._lines.held(), self._ended))
         self._on_left(self)
 
-    def _serve(self, data: bytes = b"") -> None:
-        """Take line after line until one must wait, `data` having just arrived.
+    def _serve_lines(self, data: bytes = b"") -> None:
+        """Feed `data`, then serve line after line until the client is busy.
 
-        Whatever comes back in here meanwhile, a reply given at once above all, is left to the loop that
-        is already going: the stack does not grow with the lines.
+        A transaction may end while it is being queued, and `complete` then calls this again: the inner
+        call only feeds, the outer goes on. So the stack does not grow with the number of lines.
         """
         if self._serving:
             self._lines.feed(data)
             return
         self._serving = True
         services = self._services
-        while not self._asking and not self._unsent:
+        while not self._in_flight and not self._unsent:
             try:
                 line = self._lines.next_line(data)
             except LineTooLong:
@@ -226,27 +250,28 @@ class Client(Transaction):
                 break
             data = b""
             if (
-                line.startswith(services.maybe_own)
+                line.startswith(services.own_prefixes)
                 and (answer := services.answer(line, self)) is not None
             ):
                 self._send(answer)
             else:
-                self._asking = True
+                self._in_flight = True
                 self.request = line
                 services.queue_transaction(self)
         self._serving = False
         if self._ended or self._lines.rest or self._watch.events != READ:
-            self._read_on()
+            self._update_watch()
 
-    def _read_on(self) -> None:
-        """Read only what there is room for; leave when nothing more can come or go."""
-        busy = self._asking or self._unsent
+    def _update_watch(self) -> None:
+        """Watch for reading while there is room; close if nothing more can be read or sent."""
+        busy = self._in_flight or self._unsent
         if self._ended and not busy:
             self.close()
         elif self._watch.events != FORGOTTEN:
             self._watch.want(read=not self._ended and not (busy and len(self._lines) >= READ_AHEAD))
 
     def _send(self, data: Line | memoryview) -> None:
+        """Send now what the socket takes, the rest when it is writable."""
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -262,6 +287,6 @@ class Client(Transaction):
             self._watch.want(write=False)
 
 
-def _size(unsent: bytes | memoryview) -> int:
-    """What is kept for it in memory, which is more than what has not left."""
+def _memory(unsent: bytes | memoryview) -> int:
+    """Bytes that `unsent` keeps in memory: a view keeps the whole reply."""
     return len(memoryview(unsent).obj)  # type: ignore[arg-type]

@@ -1,10 +1,35 @@
-"""How a child that leaves passes its clients to the one that succeeds it, over a socketpair of the two.
+"""A reload: the old child passes its clients to the new one, without a lost byte.
 
-    clients COUNT                 first of all, and again: so many may still be passed on
-    client ENDED OWED HELD        and its socket; then OWED lines, and HELD lines, of which the last has
-                                  a newline more than was there
+    parent           old child             new child                 client
+    ------------------------------------------------------------------------------------------
+    forks the new child, which inherits the listening socket and one end of a socketpair
+                                           ready
+    leave, with the
+    other end
+                     accepts no more
+                     clients COUNT                                   stays connected
+                                           accepts, while there
+                                           is room beside COUNT
+                     client …                                        has no request in flight
+                                           serves it
+                     leaving
+    regards the host as reloaded
+                     client …                                        has got its reply
+                                           serves it
+                     clients COUNT                                   disconnects
+                                           has room for one more
+                     ends after the last client
+    reaps it                               EOF: expects no more
 
-Lines go one way only. Their end is the end of the child that leaves.
+Old and new child speak over the socketpair, in one direction only:
+
+    clients COUNT               at most COUNT clients may still be passed on
+    client ENDED OWED HELD      and the client's socket. ENDED is 1 if it has closed its sending side.
+                                OWED lines follow (0 or 1), the rest of its last reply, and HELD lines,
+                                read from it but not served; a newline is appended to the last of them.
+
+If the new child ends early, the old one drains: it serves what has arrived, then disconnects its
+clients.
 """
 
 from __future__ import annotations
@@ -17,15 +42,15 @@ from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
 
-# What is held of a client may be as long as the leaving child's settings allow; it is read by ourselves.
+# The old child's settings may have allowed longer requests than ours, and the lines are our own.
 NO_LIMIT = 1 << 62
 
 
 class Handover:
-    """The side that leaves.
+    """The old child's side.
 
-    Callbacks: `on_passed()`, after each client; `on_broken()`, when the next child has ended, and nobody
-    can be passed on.
+    Callbacks: `on_passed()` after each client; `on_broken()` when the new child has ended and no client
+    can be passed on any more.
     """
 
     def __init__(
@@ -35,30 +60,31 @@ class Handover:
         on_passed: Callable[[], None],
         on_broken: Callable[[], None],
     ) -> None:
-        self._channel = Channel(loop, successor, _heard_from_successor, self._broken, self._sent)
+        self._channel = Channel(loop, successor, _unexpected, self._broken, self._sent)
         self._on_passed = on_passed
         self._on_broken = on_broken
         self._on_finished: Callable[[], None] | None = None
 
     def announce(self, count: int) -> None:
-        """So many clients may still come, from now on."""
+        """From now on at most `count` clients may still be passed on."""
         self._channel.send(b"clients %d\n" % count)
 
     def pass_on(self, passing: Passing) -> None:
+        """Send a client with its socket, which is closed here."""
         held = passing.held + b"\n"
         header = b"client %d %d %d\n" % (passing.ended, bool(passing.owed), held.count(b"\n"))
         self._channel.send(header + passing.owed + held, [passing.connection])
         self._on_passed()
 
     def finish(self, on_finished: Callable[[], None]) -> None:
-        """Close, and call back, when all has left."""
+        """When all has been sent, or never can be, close and call `on_finished`."""
         self._on_finished = on_finished
         if self._channel.all_sent:
             self._sent()
 
     def _broken(self) -> None:
         self._on_broken()
-        self._sent()  # what has not left by now never will
+        self._sent()
 
     def _sent(self) -> None:
         if self._on_finished is not None:
@@ -67,7 +93,11 @@ class Handover:
 
 
 class Succession:
-    """The side that stays. Callbacks: `adopt(client)`; `expect(count)`, 0 when no more can come."""
+    """The new child's side.
+
+    Callbacks: `expect(count)`, how many clients may still come, 0 after the old child's end;
+    `adopt(passing)`, for each client.
+    """
 
     def __init__(
         self,
@@ -79,25 +109,25 @@ class Succession:
         self._expect = expect
         self._adopt = adopt
         self._channel = Channel(
-            loop, predecessor, self._heard, on_closed=lambda: expect(0), lines=LineBuffer(NO_LIMIT)
+            loop, predecessor, self._receive, on_closed=lambda: expect(0), lines=LineBuffer(NO_LIMIT)
         )
-        self._client: tuple[bool, int, int] | None = None  # of the header
+        self._header: tuple[bool, int, int] | None = None  # of the client whose lines arrive
         self._lines: list[bytes] = []
 
-    def _heard(self, line: bytes) -> None:
-        if self._client is None:
+    def _receive(self, line: bytes) -> None:
+        if self._header is None:
             word, *numbers = line.split()
             if word == b"clients":
                 self._expect(int(numbers[0]))
             else:
                 ended, owed, held = map(int, numbers)
-                self._client = bool(ended), owed, held
+                self._header = bool(ended), owed, held
             return
         self._lines.append(line)
-        ended, owed, held = self._client
+        ended, owed, held = self._header
         if len(self._lines) < owed + held:
             return
-        lines, self._lines, self._client = self._lines, [], None
+        lines, self._lines, self._header = self._lines, [], None
         self._adopt(
             Passing(
                 connection=self._channel.received.popleft(),
@@ -108,5 +138,5 @@ class Succession:
         )
 
 
-def _heard_from_successor(line: bytes) -> None:
-    raise AssertionError(f"the next child said {line!r}")
+def _unexpected(line: bytes) -> None:
+    raise AssertionError(f"the new child said {line!r}")

@@ -1,4 +1,4 @@
-"""What has happened to a host: told to the log as it comes, and the last of it to whoever asks."""
+"""Records a host's changes of state and its errors: in the log, and for the status report."""
 
 from __future__ import annotations
 
@@ -10,55 +10,65 @@ from lonc.child.pool import HostState
 from lonc.log import RateLimitedLog, logger
 from lonc.runtime.event_loop import EventLoop
 
-REMEMBERED = 20  # changes of state
+MAX_CHANGES = 20  # that are kept for the status report
 
-# The parent has told already why its children drain.
+# The parent has already logged why its children drain.
 _LEVELS = {HostState.DEAD: logging.WARNING, HostState.DRAINING: logging.DEBUG}
 
-_TROUBLE = {HostState.CONNECTING, HostState.DEAD}  # states that nobody has asked for
+_UNWANTED = {HostState.CONNECTING, HostState.DEAD}  # no operator has asked for these states
 
 
 def wall_clock() -> str:
-    """The time of day, ISO 8601."""
+    """The present time in ISO 8601, with its zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class History:
-    """`changes` are the last ones, each a time, a state and the cause if one is known; `last_error` is a
-    time and a sentence."""
+    """The last MAX_CHANGES `changes` and the `last_error` of one host.
+
+    A change is (time, state, cause or None), an error (time, sentence). `version` differs whenever one
+    of them does.
+    """
 
     def __init__(self, loop: EventLoop, state: HostState) -> None:
-        self.changes: deque[tuple[str, str, str | None]] = deque(maxlen=REMEMBERED)
+        self.changes: deque[tuple[str, str, str | None]] = deque(maxlen=MAX_CHANGES)
         self.changes.append((wall_clock(), state.value, None))
         self.last_error: tuple[str, str] | None = None
-        self.version = 0  # how often anything here has changed
+        self.version = 0
         self._state = state
         self._complaints = RateLimitedLog(loop)
 
-    def heard(self, state: HostState, why: str | None) -> bool:
-        """The host is in that state now; `why` is what has just happened, if it is worth telling.
+    def record_state(self, state: HostState, why: str | None) -> bool:
+        """Record the host's present state and `why`, a cause worth reporting, if there is one.
 
-        Every change of state is a line of the log, other trouble is told once a minute. Returns whether
-        this was a change.
+        A change is logged. A cause without a change is an error, unless the child is draining.
+        Returns whether the state has changed.
         """
         if state is self._state:
             if why is not None and state is not HostState.DRAINING:
-                self.trouble(why)
+                self.record_error(why)
             return False
+        why = None if why is None else _printable(why)
         self._state = state
         self.version += 1
         at = wall_clock()
         self.changes.append((at, state.value, why))
-        told = state.value if why is None else f"{state.value}: {why}"
-        logger.log(_LEVELS.get(state, logging.INFO), "%s", told)
+        logger.log(_LEVELS.get(state, logging.INFO), "%s", state.value + (f": {why}" if why else ""))
         if why is not None:
             self._complaints.mark_logged(why)
-            if state in _TROUBLE:
+            if state in _UNWANTED:
                 self.last_error = at, why
         return True
 
-    def trouble(self, why: str) -> None:
-        """Something is wrong, whatever the state."""
+    def record_error(self, why: str) -> None:
+        """Record an error; the same sentence is logged once a minute."""
+        why = _printable(why)
         self.version += 1
         self.last_error = wall_clock(), why
         self._complaints.warn(why)
+
+
+def _printable(why: str) -> str:
+    """`why` as valid Unicode: a path with bytes that are no UTF-8 has surrogates, and a status report
+    must not have any."""
+    return why.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The UNIX socket of one host: takes its clients in, and hands them on when it is given up."""
+"""The UNIX socket of one host: accepts its clients, and passes them on when this child leaves."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Protocol
 from lonc.child.client import Client, Passing, Services
 from lonc.runtime.event_loop import FORGOTTEN, HANGUP_ONLY, READ, EventLoop
 
-ACCEPT_AGAIN = 0.1  # seconds until accepting is tried again where the machine has run out of something
+RETRY_ACCEPT = 0.1  # seconds, after accept has failed for want of a descriptor or memory
 
 
 class NextChild(Protocol):
-    """Where a leaving child's clients go."""
+    """The child that takes over the clients of this one."""
 
     def announce(self, count: int) -> None:
-        """So many may still come, from now on."""
+        """From now on at most `count` clients may still be passed on."""
 
     def pass_on(self, passing: Passing) -> None: ...
 
 
 class Listener:
-    """Accepts clients, `max_clients` at a time; whoever comes then waits in the backlog.
+    """Accepts clients, at most `max_clients` at a time; more wait in the backlog.
 
-    `listening` is closed as soon as nobody is to be accepted here any more.
+    `listening` is closed as soon as this child accepts no more: otherwise clients in the backlog of a
+    removed host would wait until its last request has ended.
 
-    A listener that `succeeds` another accepts nobody until `expect` says how many may still be passed
-    on to it: they count as clients, or there might be more than there are descriptors for.
+    A listener that `has_predecessor` accepts nobody until `expect` says how many clients may still be
+    passed on to it. They count as clients, because each needs a descriptor.
 
-    Callbacks: `on_full(why)` whenever clients must wait; `on_quiet()` when the last one has left; once
-    `on_drained()`, when `drain` or `leave` was called, the last client has gone, and none is expected.
+    Callbacks: `on_full(why)` whenever clients must wait; `on_no_clients()` when the last client has
+    left; `on_drained()` once, when `drain` or `leave` was called, the last client has left and none is
+    expected.
     """
 
     def __init__(
@@ -43,11 +45,11 @@ class Listener:
         max_request: int,
         on_full: Callable[[str], None],
         on_drained: Callable[[], None],
-        on_quiet: Callable[[], None],
-        succeeds: bool = False,
+        on_no_clients: Callable[[], None],
+        has_predecessor: bool = False,
     ) -> None:
-        self.clients: dict[Client, None] = {}  # in the order in which they came
-        self.expected: int | None = None if succeeds else 0  # None: nobody has said yet
+        self.clients: dict[Client, None] = {}  # in the order of their arrival
+        self.expected: int | None = None if has_predecessor else 0  # None: not announced yet
         self._loop = loop
         self._socket = listening
         self._services = services
@@ -55,14 +57,16 @@ class Listener:
         self._max_request = max_request
         self._on_full = on_full
         self._on_drained = on_drained
-        self._on_quiet = on_quiet
+        self._on_no_clients = on_no_clients
         self._draining = False
-        self._starved = False  # accepting has failed
+        self._accept_failed = False
         self._next_child: NextChild | None = None
-        self._watch = loop.watch(listening, self.new_client, events=HANGUP_ONLY if succeeds else READ)
+        self._watch = loop.watch(
+            listening, self.new_client, events=HANGUP_ONLY if has_predecessor else READ
+        )
 
     def new_client(self) -> None:
-        """Callback: somebody wants to connect."""
+        """Callback: clients wait to be accepted."""
         assert self.expected is not None
         room = self._max_clients - self.expected
         if len(self.clients) >= room:
@@ -73,62 +77,62 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._starved = True
+                self._accept_failed = True
                 self._pause(f"cannot accept: {error.strerror}")
-                self._loop.after(ACCEPT_AGAIN, self.descriptor_closed)
+                self._loop.after(RETRY_ACCEPT, self.descriptor_closed)
                 return
             self._add(connection)
 
     def expect(self, count: int) -> None:
-        """As many clients as that may still be passed on to us; 0 once there is nobody who could."""
+        """At most `count` clients may still be passed on to this child."""
         self.expected = count
-        self._tell_next_child()
+        self._announce()
         self._resume()
-        self._perhaps_drained()
+        self._check_drained()
 
     def descriptor_closed(self) -> None:
-        """Where accepting has failed for want of one: now it may not."""
-        if self._starved:
-            self._starved = False
+        """Accept again if the last attempt failed: it may succeed now."""
+        if self._accept_failed:
+            self._accept_failed = False
             self._resume()
 
     def adopt(self, passing: Passing) -> None:
-        """Go on with a client that another child had before."""
+        """Continue to serve a client of the previous child, or pass it on if this child is leaving."""
         if self.expected:
             self.expected -= 1
         if self._next_child is not None:
             self._next_child.pass_on(passing)
             return
         client = self._add(passing.connection)
-        client.go_on(passing)
+        client.resume(passing)
         if self._draining:
             client.drain()
 
     def leave(self, next_child: NextChild) -> None:
-        """Accept nobody any more; pass each client on as soon as it has no request in flight."""
+        """Accept no more; pass each client on as soon as it has no request in flight."""
         self._next_child = next_child
-        self._accept_no_more()
-        self._tell_next_child()
+        self._stop_accepting()
+        self._announce()
         for client in list(self.clients):
-            if self._next_child is next_child:  # else that child has just ended, and we drain
+            if self._next_child is next_child:  # else it has ended meanwhile, and `drain` was called
                 client.leave(next_child.pass_on)
-        self._perhaps_drained()
+        self._check_drained()
 
     def drain(self) -> None:
-        """Accept nobody any more, pass nobody on; let each client go when it has its replies."""
+        """Accept no more, pass none on; disconnect each client after the replies to what it has sent."""
         self._next_child = None
-        self._accept_no_more()
+        self._stop_accepting()
         for client in list(self.clients):
             client.drain()
-        self._perhaps_drained()
+        self._check_drained()
 
-    def _accept_no_more(self) -> None:
+    def _stop_accepting(self) -> None:
         self._draining = True
         if self._watch.events != FORGOTTEN:
             self._watch.forget()
             self._socket.close()
 
-    def _tell_next_child(self) -> None:
+    def _announce(self) -> None:
         if self._next_child is not None:
             self._next_child.announce(len(self.clients) + (self.expected or 0))
 
@@ -146,19 +150,20 @@ class Listener:
             self._watch.want(read=True)
 
     def _client_left(self, client: Client) -> None:
+        """Callback: a client has left or was passed on."""
         del self.clients[client]
-        self._starved = False
-        self._tell_next_child()  # it may have gone without being passed on
+        self._accept_failed = False
+        self._announce()
         self._resume()
         if not self.clients:
-            self._on_quiet()
-        self._perhaps_drained()
+            self._on_no_clients()
+        self._check_drained()
 
-    def _perhaps_drained(self) -> None:
+    def _check_drained(self) -> None:
         if self._draining and not self.clients and self.expected == 0:
-            on_drained, self._on_drained = self._on_drained, _told_already
+            on_drained, self._on_drained = self._on_drained, _already_called
             on_drained()
 
 
-def _told_already() -> None:
+def _already_called() -> None:
     pass

@@ -1,4 +1,4 @@
-"""A TCP socket around a LondProtocol: connects, sends, receives, and ends with one sentence."""
+"""One connection to lond: a TCP socket around a LondProtocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lonc.child.resolver import Address, Found
+from lonc.child.resolver import Address, OnFound
 from lonc.child.transaction import Transaction
 from lonc.errors import ProtocolError
 from lonc.runtime.event_loop import READ, WRITE, EventLoop, Watch
@@ -20,26 +20,31 @@ from lonc.wire.lond_protocol import LondProtocol, State
 
 RECEIVE_SIZE = 65536
 
-_IDLE = State.IDLE  # looked up once: every reply asks
+_IDLE = State.IDLE  # a global is found faster than a member, and every reply needs it
 
 
 @dataclass(frozen=True)
 class Timeouts:
     """In seconds."""
 
-    connect: float  # for each address, and for finding them
+    connect: float  # for finding the addresses, and for connecting to each
     dialogue: float  # from connected to Idle
-    request: float  # from its first byte to the end of its reply
+    request: float  # from the start of a request to the end of its reply
 
 
 class LondConnection:
-    """One connection to a lond; it carries one transaction at a time.
+    """Connects, carries one transaction at a time, and closes at the first error or timeout.
 
-    `find` calls back with the addresses to be tried. Whatever takes longer than its timeout ends the
-    connection. Callbacks: `on_ready(connection)`, the dialogue has come to Idle; `on_idle(connection)`,
-    the next transaction may start; `on_reply(transaction, reply)`, after that; `on_held(count)`, so many
-    more bytes of an unfinished reply are held; and once `on_closed(connection, why, transaction)`, with
-    what was in flight.
+    `find(on_found)` finds lond's addresses, which are tried in order. `bind_address` is the local
+    address to connect from, or None.
+
+    Callbacks:
+
+    - `on_ready(connection)`: the dialogue has come to Idle;
+    - `on_idle(connection)`: a reply has arrived, the next transaction may start;
+    - `on_reply(transaction, reply)`: after that, or after `on_closed` if the connection ended with it;
+    - `on_growth(count)`: `count` more bytes of an unfinished reply are held;
+    - `on_closed(connection, why, transaction)`: once, with the transaction in flight or None.
     """
 
     __slots__ = (
@@ -51,9 +56,9 @@ class LondConnection:
         "_find",
         "_loop",
         "_on_closed",
-        "_on_held",
+        "_on_deadline",
+        "_on_growth",
         "_on_idle",
-        "_on_late",
         "_on_ready",
         "_on_reply",
         "_peer",
@@ -71,14 +76,14 @@ class LondConnection:
         self,
         loop: EventLoop,
         protocol: LondProtocol,
-        find: Callable[[Found], None],
+        find: Callable[[OnFound], None],
         bind_address: str | None,
         timeouts: Timeouts,
         *,
         on_ready: Callable[[LondConnection], None],
         on_idle: Callable[[LondConnection], None],
         on_reply: Callable[[Transaction, Line], None],
-        on_held: Callable[[int], None],
+        on_growth: Callable[[int], None],
         on_closed: Callable[[LondConnection, str, Transaction | None], None],
     ) -> None:
         self._loop = loop
@@ -89,20 +94,20 @@ class LondConnection:
         self._on_ready = on_ready
         self._on_idle = on_idle
         self._on_reply = on_reply
-        self._on_held = on_held
+        self._on_growth = on_growth
         self._on_closed = on_closed
-        self.replied = False  # at least once
-        self.timed_out = False
+        self.replied = False  # whether at least one reply has arrived
+        self.timed_out = False  # whether it was closed because a reply did not arrive in time
         self._transaction: Transaction | None = None
-        self._addresses: deque[Address] = deque()  # still to be tried
-        self._failures: list[str] = []  # what was wrong with those that were
-        self._peer = ""  # its address, and with its port:
-        self._target = ""
+        self._addresses: deque[Address] = deque()  # not tried yet
+        self._failures: list[str] = []  # a sentence for each address that was tried
+        self._peer = ""  # the address being tried
+        self._target = ""  # the same with its port, for the log
         self._socket: socket.socket
         self._watch: Watch | None = None
-        self._alarm = loop.alarm(self._look_at_deadline)
+        self._alarm = loop.alarm(self._check_deadline)
         self._deadline = math.inf
-        self._on_late: Callable[[LondConnection], None]
+        self._on_deadline: Callable[[LondConnection], None]
 
     @property
     def state(self) -> State:
@@ -110,26 +115,26 @@ class LondConnection:
 
     @property
     def mode(self) -> str:
-        """How it comes to its key: one of loncKeyMode, but auto."""
+        """How the key is exchanged: a value of loncKeyMode other than auto."""
         return self._protocol.mode
 
     @property
     def lond_version(self) -> str | None:
-        """As lond says, where it is asked."""
+        """lond's version; None in the dialogue of 2003, which does not ask for it."""
         return self._protocol.lond_version
 
     @property
     def held(self) -> int:
-        """Bytes that we hold of a request or a reply."""
+        """Bytes held of an unsent request or an unfinished reply."""
         return self._protocol.held
 
     def connect(self) -> None:
-        """Start towards Idle. The callbacks may come before this returns."""
-        self._expect_within(self._timeouts.connect, LondConnection._lookup_late)
+        """Start to connect. Callbacks may be called before this returns."""
+        self._set_deadline(self._timeouts.connect, LondConnection._lookup_timed_out)
         self._find(self._found)
 
     def start_request(self, transaction: Transaction) -> None:
-        """Send a request and hear its reply; the connection must be Idle."""
+        """Send the request; the connection must be Idle."""
         self._transaction = transaction
         self._deadline = deadline = self._loop.now + self._timeouts.request
         if deadline < self._alarm.when:  # (asked here too: else each would pay a call)
@@ -138,30 +143,27 @@ class LondConnection:
         self.lond_writable()
 
     def still_idle(self) -> bool:
-        """Look once more whether lond has said something unasked, or closed: then the connection ends
-        here, instead of under the next request."""
+        """Whether lond has neither closed nor sent anything unasked since the last turn of the loop.
+        If it has, the connection is closed here, and no request is lost with it."""
         assert self._watch is not None
         if not self._watch.readable():
             return True
         self.lond_readable()
         return self._protocol.state is _IDLE
 
-    def let_go(self, why: str) -> None:
-        self.close(why)
-
     def close(self, why: str) -> None:
-        """End the connection, from any state; `why` is for the log. A second time does nothing."""
-        on_closed, self._on_closed = self._on_closed, _closed_already
-        if on_closed is _closed_already:
+        """Close, in any state; `why` is for the log. A second time does nothing."""
+        on_closed, self._on_closed = self._on_closed, _already_closed
+        if on_closed is _already_closed:
             return
         self._alarm.cancel()
-        self._drop_socket()
+        self._close_socket()
         self._protocol.disconnect()
         transaction, self._transaction = self._transaction, None
         on_closed(self, why, transaction)
 
     def lond_readable(self) -> None:
-        """Callback: lond has said something, or closed."""
+        """Callback: the socket is readable: lond has sent data, or closed."""
         try:
             data = self._socket.recv(RECEIVE_SIZE)
         except BlockingIOError:
@@ -179,9 +181,9 @@ class LondConnection:
                 self._socket.send(self._protocol.tls_alert)
             self.close(str(error))
             return
-        drained = len(data) < RECEIVE_SIZE  # else there may be more in the socket, and due to nobody
+        drained = len(data) < RECEIVE_SIZE  # else the socket may hold more, which nobody has asked for
         if reply is not None:
-            # To other work, or to its end, before the reply goes up.
+            # The next transaction starts, or the connection closes, before the reply goes to the client.
             transaction, self._transaction = self._transaction, None
             assert transaction is not None
             self.replied = True
@@ -194,13 +196,13 @@ class LondConnection:
             self.lond_writable()
         elif self._protocol.state is _IDLE:
             if drained or self.still_idle():
-                self._on_late = LondConnection._reply_late
+                self._on_deadline = LondConnection._request_timed_out
                 self._on_ready(self)
         else:
-            self._on_held(len(data))
+            self._on_growth(len(data))
 
     def lond_writable(self) -> None:
-        """Callback, and the first try: send what there is, wait only with what would not go."""
+        """Callback, also called directly: send what the socket takes, and watch for the rest."""
         protocol = self._protocol
         try:
             if sent := self._socket.send(protocol.data_to_send):
@@ -217,16 +219,16 @@ class LondConnection:
             self._watch.want(write=False)
 
     def _found(self, addresses: Sequence[Address], why_none: str) -> None:
-        """Callback: where lond may be."""
+        """Callback: lond's addresses, or why there are none."""
         if self._protocol.state is State.DISCONNECTED:
-            return  # too late
+            return  # the lookup has timed out
         self._addresses.extend(addresses)
         if why_none:
             self._failures.append(why_none)
         self._try_next()
 
     def _try_next(self) -> None:
-        """Connect to the next address, or end with what was wrong with each."""
+        """Connect to the next address; if there is none, close with the failures of all."""
         while self._addresses:
             family, address = self._addresses.popleft()
             self._peer = address[0]
@@ -253,18 +255,18 @@ class LondConnection:
             self._watch = self._loop.watch(
                 self._socket, self.lond_readable, self._connected, events=WRITE
             )
-            self._expect_within(self._timeouts.connect, LondConnection._connect_late)
+            self._set_deadline(self._timeouts.connect, LondConnection._connect_timed_out)
             return
         self.close("; ".join(self._failures))
 
     def _connected(self) -> None:
-        """Callback: the attempt to connect has ended."""
+        """Callback: the attempt to connect has succeeded or failed."""
         assert self._watch is not None
         refusal = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if refusal:
-            self._not_there(os.strerror(refusal))
+            self._connect_failed(os.strerror(refusal))
             return
-        self._expect_within(self._timeouts.dialogue, LondConnection._dialogue_late)
+        self._set_deadline(self._timeouts.dialogue, LondConnection._dialogue_timed_out)
         try:
             self._protocol.connected(self._peer)
         except ProtocolError as error:
@@ -274,46 +276,46 @@ class LondConnection:
         self._watch.want(read=True)
         self.lond_writable()
 
-    def _not_there(self, why: str) -> None:
+    def _connect_failed(self, why: str) -> None:
         self._failures.append(f"cannot connect to {self._target}: {why}")
-        self._drop_socket()
+        self._close_socket()
         self._try_next()
 
-    def _drop_socket(self) -> None:
+    def _close_socket(self) -> None:
         if self._watch is not None:
             self._watch.forget()
             self._watch = None
             self._socket.close()
 
-    # What is awaited, and what becomes of it if it does not come.
+    # Deadlines: there is one at a time, and a callback for when it has passed.
 
-    def _expect_within(self, seconds: float, on_late: Callable[[LondConnection], None]) -> None:
-        self._on_late = on_late
+    def _set_deadline(self, seconds: float, on_deadline: Callable[[LondConnection], None]) -> None:
+        self._on_deadline = on_deadline
         self._deadline = self._loop.now + seconds
         self._alarm.ring_by(self._deadline)
 
-    def _look_at_deadline(self) -> None:
-        """Callback of the alarm, which may have been set for something that is over."""
+    def _check_deadline(self) -> None:
+        """Callback of the alarm. It may have been set for an earlier deadline, which was met."""
         if self._protocol.state is _IDLE:
-            return  # nothing is awaited
+            return  # an idle connection has no deadline
         if self._deadline <= self._loop.now:
-            self._on_late(self)
+            self._on_deadline(self)
         else:
             self._alarm.ring_by(self._deadline)
 
-    def _lookup_late(self) -> None:
+    def _lookup_timed_out(self) -> None:
         self.close(f"cannot find its address: no answer within {self._timeouts.connect:g} s")
 
-    def _connect_late(self) -> None:
-        self._not_there(f"no answer within {self._timeouts.connect:g} s")
+    def _connect_timed_out(self) -> None:
+        self._connect_failed(f"no answer within {self._timeouts.connect:g} s")
 
-    def _dialogue_late(self) -> None:
+    def _dialogue_timed_out(self) -> None:
         self.close(f"no end of the dialogue within {self._timeouts.dialogue:g} s: {self.state.value}")
 
-    def _reply_late(self) -> None:
+    def _request_timed_out(self) -> None:
         self.timed_out = True
         self.close(f"no reply within {self._timeouts.request:g} s: {self.state.value}")
 
 
-def _closed_already(_: LondConnection, why: str, transaction: Transaction | None) -> None:
+def _already_closed(_: LondConnection, why: str, transaction: Transaction | None) -> None:
     raise AssertionError("a connection is closed once")

@@ -1,7 +1,7 @@
-"""How many bytes a child holds for its host, and who must go when there are too many.
+"""Limits the bytes that a child holds for its host, of requests and replies.
 
-Nobody counts each byte. Who holds more than before says so, when it is more than a piece that comes and
-goes at once; after a while of that we look at everybody.
+Accounting is sampled: holders report growth; after SAMPLE_EVERY bytes of growth all holders are summed,
+and while the sum exceeds the limit the largest is disconnected.
 """
 
 from __future__ import annotations
@@ -9,40 +9,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-LOOK_EVERY = 16 << 20  # bytes held more, at most, until we look
+SAMPLE_EVERY = 16 << 20  # bytes of growth between two sums, at most
 
 
 class Holder(Protocol):
-    @property
-    def held(self) -> int: ...
+    """A client or a connection to lond."""
 
-    def let_go(self, why: str) -> None: ...
+    @property
+    def held(self) -> int:
+        """Bytes in memory because of it."""
+
+    def close(self, why: str, /) -> None: ...
 
 
 class MemoryLimit:
-    """`holders()` are all who may hold something; while that is more than `most` bytes together, who
-    holds most is let go. `on_full(why)` is called then."""
+    """Keeps the sum of all holders at `limit` bytes, give or take what grows between two samples.
+
+    `holders()` returns them all. Callback: `on_exceeded(why)`, before each disconnection.
+    """
 
     def __init__(
-        self, most: int, holders: Callable[[], Iterable[Holder]], on_full: Callable[[str], None]
+        self, limit: int, holders: Callable[[], Iterable[Holder]], on_exceeded: Callable[[str], None]
     ) -> None:
-        self._most = most
+        self._limit = limit
         self._holders = holders
-        self._on_full = on_full
-        self._look_every = min(LOOK_EVERY, most // 8)
-        self._grown = 0  # since we looked
+        self._on_exceeded = on_exceeded
+        self._sample_every = min(SAMPLE_EVERY, limit // 8)
+        self._growth = 0  # bytes reported since the last sum
 
-    def grew(self, count: int) -> None:
-        """So many more bytes are held."""
-        self._grown += count
-        if self._grown > self._look_every:
-            self._grown = 0
-            self._look()
+    def report_growth(self, count: int) -> None:
+        """`count` more bytes are held. Only data that stays after the callback that read it is
+        reported."""
+        self._growth += count
+        if self._growth > self._sample_every:
+            self._growth = 0
+            self._enforce()
 
-    def _look(self) -> None:
-        """(To let one go may free what others hold, too; so we count anew.)"""
-        why = f"more than {self._most} bytes are held: who holds most is let go"
-        while sum(holder.held for holder in self._holders()) > self._most:
+    def _enforce(self) -> None:
+        """Disconnect the largest holders. One that goes may free bytes of others, so each time anew."""
+        why = f"more than {self._limit} bytes are held: the largest holder is disconnected"
+        while sum(holder.held for holder in self._holders()) > self._limit:
             largest = max(self._holders(), key=lambda holder: holder.held)
-            self._on_full(why)
-            largest.let_go(why)
+            self._on_exceeded(why)
+            largest.close(why)

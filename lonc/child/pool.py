@@ -1,8 +1,7 @@
-"""Which transaction goes on which connection, and when to give up.
+"""The pool of one host: which transaction goes on which connection, and when to connect or to give up.
 
-The pool opens another connection when a transaction must wait and there are fewer than the most it
-may have, and tries again by itself, after growing delays, while it has none because they failed. It is
-told what happened, and never touches a socket.
+It opens another connection when a transaction must wait and there are fewer than the maximum. While it
+has none because attempts have failed, it tries again after growing delays. It never touches a socket.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from lonc.runtime.backoff import Backoff
 from lonc.runtime.containers import Queue, Stack
 from lonc.runtime.line_buffer import Line
 
-PROVEN_AFTER = 1.0  # seconds from the end of its dialogue; a connection that lasts so long is a success
+PROVEN_AFTER = 1.0  # seconds; a connection that lasts so long after its dialogue is a success
 
 
 class HostState(Enum):
-    """How the host is doing, in the words of the status report."""
+    """The state of the host, in the words of the status report."""
 
     CONNECTING = "connecting"
     READY = "ready"
@@ -33,10 +32,10 @@ class HostState(Enum):
 
 
 class Connection(Protocol):
-    """What the pool asks of a LondConnection; each call may come straight back in with its end."""
+    """A LondConnection, as the pool needs it. Each call may call back `connection_closed` at once."""
 
-    replied: bool  # it has brought a reply
-    timed_out: bool  # it has ended because a reply did not come in time
+    replied: bool  # at least one reply has arrived
+    timed_out: bool  # it was closed because a reply did not arrive in time
 
     def connect(self) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
@@ -45,13 +44,13 @@ class Connection(Protocol):
 
 
 class Alarm(Protocol):
-    """Calls back no later than it was set for."""
+    """Calls back at the earliest time for which it was set, or before."""
 
     def ring_by(self, when: float) -> None: ...
 
 
 class Clock(Protocol):
-    """The time of this turn of the loop, in seconds, and what wakes us later."""
+    """The event loop, as the pool needs it; `now` is the time of this turn, in seconds."""
 
     now: float
 
@@ -67,22 +66,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often, and how long; times in seconds."""
+class PoolLimits:
+    """The settings that bound retries and waiting; times are in seconds."""
 
     connect_retries: int  # failed attempts in a row that make the host DEAD
     queue_timeout: float  # of a transaction that waits for a connection
-    idle_timeout: float  # of a connection that nothing waits for
+    idle_timeout: float  # of a connection without a transaction
 
 
 class Pool(Generic[C]):
-    """The connections to one host and the transactions that wait for one.
+    """The connections to one host, and the transactions that wait for one.
 
-    A connection of the pool is attempting, idle, or else busy. One that ends right after its dialogue,
-    without a single reply, was a failed attempt too. `on_change(why)` is called after connections,
-    retries or state have changed; `why` is None where that needs no telling. There may be
-    `max_connections` at a time, or `descriptors()` where that is less. `backoff` gives the delays
-    between attempts that nobody waits for. What becomes of transactions is counted in `statistics`.
+    A connection is attempting (until its dialogue has ended), idle, or else busy. One that is lost
+    within PROVEN_AFTER seconds without a reply counts as a failed attempt, too.
+
+    There are at most `max_connections` connections, or `descriptors()` if that is less. `backoff` gives
+    the delays before retries. `make_lond_connection()` returns a connection that has not connected yet.
+    Callback: `on_change(why)` after a change of connections, retries or state; `why` is None if there is
+    nothing to report.
     """
 
     def __init__(
@@ -90,33 +91,33 @@ class Pool(Generic[C]):
         clock: Clock,
         max_connections: int,
         descriptors: Callable[[], int],
-        patience: Patience,
+        limits: PoolLimits,
         backoff: Backoff,
         statistics: Statistics,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
     ) -> None:
-        self.retries_remaining = patience.connect_retries
+        self.retries_remaining = limits.connect_retries
         self._clock = clock
-        self._alarm = clock.alarm(self._tick)
+        self._alarm = clock.alarm(self.tick)
         self._max_connections = max_connections
         self._descriptors = descriptors
-        self._patience = patience
+        self._limits = limits
         self._backoff = backoff
         self._statistics = statistics
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
         self._connections: set[C] = set()
         self._attempting: set[C] = set()
-        self._unproven: Queue[C] = Queue()
+        self._unproven: Queue[C] = Queue()  # ready for less than PROVEN_AFTER
         self._idle: Stack[C] = Stack()
         self._waiting: Queue[Transaction] = Queue()
-        self._delayed: Queue[Transaction] = Queue()  # only when nothing else waits
-        self._retry_at = math.inf  # after a failure
+        self._delayed: Queue[Transaction] = Queue()  # started only if `_waiting` is empty
+        self._retry_at = math.inf  # finite only between a failure and the next attempt or success
         self._draining = False
         self._disabled = False
-        self._refusing: Refusal | None = None  # why no connection is made
-        self._refusal: Refusal | None = None  # why no transaction is taken; see `_changed`
+        self._connect_refusal: Refusal | None = None  # why no connection may be made
+        self._queue_refusal: Refusal | None = None  # why no transaction is accepted: that, or DEAD
 
     @property
     def state(self) -> HostState:
@@ -128,19 +129,24 @@ class Pool(Generic[C]):
             return HostState.READY
         if self._dead:
             return HostState.DEAD
-        if self._attempting or self.retries_remaining < self._patience.connect_retries:
+        if self._attempting or self.retries_remaining < self._limits.connect_retries:
             return HostState.CONNECTING
         return HostState.READY
 
     @property
     def waiting(self) -> int:
-        """How many transactions wait for a connection."""
+        """Number of transactions that wait for a connection, without delayed ones."""
         return len(self._waiting)
 
     @property
     def attempting(self) -> int:
-        """How many connections are on their way to Idle."""
+        """Number of connections whose dialogue has not ended."""
         return len(self._attempting)
+
+    @property
+    def busy(self) -> int:
+        """Number of connections that carry a transaction, including those of clients that have left."""
+        return len(self._connections) - len(self._attempting) - len(self._idle)
 
     @property
     def census(self) -> tuple[HostState, int, int, int]:
@@ -149,115 +155,112 @@ class Pool(Generic[C]):
 
     @property
     def oldest_wait(self) -> float:
-        """For how many seconds one of them does already."""
-        longest = self._waiting.oldest()
-        return 0.0 if longest is None else self._clock.now - longest[1]
-
-    @property
-    def busy(self) -> int:
-        """How many connections carry a transaction, whoever still listens."""
-        return len(self._connections) - len(self._attempting) - len(self._idle)
+        """Seconds for which the oldest of the `waiting` transactions has waited."""
+        oldest = self._waiting.oldest()
+        return 0.0 if oldest is None else self._clock.now - oldest[1]
 
     def __iter__(self) -> Iterator[C]:
         return iter(self._connections)
 
     def __len__(self) -> int:
-        """How many connections there are, the attempts among them."""
+        """Number of connections, including those that are attempting."""
         return len(self._connections)
 
     def open(self) -> None:
-        """Make a connection before anybody asks for one, as the original does at its start."""
-        if not self._connections and self._refusing is None:
+        """Make a connection before the first request, as the original does at its start."""
+        if not self._connections and self._connect_refusal is None:
             self._attempt()
 
     def reset_retries(self) -> None:
-        """Forget past failures and try to connect now."""
-        self.retries_remaining = self._patience.connect_retries
+        """Forget past failures, and connect now if no connection exists."""
+        self.retries_remaining = self._limits.connect_retries
         self._retry_at = math.inf
         self._backoff.reset()
-        if self._connections or self._refusing is not None:
-            self._changed(None)
-            self._attempt_for_who_waits()
+        if self._connections or self._connect_refusal is not None:
+            self._notify(None)
+            self._connect_for_waiting()
         else:
             self._attempt()
 
     def queue_transaction(self, transaction: Transaction) -> None:
-        """Start it on the connection used last, or let it wait and perhaps open another for it."""
+        """Start it on the connection used last. If none is idle it waits, perhaps for a new
+        connection."""
         transaction.since = now = self._clock.now
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 connection.start_request(transaction)
                 return
-        if self._refusal is not None:
-            self._fail([transaction], *self._refusal)
+        if self._queue_refusal is not None:
+            self._fail([transaction], *self._queue_refusal)
             return
         self._waiting.enqueue(transaction, now)
-        self._alarm.ring_by(now + self._patience.queue_timeout)
+        self._alarm.ring_by(now + self._limits.queue_timeout)
         # (Asked here too: else each would pay a call.)
         if len(self._connections) < self._max_connections:
-            self._attempt_for_who_waits()
+            self._connect_for_waiting()
 
     def queue_delayed(self, transaction: Transaction) -> None:
-        """Start it when nothing else is to be done; it may wait for long, but not for a dead host."""
-        if self._refusal is not None:
-            transaction.fail(self._refusal[0])
+        """Start it when no other transaction waits. It never times out, but fails if the host is
+        DEAD."""
+        if self._queue_refusal is not None:
+            transaction.fail(self._queue_refusal[0])
             return
         self._delayed.enqueue(transaction, self._clock.now)
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 self.server_to_idle(connection)
                 return
-        self._attempt_for_who_waits()
+        self._connect_for_waiting()
 
     def drop_transaction(self, transaction: Transaction) -> None:
-        """Nobody waits for it any more: if it has not been started, it never will."""
+        """Take it out of its queue. A delayed one fails by that; one that has been started goes on."""
         self._waiting.remove(transaction)
         if self._delayed.remove(transaction):
             transaction.fail("it is not wanted any more")
 
     def connection_ready(self, connection: C) -> None:
-        """An attempt has come to Idle."""
+        """Callback: an attempt has succeeded, the connection is Idle."""
         first = not self._established
         self._attempting.remove(connection)
         self._retry_at = math.inf
         now = self._clock.now
         self._unproven.enqueue(connection, now)
         self._alarm.ring_by(now + PROVEN_AFTER)
-        self._changed("connected" if first else None)
+        self._notify("connected" if first else None)
         self.server_to_idle(connection)
-        self._attempt_for_who_waits()
+        self._connect_for_waiting()
 
     def complete_transaction(self, transaction: Transaction, reply: Line) -> None:
-        """A reply has come, and its connection has gone on to other work or ended."""
+        """Callback: a reply has arrived; its connection is idle, busy again or closed by now."""
         self._statistics.replied(
             self._clock.now, transaction.since, len(transaction.request), len(reply)
         )
         transaction.complete(reply)
 
     def server_to_idle(self, connection: C) -> None:
-        """The connection is ready for the next transaction, or to wait for one."""
+        """Callback: the connection is Idle: start the next transaction on it, or keep it."""
         transaction = self._waiting.dequeue()
         if transaction is None and (transaction := self._delayed.dequeue()) is not None:
-            transaction.since = self._clock.now  # nobody has waited for it
+            transaction.since = self._clock.now  # its latency is lond's alone: no client has waited
         if transaction is not None:
             connection.start_request(transaction)
-        elif self._refusing is not None:
-            self._let_go(connection, self._refusing[0])
+        elif self._connect_refusal is not None:
+            self._close(connection, self._connect_refusal[0])
         else:
             now = self._clock.now
             self._idle.push(connection, now)
-            self._alarm.ring_by(now + self._patience.idle_timeout)
+            self._alarm.ring_by(now + self._limits.idle_timeout)
 
     def connection_closed(self, connection: C, why: str, transaction: Transaction | None) -> None:
-        """A connection, or an attempt at one, has ended with `transaction` in flight.
+        """Callback: a connection or an attempt has ended, with `transaction` in flight.
 
-        An attempt counts as failed if no other connection shows that the host lives; what waits is
-        failed if none is on its way either, or if the host is DEAD by that. A connection that was lost
-        is replaced if something waits.
+        A failed attempt costs a retry if no other connection shows that the host is alive. If no other
+        is on its way either, or the host is DEAD now, all waiting transactions fail. A lost connection
+        is replaced if transactions wait.
         """
         lost = [] if transaction is None else [transaction]
         how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
-        if connection not in self._connections:  # we have closed it ourselves
+        if connection not in self._connections:  # the pool itself has closed it
             self._fail(lost, why, how)
             return
         self._connections.remove(connection)
@@ -267,7 +270,7 @@ class Pool(Generic[C]):
         failed = attempted
         if self._unproven.remove(connection):
             if connection.replied:
-                self._proven()
+                self._mark_alive()
             else:
                 failed = True
         why = f"an attempt failed: {why}" if attempted else f"lost a connection: {why}"
@@ -275,41 +278,64 @@ class Pool(Generic[C]):
         if failed:
             if not self._established:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
-            self._retry_after_a_while()
+            self._schedule_retry()
             if not self._connections or self._dead:
-                unserved = self._take_waiting()
-        self._changed(why)
+                unserved = self._pop_waiting()
+        # In this order, since each callback may queue another transaction at once. The state comes
+        # first: that transaction must be refused if the host is DEAD by now. The lost one fails before
+        # those that wait, as it is older. A new connection comes last, for the transactions that wait
+        # then: if it fails at once, it comes back in here, and everything of this failure must have been
+        # done.
+        self._notify(why)
         self._fail(lost, why, how)
         self._fail(unserved, why, Reason.UNREACHABLE)
-        self._attempt_for_who_waits()
+        self._connect_for_waiting()
 
     def drain(self) -> None:
-        """Say so; what runs or waits, or is still asked, goes on."""
+        """Change the state to draining. Transactions go on, and further ones are accepted; but failed
+        attempts are no longer repeated for their own sake."""
         if not self._draining:
             self._draining = True
-            self._changed("asked to leave")
+            self._notify("asked to leave")
 
     def disable(self) -> None:
-        """Take nothing, and connect no more; what is in flight goes on."""
+        """Accept no transaction and make no connection; those in flight go on."""
         self._disabled = True
         self._refuse("the host is disabled", Reason.DISABLED)
 
     def enable(self) -> None:
-        """Go on as at the start."""
+        """End `disable`, and connect as at the start."""
         if self._disabled:
-            self._disabled, self._refusing = False, None
+            self._disabled, self._connect_refusal = False, None
             self.reset_retries()
 
     def close_idle(self) -> None:
-        """Close what has nothing to do."""
+        """Close all idle connections."""
         while (connection := self._idle.pop()) is not None:
-            self._let_go(connection, "it is not needed")
+            self._close(connection, "it is not needed")
 
-    def shut(self, why: str) -> None:
-        """Fail what runs, what waits, and whatever is still asked."""
+    def shut_down(self, why: str) -> None:
+        """Fail all transactions, and every later one; close all connections."""
         self._refuse(why, Reason.STOPPED)
         for connection in list(self._connections):
             connection.close(why)
+
+    def tick(self) -> None:
+        """Callback of the alarm: something may be due."""
+        limits = self._limits
+        late = list(self._pop_older(self._waiting, limits.queue_timeout))
+        for _ in self._pop_older(self._unproven, PROVEN_AFTER):
+            self._mark_alive()
+        for connection in self._pop_older(self._idle, limits.idle_timeout):
+            self._close(connection, "it was idle for too long")
+        if self._retry_at <= self._clock.now:
+            self._retry_at = math.inf
+            wanted = not self._connections or (self._waiting and self._has_room())
+            if wanted and not self._attempting:
+                self._attempt()
+        self._alarm.ring_by(self._retry_at)
+        why = f"no connection was free for {limits.queue_timeout:g} s"
+        self._fail(late, why, Reason.QUEUE_TIMEOUT)
 
     @property
     def _established(self) -> bool:
@@ -320,38 +346,45 @@ class Pool(Generic[C]):
         return self.retries_remaining == 0 and not self._established
 
     def _refuse(self, why: str, reason: Reason) -> None:
-        self._refusing = why, reason
+        self._connect_refusal = why, reason
         self._retry_at = math.inf
-        self._changed(None)
+        self._notify(None)
         self.close_idle()
-        self._fail(self._take_waiting(), why, reason)
+        self._fail(self._pop_waiting(), why, reason)
 
-    def _let_go(self, connection: C, why: str) -> None:
+    def _close(self, connection: C, why: str) -> None:
+        """Close a connection that is idle; this is no failure of the host."""
         self._connections.remove(connection)
         if self._unproven.remove(connection):
-            self._proven()  # that it does not last is our doing
-        self._changed(None)
+            self._mark_alive()
+        self._notify(None)
         connection.close(why)
 
-    def _changed(self, why: str | None) -> None:
-        """Connections, retries or state have: see what that means for who comes, and tell it."""
-        self._refusal = _DEAD if self._refusing is None and self._dead else self._refusing
+    def _notify(self, why: str | None) -> None:
+        """After each change of connections, retries or state: what is refused now? Then call back."""
+        self._queue_refusal = (
+            _DEAD if self._connect_refusal is None and self._dead else self._connect_refusal
+        )
         self._on_change(why)
 
-    def _proven(self) -> None:
+    def _mark_alive(self) -> None:
+        """A connection has proven that the host is alive."""
         self._backoff.reset()
-        if self.retries_remaining < self._patience.connect_retries:
-            self.retries_remaining = self._patience.connect_retries
-            self._changed(None)
+        if self.retries_remaining < self._limits.connect_retries:
+            self.retries_remaining = self._limits.connect_retries
+            self._notify(None)
 
-    def _retry_after_a_while(self) -> None:
-        if self._refusing is None and not self._draining and self._retry_at == math.inf:
+    def _schedule_retry(self) -> None:
+        if self._connect_refusal is None and not self._draining and self._retry_at == math.inf:
             self._retry_at = self._clock.now + self._backoff.next_delay()
             self._alarm.ring_by(self._retry_at)
 
-    def _attempt_for_who_waits(self) -> None:
-        """One at a time until the host is known to live, then as many as wait; beside connections that
-        serve not right after a failure, but a little later."""
+    def _connect_for_waiting(self) -> None:
+        """Connect for the transactions that wait.
+
+        While the host is unproven, open one connection at a time; then one per waiting transaction.
+        After a failed attempt, wait for the retry delay while other connections still serve.
+        """
         if not self._connections and (self._waiting or self._delayed):
             self._attempt()
         while (
@@ -370,37 +403,20 @@ class Pool(Generic[C]):
         connection = self._make_lond_connection()
         self._connections.add(connection)
         self._attempting.add(connection)
-        self._changed(None)
+        self._notify(None)
         connection.connect()
 
-    def _tick(self) -> None:
-        """Callback: something is due, or would have been."""
-        patience = self._patience
-        late = list(self._due(self._waiting, patience.queue_timeout))
-        for _ in self._due(self._unproven, PROVEN_AFTER):
-            self._proven()
-        for connection in self._due(self._idle, patience.idle_timeout):
-            self._let_go(connection, "it was idle for too long")
-        if self._retry_at <= self._clock.now:
-            self._retry_at = math.inf
-            wanted = not self._connections or (self._waiting and self._has_room())
-            if wanted and not self._attempting:
-                self._attempt()
-        self._alarm.ring_by(self._retry_at)
-        why = f"no connection was free for {patience.queue_timeout:g} s"
-        self._fail(late, why, Reason.QUEUE_TIMEOUT)
-
-    def _due(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
-        """Takes out, one after the other, who is there for so long; sees that we look at the next."""
-        while (longest := members.oldest()) is not None:
-            member, since = longest
+    def _pop_older(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
+        """Pop every member older than `seconds`, and set the alarm for the next one."""
+        while (oldest := members.oldest()) is not None:
+            member, since = oldest
             if since + seconds > self._clock.now:
                 self._alarm.ring_by(since + seconds)
                 return
             members.remove(member)
             yield member
 
-    def _take_waiting(self) -> list[Transaction]:
+    def _pop_waiting(self) -> list[Transaction]:
         waiting = [*self._waiting, *self._delayed]
         self._waiting, self._delayed = Queue(), Queue()
         return waiting

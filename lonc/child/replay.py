@@ -1,10 +1,29 @@
-"""Carries out the delayed transactions of one host, of all its ids, oldest first, one at a time.
+"""Carries out the delayed transactions of one host, of all its ids: oldest first, one at a time.
 
-Files may be half written, or another child's at the moment (at a reload there are two): a file is taken
-only when it was the same at two looks, and locked while it is in flight. One that cannot be read twice
-is put aside, as is one that was sealed and does not open; where we have no keys, all wait. Whatever lond
-replies, it is done, and its file is removed. Where there was no reply it stays, and all that come after
-it wait.
+The state of a file is kept here, by its name, from look to look:
+
+    at a look                      unchanged since the last      changed, or new
+    ------------------------------------------------------------------------------
+    (not known)                                                  seen
+    seen                           settled                       seen
+    settled                        settled                       seen
+    unreadable once                unreadable once               seen
+    in flight                      in flight                     in flight
+    done                           done                          done
+
+    when its turn comes
+    ------------------------------------------------------------------------------
+    settled, unreadable once       opened, locked and read       in flight
+                                   reading has failed            unreadable once; if it was: moved to
+                                   bad/ it can never be carried out   moved to bad/
+                                   another child has locked it   (as it was; it is tried again)
+    in flight                      a reply, whatever it says     removed; if that fails: done
+                                   no reply                      settled; all others wait for a look
+    done                           removing is tried again
+
+A file that is gone has no state. The oldest file that is merely seen holds up those behind it: its
+writer may not have finished. A file is locked while it is in flight, since there are two children at a
+reload. If the keys of sealed files cannot be read, or the directory cannot be written, all files wait.
 """
 
 from __future__ import annotations
@@ -16,6 +35,8 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
 
 from lonc.child.transaction import Transaction
 from lonc.configuration import Settings
@@ -26,19 +47,48 @@ from lonc.runtime.line_buffer import Line
 from lonc.spool.sealing import is_sealed, longest_sealed
 from lonc.spool.spool import SENT, Name, move_to_bad, record, unseal, waiting
 
-LOOK_AGAIN = 1.0  # seconds; who writes in place has written by then
+LOOK_AGAIN = 1.0  # seconds; a program that writes a file in place is expected to finish within them
 
-# What is wrong with us, and not with the file.
+# Errors of this process or machine, not of the file.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
 
-Look = tuple[int, int, int]  # inode, size, time of the last change
+
+class FileState(Enum):
+    """See the table above."""
+
+    SEEN = "seen"
+    SETTLED = "settled"
+    IN_FLIGHT = "in flight"
+    DONE = "done"
+    UNREADABLE_ONCE = "unreadable once"
+
+
+Fingerprint = tuple[int, int, int]  # inode, size, time of the last change
+
+
+@dataclass
+class _File:
+    state: FileState
+    fingerprint: Fingerprint  # at the last look
+
+    __slots__ = ("fingerprint", "state")
+
+    def looked_at(self, fingerprint: Fingerprint) -> FileState:
+        """The state after another look: the upper half of the table."""
+        if self.state in (FileState.IN_FLIGHT, FileState.DONE):
+            return self.state
+        if fingerprint != self.fingerprint:
+            return FileState.SEEN
+        return FileState.SETTLED if self.state is FileState.SEEN else self.state
 
 
 class Replay(Transaction):
-    """`not_for_lond(request)` says what must never be sent; `queue_delayed` takes a transaction that is
-    to wait behind all others, `drop` takes it back.
+    """The delayed transactions of a host; the one in flight is this object.
 
-    Callbacks: `on_trouble(why)`; `on_rest()`, whenever nothing is in flight any more.
+    `not_for_lond(request)` is true for a request that must never be sent to lond;
+    `queue_delayed(transaction)` queues it behind all others, `drop(transaction)` takes it back.
+
+    Callbacks: `on_error(why)`; `on_nothing_in_flight()`, whenever nothing is in flight any more.
     """
 
     def __init__(
@@ -49,8 +99,8 @@ class Replay(Transaction):
         not_for_lond: Callable[[bytes], object],
         queue_delayed: Callable[[Transaction], None],
         drop: Callable[[Transaction], None],
-        on_trouble: Callable[[str], None],
-        on_rest: Callable[[], None],
+        on_error: Callable[[str], None],
+        on_nothing_in_flight: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -59,39 +109,37 @@ class Replay(Transaction):
         self._not_for_lond = not_for_lond
         self._queue_delayed = queue_delayed
         self._drop = drop
-        self._on_trouble = on_trouble
-        self._on_rest = on_rest
-        self._looks: dict[Name, Look] = {}  # at the last look
-        self._ready: deque[Name] = deque()  # the same at two looks, and nothing older in their way
-        self._done: set[Name] = set()  # carried out, and could not be removed
-        self._doubtful: set[Name] = set()  # could not be read, once
+        self._on_error = on_error
+        self._on_nothing_in_flight = on_nothing_in_flight
         self._by_dns = settings.by_dns
-        self._content = b""  # of the file that is on its way
-        self._flight: tuple[Name, int] | None = None  # what is on its way, and its descriptor, locked
+        self._files: dict[Name, _File] = {}  # oldest first
+        self._turns: deque[Name] = deque()  # of those whose turn comes before the next look
+        self._flight: tuple[Name, int] | None = None  # the file in flight, its locked descriptor
+        self._content = b""  # of the file in flight
         self._next_look: object | None = None
         self._leaving = False
 
     @property
     def waiting(self) -> int:
-        """How many files there are, by the last look."""
-        return len(self._looks)
+        """Number of files, as of the last look."""
+        return len(self._files)
 
     @property
     def oldest(self) -> int | None:
-        """When the oldest of them was saved, by its name: UNIX time."""
-        return next((name.time for name in self._looks), None)
+        """Time at which the oldest file was saved, by its name: UNIX time."""
+        return next((name.time for name in self._files), None)
 
     @property
     def in_flight(self) -> bool:
         return self._flight is not None
 
     def look(self) -> None:
-        """See what there is, and carry it out; unless that goes on already."""
+        """Look into the directory and start to carry out what is there, unless that goes on already."""
         if self._flight is None and self._next_look is None and not self._leaving:
             self._look()
 
     def leave(self) -> None:
-        """Begin nothing any more; what lond has already been sent is heard to its end."""
+        """Start no more; if a request has already been sent to lond, its reply still counts."""
         self._leaving = True
         if self._flight is not None:
             self._drop(self)
@@ -100,26 +148,29 @@ class Replay(Transaction):
         self._next_look = None
         if self._leaving:
             return
-        before, self._looks = self._looks, {}
+        files: dict[Name, _File] = {}
         try:
             names, _ = waiting(self._directory)
             for name in names:
-                if name.host in self._ids and (look := self._look_at(name)) is not None:
-                    self._looks[name] = look
+                if name.host in self._ids and (fingerprint := self._fingerprint(name)) is not None:
+                    known = self._files.get(name)
+                    state = FileState.SEEN if known is None else known.looked_at(fingerprint)
+                    files[name] = _File(state, fingerprint)
         except OSError as error:
-            self._on_trouble(f"cannot read {self._directory}: {error.strerror}")
+            self._on_error(f"cannot read {self._directory}: {error.strerror}")
             return
-        self._done &= set(self._looks)
-        self._doubtful &= set(self._looks)
-        self._ready = deque()
-        for name, look in self._looks.items():
-            if before.get(name) != look:
+        self._files = files
+        self._turns = deque()
+        for name, file in files.items():
+            if file.state is FileState.SEEN:
                 self._look_in(LOOK_AGAIN)
                 break
-            self._ready.append(name)
+            if file.state is not FileState.IN_FLIGHT:
+                self._turns.append(name)
         self._go_on()
 
-    def _look_at(self, name: Name) -> Look | None:
+    def _fingerprint(self, name: Name) -> Fingerprint | None:
+        """Raises OSError; None if the file is gone."""
         try:
             found = os.lstat(self._directory / name.text)
         except FileNotFoundError:
@@ -131,27 +182,28 @@ class Replay(Transaction):
             self._next_look = self._loop.after(seconds, self._look)
 
     def _go_on(self) -> None:
-        """Take the next file, and the next, until one is on its way."""
-        while self._flight is None and self._ready and not self._leaving:
-            if not self._take(self._ready[0]):
+        """Give each file its turn until one is in flight, or one must wait and all others with it."""
+        while self._flight is None and self._turns and not self._leaving:
+            if not self._take(self._turns.popleft()):
+                self._turns.clear()
                 return
         if self._flight is None:
-            self._on_rest()
+            self._on_nothing_in_flight()
 
     def _take(self, name: Name) -> bool:
-        """Send it; False if it must wait, and with it all others. What is bad is put aside."""
+        """The turn of one file; False if it must wait, and all others with it."""
         path = self._directory / name.text
-        if name in self._done:
+        if self._files[name].state is FileState.DONE:
             self._remove(name)
             return True
         if not os.access(self._directory, os.W_OK | os.X_OK):
-            # What cannot be removed would be carried out again and again.
-            self._on_trouble(f"delayed transactions wait: cannot write {self._directory}")
+            # A file that cannot be removed would be carried out again and again.
+            self._on_error(f"delayed transactions wait: cannot write {self._directory}")
             return False
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            self._forget(name)
+            del self._files[name]
             return True
         except OSError as error:
             return self._unreadable(name, error)
@@ -163,7 +215,7 @@ class Replay(Transaction):
         except ValueError as error:
             return self._put_aside(name, str(error))
         except Misconfigured as error:
-            self._on_trouble(f"delayed transactions wait: {error}")
+            self._on_error(f"delayed transactions wait: {error}")
             return False
         finally:
             if request is None:
@@ -171,6 +223,7 @@ class Replay(Transaction):
         if request is None:
             self._look_in(LOOK_AGAIN)
             return False
+        self._files[name].state = FileState.IN_FLIGHT
         self._flight = name, fd
         self._content = request
         self.request = b"sethost:%b:%b" % (name.host.encode(), request) if self._by_dns else request
@@ -178,18 +231,19 @@ class Replay(Transaction):
         return True
 
     def _read(self, fd: int, name: Name) -> bytes | None:
-        """The request, once the file is locked; None if another child has it, or if it is no more what
-        it was at the last look.
+        """Lock the file and read its request; None if another child has locked it, or if it is no longer
+        the file of the last look.
 
-        Raises ValueError if it can never be carried out, Misconfigured if it is sealed and we have no
-        keys, OSError.
+        Raises ValueError if it can never be carried out, Misconfigured if it is sealed and the keys
+        cannot be read, OSError.
         """
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
         found = os.fstat(fd)
-        if self._look_at(name) != self._looks[name] or found.st_ino != self._looks[name][0]:
+        fingerprint = self._files[name].fingerprint
+        if self._fingerprint(name) != fingerprint or found.st_ino != fingerprint[0]:
             return None
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no file")
@@ -213,49 +267,53 @@ class Replay(Transaction):
         return content
 
     def complete(self, reply: Line) -> None:
-        """Callback: lond has answered, whatever it said."""
-        name, fd = self._land()
+        """Callback: lond has replied. Any reply ends the transaction, even an error."""
+        name, fd = self._end_flight()
         try:
             record(self._settings, SENT, name.host, self._content[:-1])
         except OSError as error:
-            self._on_trouble(f"cannot write {self._settings.perm_log}: {error.strerror}")
+            self._on_error(f"cannot write {self._settings.perm_log}: {error.strerror}")
         self._remove(name)
         os.close(fd)  # and unlock it
-        if not self._ready:
+        if not self._turns:
             self._look_in(LOOK_AGAIN)  # more may have come meanwhile
         self._go_on()
 
     def fail(self, why: str) -> None:
-        """Callback: no reply; it may have been carried out, or not."""
-        os.close(self._land()[1])
-        self._ready.clear()
-        self._on_rest()
+        """Callback: no reply. The file stays, although lond may have carried it out."""
+        name, fd = self._end_flight()
+        os.close(fd)
+        if name in self._files:
+            self._files[name].state = FileState.SETTLED
+        self._turns.clear()
+        self._on_nothing_in_flight()
 
-    def _land(self) -> tuple[Name, int]:
+    def _end_flight(self) -> tuple[Name, int]:
         flight, self._flight = self._flight, None
         assert flight is not None
         return flight
 
     def _remove(self, name: Name) -> None:
+        """Remove a file that was carried out; if that fails, remember that it is done."""
         try:
             os.unlink(self._directory / name.text)
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._done.add(name)
-            with contextlib.suppress(OSError):  # the next child, which cannot know, finds nothing to do
+            self._files[name] = _File(FileState.DONE, (0, 0, 0))
+            with contextlib.suppress(OSError):  # so that the next child, which forgets, does not send it
                 os.truncate(self._directory / name.text, 0)
-            self._on_trouble(f"{name} is carried out, and cannot be removed: {error.strerror}")
-        else:
-            self._done.discard(name)
-        self._forget(name)
+            self._on_error(f"{name} is carried out, and cannot be removed: {error.strerror}")
+            return
+        self._files.pop(name, None)
 
     def _unreadable(self, name: Name, error: OSError) -> bool:
         if error.errno in _OURS:
-            self._on_trouble(f"delayed transactions wait: {error.strerror}")
+            self._on_error(f"delayed transactions wait: {error.strerror}")
             return False
-        if name not in self._doubtful:
-            self._doubtful.add(name)
+        file = self._files[name]
+        if file.state is not FileState.UNREADABLE_ONCE:
+            file.state = FileState.UNREADABLE_ONCE
             self._look_in(LOOK_AGAIN)
             return False
         return self._put_aside(name, f"cannot read it: {error.strerror}")
@@ -264,13 +322,8 @@ class Replay(Transaction):
         try:
             move_to_bad(self._directory, name.text)
         except OSError as error:
-            self._on_trouble(f"{name} is bad ({why}), and cannot be moved: {error.strerror}")
+            self._on_error(f"{name} is rejected ({why}), and cannot be moved: {error.strerror}")
         else:
             logger.error("moved %s to %s/bad: %s", name, self._directory, why)
-        self._forget(name)
+        del self._files[name]
         return True
-
-    def _forget(self, name: Name) -> None:
-        self._looks.pop(name, None)
-        if self._ready and self._ready[0] == name:
-            self._ready.popleft()

@@ -1,6 +1,7 @@
-"""One request, and who hears how it ended: exactly one of `complete` and `fail` is called, once.
+"""A transaction: one request under way to lond, with the callbacks for its end.
 
-Who asks is one: a client has at most one request under way, and stands for it in queue and connection.
+A Client is its own Transaction: it has at most one request in flight, so no object per request is
+needed. The same holds for Replay.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from lonc.runtime.line_buffer import Line
 
 
 class Transaction:
-    """A request line on its way to lond, with its newline.
+    """A request line, with its newline, that is queued or in flight.
 
-    `since` is when somebody began to wait for it, by the loop's clock. Once it has ended it may be
-    queued again, with the next request.
+    `since` is the time, by the loop's clock, from which its latency counts. The pool calls exactly one
+    of `complete` and `fail`, once; the same object may then be queued again with its next request.
     """
 
     __slots__ = ("request", "since")
@@ -21,9 +22,9 @@ class Transaction:
     since: float
 
     def complete(self, reply: Line) -> None:
-        """lond has answered; `reply` is its line."""
+        """Callback: lond has replied; `reply` is one line."""
         raise NotImplementedError
 
     def fail(self, why: str) -> None:
-        """There will be no reply."""
+        """Callback: there will be no reply. lond may have carried out the request all the same."""
         raise NotImplementedError

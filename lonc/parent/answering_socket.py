@@ -24,7 +24,7 @@ class AnsweringSocket:
     Who has asked nothing makes room for who comes when all places are taken. Raises CannotStart.
     """
 
-    maybe_own: tuple[bytes, ...] = ()  # all that comes is for `on_line`
+    own_prefixes: tuple[bytes, ...] = ()  # all that comes is for `on_line`
 
     def __init__(
         self, loop: EventLoop, path: Path, mode: int, on_line: Callable[[Transaction], None]
@@ -43,7 +43,7 @@ class AnsweringSocket:
             max_request=MAX_LINE,
             on_full=self._make_room,
             on_drained=lambda: None,
-            on_quiet=lambda: None,
+            on_no_clients=lambda: None,
         )
 
     def close(self) -> None:
@@ -55,14 +55,14 @@ class AnsweringSocket:
     def drop_transaction(self, transaction: Transaction) -> None:
         """Whoever asked has gone; what was asked for goes on."""
 
-    def held(self, count: int) -> None:
+    def report_growth(self, count: int) -> None:
         """Lines are short."""
 
     def _make_room(self, why: str) -> None:
         for client in list(self._listener.clients):
-            if client.at_rest:
+            if client.is_idle:
                 client.client_request()  # it may have asked a moment ago
-            if client.at_rest:
+            if client.is_idle:
                 client.close()
                 return
         self._complain(why)

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from lonc.child.history import REMEMBERED, History
+from lonc.child.history import MAX_CHANGES, History
 from lonc.child.pool import HostState
 from lonc.runtime.event_loop import EventLoop
 
@@ -16,8 +16,8 @@ def history(caplog):
 
 
 def test_a_change_is_a_line_and_is_remembered(history, caplog):
-    assert history.heard(HostState.CONNECTING, None)
-    assert history.heard(HostState.DEAD, "refused")
+    assert history.record_state(HostState.CONNECTING, None)
+    assert history.record_state(HostState.DEAD, "refused")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "connecting"),
         ("WARNING", "DEAD: refused"),
@@ -32,22 +32,22 @@ def test_a_change_is_a_line_and_is_remembered(history, caplog):
 
 def test_what_does_not_change_the_state_is_told_once_a_minute(history, caplog):
     for _ in range(3):
-        assert not history.heard(HostState.READY, "an attempt failed")
-    assert not history.heard(HostState.READY, None)
+        assert not history.record_state(HostState.READY, "an attempt failed")
+    assert not history.record_state(HostState.READY, None)
     assert [record.getMessage() for record in caplog.records] == ["an attempt failed"]
     assert history.last_error[1] == "an attempt failed"
 
 
 def test_good_news_is_no_error(history):
-    history.heard(HostState.CONNECTING, None)
-    history.heard(HostState.READY, "connected")
-    history.heard(HostState.DRAINING, "asked to leave")
-    history.heard(HostState.DRAINING, "lost a connection")
+    history.record_state(HostState.CONNECTING, None)
+    history.record_state(HostState.READY, "connected")
+    history.record_state(HostState.DRAINING, "asked to leave")
+    history.record_state(HostState.DRAINING, "lost a connection")
     assert history.last_error is None
 
 
 def test_only_the_last_changes_are_remembered(history):
     for _ in range(100):
-        history.heard(HostState.CONNECTING, None)
-        history.heard(HostState.READY, None)
-    assert len(history.changes) == REMEMBERED
+        history.record_state(HostState.CONNECTING, None)
+        history.record_state(HostState.READY, None)
+    assert len(history.changes) == MAX_CHANGES

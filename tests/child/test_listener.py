@@ -226,8 +226,8 @@ def successor(house):
         max_request=MAX_REQUEST,
         on_full=house.told.append,
         on_drained=lambda: house.told.append("drained"),
-        on_quiet=lambda: None,
-        succeeds=True,
+        on_no_clients=lambda: None,
+        has_predecessor=True,
     )
     return house
 

@@ -9,7 +9,7 @@ from support.asking import Asked
 from support.dialogue import BUILD_KEY, reach
 
 from lonc.child.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
-from lonc.child.resolver import known
+from lonc.child.resolver import fixed_address
 from lonc.runtime.event_loop import EventLoop
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
@@ -32,13 +32,13 @@ class Wire:
         self.connection = LondConnection(
             self.loop,
             protocol or LondProtocol("msul1", "msua3", max_reply),
-            find or known(*self.address),
+            find or fixed_address(*self.address),
             bind_address,
             Timeouts(**{"connect": 5.0, "dialogue": 10.0, "request": 300.0, **timeouts}),
             on_ready=lambda connection: self.events.append("ready"),
             on_idle=lambda connection: self.events.append("idle"),
             on_reply=lambda transaction, reply: transaction.complete(reply),
-            on_held=self.held.append,
+            on_growth=self.held.append,
             on_closed=self.closed,
         )
         return self.connection
@@ -191,7 +191,7 @@ class TestClocks:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(address)
-            wire.make(find=known(*address), connect=0.2).connect()
+            wire.make(find=fixed_address(*address), connect=0.2).connect()
             why = self.late(wire, 0.2)
             assert why == f"cannot connect to 127.0.0.1 port {address[1]}: no answer within 0.2 s"
             for filler in fillers:
@@ -252,7 +252,7 @@ class TestClocks:
 
 
 def test_an_address_that_cannot_be_reached_or_bound_is_one_sentence(wire):
-    wire.make(find=known("255.255.255.255", 1)).connect()
+    wire.make(find=fixed_address("255.255.255.255", 1)).connect()
     wire.turn_until(lambda: wire.events)
     assert wire.events[0][1].startswith("cannot connect to 255.255.255.255 port 1: ")
     wire.make(bind_address="192.0.2.1").connect()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.asking import Asked
 
-from lonc.child.pool import HostState, Patience, Pool
+from lonc.child.pool import HostState, Pool, PoolLimits
 from lonc.monitoring.statistics import Reason, Statistics
 from lonc.runtime.backoff import Backoff
 
@@ -107,7 +107,7 @@ class Host:
             self.clock,
             max_connections,
             lambda: 1000,
-            Patience(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
+            PoolLimits(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
             Backoff(1.0, 8.0, Unshortened()),
             self.statistics,
             self.make,
@@ -596,7 +596,7 @@ def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
     busy = ready.made[0]
     busy.transaction.abandon()
     busy.transaction = Asked(b"x\n", pytest.fail, lambda _: ready.ask(3))
-    ready.pool.shut("over")
+    ready.pool.shut_down("over")
     assert ready.outcomes[3] == "over"
     assert all(each.started == 1 for each in ready.made)
 
@@ -604,7 +604,7 @@ def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
 def test_once_shut_everything_fails_at_once(ready):
     for name in range(3):
         ready.ask(name)
-    ready.pool.shut("over")
+    ready.pool.shut_down("over")
     assert set(ready.outcomes) == {0, 1, 2}
     ready.ask(3)
     assert ready.outcomes[3] == "over"
@@ -715,7 +715,7 @@ class AnyRun(RuleBasedStateMachine):
             assert not pool.waiting, "it is told at once"
         if pool.state is not HostState.DRAINING:
             refuses = pool.state in (HostState.DEAD, HostState.DISABLED)
-            assert (pool._refusal is not None) == refuses, "who comes is told what is so"
+            assert (pool._queue_refusal is not None) == refuses, "who comes is told what is so"
 
 
 AnyRun.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.delayed_files import write_keys
 
-from lonc.child.replay import Replay
+from lonc.child.replay import FileState, Replay
 from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.runtime.event_loop import EventLoop
@@ -85,6 +85,9 @@ class Bench:
     def fail(self):
         transaction, self.transaction = self.transaction, None
         transaction.fail("lost")
+
+    def states(self):
+        return [file.state for file in self.replay._files.values()]
 
     def left(self):
         return sorted(os.listdir(self.directory))
@@ -187,7 +190,7 @@ def test_what_could_not_be_read_is_tried_once_more(bench, monkeypatch):
     with monkeypatch.context() as failing:
         failing.setattr(os, "read", _fails)
         bench.replay.look()
-        bench.turn_until(lambda: bench.replay._doubtful)
+        bench.turn_until(lambda: FileState.UNREADABLE_ONCE in bench.states())
     bench.turn_until(lambda: bench.sent)
     assert bench.sent == [b"first\n"]
 
@@ -246,7 +249,7 @@ def test_nor_does_the_next_child_carry_it_out(bench, monkeypatch):
         failing.setattr(os, "rename", _fails)
         bench.look()
         assert bench.sent == [b"first\n"]
-    assert "is bad (it is empty), and cannot be moved: it fails" in bench.told[-1]
+    assert "is rejected (it is empty), and cannot be moved: it fails" in bench.told[-1]
 
 
 def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from lonc.child.resolver import Resolver, known
+from lonc.child.resolver import Resolver, fixed_address
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -29,7 +29,7 @@ def answers(loop, resolver, times=1):
 
 def test_an_address_of_the_table_is_known():
     found = []
-    known("127.0.0.2", 5663)(lambda *answer: found.append(answer))
+    fixed_address("127.0.0.2", 5663)(lambda *answer: found.append(answer))
     assert found == [([(socket.AF_INET, ("127.0.0.2", 5663))], "")]
 
 

@@ -2,10 +2,9 @@
 
 import contextlib
 import socket
-from types import SimpleNamespace
 
-from lonc.child.child import Child
 from lonc.child.client import Client
+from lonc.child.own_requests import OWN_PREFIXES, OwnRequests
 from lonc.replies import TOO_LONG
 from lonc.runtime.event_loop import EventLoop
 
@@ -43,25 +42,27 @@ def due(stream, by_dns):
     *lines, rest = stream.split(b"\n")
     for line in lines:
         if len(line) > LIMIT:
-            return b"".join([*replies, TOO_LONG, b"\n"]), requests
+            return b"".join([*replies, TOO_LONG + b"\n"]), requests
         own = own_reply(line + b"\n", by_dns)
         if own is None:
             requests.append(line + b"\n")
         replies.append(own or b"=%b\n" % line)
-    return b"".join([*replies, TOO_LONG, b"\n"] if len(rest) > LIMIT else replies), requests
+    return b"".join([*replies, TOO_LONG + b"\n"] if len(rest) > LIMIT else replies), requests
 
 
 class _Services:
     """The child as a client sees it, with lond's answers `at_once` or when they are asked for."""
 
-    maybe_own = Child.maybe_own
-    answer = Child.answer
-
-    _host = SimpleNamespace(ids=("l1", "l3"))
+    own_prefixes = OWN_PREFIXES
 
     def __init__(self, by_dns):
-        self._settings = SimpleNamespace(by_dns=by_dns)
-        self._pool = self._channel = self
+        own = OwnRequests(
+            ("l1", "l3") if by_dns else None,
+            status=lambda: STATUS,
+            retry=lambda: None,
+            replace=lambda: None,
+        )
+        self.answer = own.answer
         self.requests, self.at_once, self.left = [], False, False
         self._waiting = []
 
@@ -80,16 +81,7 @@ class _Services:
     def on_left(self, client):
         self.left = True
 
-    def status_line(self):
-        return STATUS
-
-    def held(self, count):
-        pass
-
-    def reset_retries(self):
-        pass
-
-    def send(self, line):
+    def report_growth(self, count):
         pass
 
 
@@ -97,7 +89,7 @@ def client_line(data):
     """Each whole line, up to one that is too long, gets one reply, its own, in order; lond gets what is
     for lond, as it was, and nothing that would change a connection that others use. It does not depend
     on how the bytes were cut, nor on when lond answers and when the program reads; and then the program
-    is let go."""
+    is disconnected."""
     pieces = in_pieces(data)
     by_dns = bool(data[:1]) and data[0] & 8 != 0
     services, loop = _Services(by_dns), EventLoop()
@@ -105,7 +97,7 @@ def client_line(data):
     received = bytearray()
 
     def take():
-        # (Who is let go with something unread gets what is due, and then a reset.)
+        # (A client that is disconnected with data unread gets its replies, and then a reset.)
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while more := program.recv(65536, socket.MSG_DONTWAIT):
                 received.extend(more)
@@ -114,7 +106,7 @@ def client_line(data):
         client = Client(loop, ours, services, LIMIT, services.on_left)
         for piece, at_once, reads in pieces:
             services.at_once = at_once
-            with contextlib.suppress(BrokenPipeError):  # it has been let go
+            with contextlib.suppress(BrokenPipeError):  # it has been disconnected
                 program.send(piece)
             loop.turn(0)
             if reads:
@@ -128,7 +120,7 @@ def client_line(data):
             loop.turn(0)
             services.reply()
             take()
-        assert services.left, "it is not let go"
+        assert services.left, "it is not disconnected"
         assert client.held == 0
         take()
     replies, requests = due(b"".join(piece for piece, *_ in pieces), by_dns)

@@ -578,7 +578,7 @@ class TestStop:
             in_flight(three)
             assert three.command("stop").stdout == b"lonc is stopped\n"
             assert read_line(client) == b"con_lost"
-            assert " l1: the time to drain is up: con_lost for 1 requests" in three.log()
+            assert " l1: loncDrainTimeout is over: con_lost for 1 requests" in three.log()
 
     def test_a_child_that_hangs_is_killed(self, three):
         three.configure(loncDrainTimeout=0.1)

@@ -72,7 +72,7 @@ def test_auto_without_certificates_is_insecure_and_the_log_warns_of_it(machine):
     assert machine.ask(b"ping") == b"l1"
     assert machine.status()["mode"] == "insecure"
     assert machine.log().count("WARNING") == 1
-    assert "keys are agreed upon in mode insecure (of auto), with lond" in machine.log()
+    assert "keys are exchanged in mode insecure (of auto), with lond" in machine.log()
 
 
 def test_a_lond_without_certificates_is_spoken_to_as_an_old_one_is(machine, certified):

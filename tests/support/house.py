@@ -12,7 +12,7 @@ MAX_REQUEST = 1000
 class House:
     """A Listener with the rest of the child played by the test: `waiting` are its transactions."""
 
-    maybe_own = (b"lonc:",)
+    own_prefixes = (b"lonc:",)
 
     def __init__(self, path):
         self.path = path
@@ -21,7 +21,7 @@ class House:
         self.waiting = []
         self.dropped = []
         self.told = []
-        self.told_held = 0
+        self.reported_growth = 0
         self.at_once = None  # a reply that every transaction gets while it is being queued
         self.clients = []
         self.listener = self.make(max_clients=3)
@@ -35,7 +35,7 @@ class House:
             max_request=MAX_REQUEST,
             on_full=self.told.append,
             on_drained=lambda: self.told.append("drained"),
-            on_quiet=lambda: None,
+            on_no_clients=lambda: None,
         )
 
     def answer(self, request, client):
@@ -50,8 +50,8 @@ class House:
     def drop_transaction(self, transaction):
         self.dropped.append(transaction)
 
-    def held(self, count):
-        self.told_held += count
+    def report_growth(self, count):
+        self.reported_growth += count
 
     def connect(self):
         client = socket.socket(socket.AF_UNIX)
