@@ -1,0 +1,74 @@
+"""Programs that ask for what must not get lost, by `lonnet.critical`, at a steady rate."""
+
+import threading
+import time
+from typing import NamedTuple
+
+from lonc import lonnet
+
+OK, DELAYED = b"ok", b"con_delayed"
+
+
+class Critical(NamedTuple):
+    request: bytes
+    asked: float  # time.monotonic()
+    ended: float
+    answer: bytes
+
+
+class Critics:
+    """`threads` programs that together ask `rate` times a second to put something for one of `users` in
+    turn. One that has no answer yet asks nothing else: then the rate is less. Use as a context manager;
+    `done` are all that have ended, in that order."""
+
+    def __init__(self, settings, rate, users=1, threads=4, host="l1"):
+        self.done = []
+        self._settings = settings
+        self._host = host
+        self._users = users
+        self._period = threads / rate
+        self._serial = 0
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number * self._period / threads,))
+            for number in range(threads)
+        ]
+
+    def __enter__(self):
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Ask nothing more, and wait for what is under way."""
+        self._end.set()
+        for each in self._threads:
+            each.join()
+
+    def since(self, moment, answer=None):
+        """What ended after that moment, with that answer or any."""
+        return [
+            each for each in list(self.done) if each.ended > moment and answer in (None, each.answer)
+        ]
+
+    def lost_from(self, carried_out):
+        """What was answered with ok or con_delayed, and is not among these requests."""
+        promised = {each.request for each in list(self.done) if each.answer in (OK, DELAYED)}
+        return promised - set(carried_out)
+
+    def _run(self, delay):
+        due = time.monotonic() + delay
+        with lonnet.Lonc(self._settings) as lonc:
+            while not self._end.wait(max(0.0, due - time.monotonic())):
+                due = max(due + self._period, time.monotonic())
+                with self._lock:
+                    self._serial += 1
+                    serial = self._serial
+                request = b"put:dom:user%d:file:%d" % (serial % self._users, serial)
+                asked = time.monotonic()
+                answer = lonc.critical(request, self._host)
+                self.done.append(Critical(request, asked, time.monotonic(), answer))
