@@ -18,9 +18,9 @@ from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.lifecycle import instance
+from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.stop import stop as stop_daemon
 from lonc.monitoring.status import stray
-from lonc.parent.control import ask
 from lonc.parent.spool_scan import count_strays
 from lonc.spool import spool
 

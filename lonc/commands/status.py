@@ -13,10 +13,10 @@ from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_hosts
 from lonc.lifecycle import instance
+from lonc.lifecycle.control_client import ask
 from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
-from lonc.parent.control import ask
 
 # LSB's exit statuses of `status`.
 STATUSES = {

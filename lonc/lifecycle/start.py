@@ -17,12 +17,13 @@ from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
+from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.lifecycle.instance import State
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
-from lonc.parent.control import ask, ask_phase
-from lonc.parent.parent import Load, Parent
+from lonc.parent.parent import Parent
 from lonc.parent.preflight import require_usable, within_limits
+from lonc.parent.reload import Load
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import CannotListen, require_no_other_file, require_writable_directory
 from lonc.wire.cipher import require_idea

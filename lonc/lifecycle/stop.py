@@ -17,9 +17,9 @@ from pathlib import Path
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
+from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.instance import PAUSE, State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
-from lonc.parent.control import ask
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
 CHILDREN_END_WITHIN = 1.0  # seconds

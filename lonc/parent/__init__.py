@@ -1,7 +1,8 @@
-"""All hosts: the process that forks a child for each, and answers for all of them.
+"""The parent process: forks one child per host and serves the control socket.
 
-- `parent` starts, reloads and stops; `preflight` checks what this machine allows;
+- `parent` starts and stops; `preflight` checks what the settings need of this machine;
 - `served_hosts` holds a `supervisor` for each host, which keeps one `child_process` running;
-- `rolling_restart` replaces many children, a few at a time; `status_query` asks all children;
-- `answering_socket` and `control` take orders; `spool_scan` finds hosts with delayed transactions.
+- `reload` rereads the files; `rolling_restart` restarts many children, a few at a time;
+- `control` is the control socket, `orders` what arrives there; `status_query` asks all children;
+- `spool_scan` finds hosts with delayed transactions.
 """

@@ -1,80 +1,77 @@
-"""The control socket: an order to the daemon, one line, and its answer, one line of JSON."""
+"""A socket at which the parent itself answers lines: the control socket, and that of `lonSockCreate`."""
 
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 
+from lonc.child.client import Client
+from lonc.child.listener import Listener
 from lonc.child.transaction import Transaction
-from lonc.configuration import Settings
-from lonc.errors import USAGE, LoncError, NoPermission, NotRunning
-from lonc.monitoring.status import Phase, Report
+from lonc.errors import CannotStart
+from lonc.log import RateLimitedLog
+from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import Line
+from lonc.runtime.socket_file import CannotListen, SocketFile
 
-MODE = 0o600  # who may use it may restart everything
-
-ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
-RECEIVE_SIZE = 65536
-
-
-class Orders:
-    """Each of `orders` gets a transaction, to be completed with the answer; each of `host_orders` also
-    the host that the order names."""
-
-    def __init__(
-        self,
-        orders: Mapping[str, Callable[[Transaction], None]],
-        host_orders: Mapping[str, Callable[[Transaction, str], None]],
-    ) -> None:
-        self._orders = orders
-        self._host_orders = host_orders
-
-    def take(self, transaction: Transaction) -> None:
-        order = transaction.request.decode(errors="backslashreplace").rstrip("\n")
-        word, _, host = order.partition(" ")
-        if order in self._orders:
-            self._orders[order](transaction)
-        elif host and word in self._host_orders:
-            self._host_orders[word](transaction, host)
-        else:
-            transaction.complete(outcome(USAGE, f"there is no order {order!r}"))
+CONTROL_MODE = 0o600  # whoever can connect can restart everything
+MAX_CLIENTS = 64
+MAX_LINE = 1000  # bytes
 
 
 def outcome(status: int, text: str, **more: float) -> bytes:
-    """The answer to an order that does something; the exit status is for the command that gave it."""
+    """The answer to an order, a line; `status` is the exit status of the command that gave it."""
     return json.dumps({"exit": status, "text": text, **more}).encode() + b"\n"
 
 
-def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:
-    """The other side: the daemon's answer, a line; `timeout` is in seconds.
+class LineServer:
+    """Listens at `path`, a socket file of that `mode`. Raises CannotStart if it cannot be bound.
 
-    Raises NotRunning, NoPermission, and LoncError where it does not answer.
+    `on_line(transaction)` is called for each line; it completes the transaction with the answer, at once
+    or later. While MAX_CLIENTS are connected, a client that waits for no answer is disconnected for each
+    new one.
     """
-    path = settings.control_file
-    answer = bytearray()
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(timeout)
+
+    own_prefixes: tuple[bytes, ...] = ()  # for Client: every line goes to `queue_transaction`
+
+    def __init__(
+        self, loop: EventLoop, path: Path, mode: int, on_line: Callable[[Transaction], None]
+    ) -> None:
+        self.queue_transaction = on_line
         try:
-            asking.connect(str(path))
-            asking.sendall(order.encode() + b"\n")
-            while not answer.endswith(b"\n") and (data := asking.recv(RECEIVE_SIZE)):
-                answer += data
-        except PermissionError as error:
-            raise NoPermission(f"cannot use {path}: {error.strerror}") from error
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(f"nobody listens at {path}") from error
-        except TimeoutError as error:
-            raise LoncError(f"no answer at {path} within {timeout:.0f} s") from error
-        except OSError as error:
-            raise LoncError(f"cannot ask at {path}: {error.strerror}") from error
-    if not answer.endswith(b"\n"):
-        raise LoncError("lonc has ended meanwhile")
-    return bytes(answer)
+            self._socket = SocketFile(path, mode)
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
+        self._log = RateLimitedLog(loop, f"{path.name}: ")
+        self._listener = Listener(
+            loop,
+            self._socket.listening,
+            self,
+            max_clients=MAX_CLIENTS,
+            max_request=MAX_LINE,
+            on_full=self._disconnect_idle_client,
+            on_drained=lambda: None,
+            on_no_clients=lambda: None,
+        )
 
+    def close(self) -> None:
+        self._socket.close()
 
-def ask_phase(settings: Settings) -> Phase | None:
-    """What the daemon says it is about; None if it does not say."""
-    try:
-        return Report.from_line(ask(settings, "status")).phase
-    except (LoncError, ValueError):
-        return None
+    def answer(self, request: Line, client: Client) -> bytes | None:
+        raise AssertionError("`own_prefixes` is empty, so no line is the server's own")
+
+    def drop_transaction(self, transaction: Transaction) -> None:
+        """The client has disconnected; its order is carried out all the same."""
+
+    def report_growth(self, count: int) -> None:
+        """Bytes are not counted here: lines are short."""
+
+    def _disconnect_idle_client(self, why: str) -> None:
+        for client in list(self._listener.clients):
+            if client.is_idle:
+                client.client_request()  # its line may have arrived already
+            if client.is_idle:
+                client.close()
+                return
+        self._log.warn(why)

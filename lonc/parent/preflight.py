@@ -1,4 +1,4 @@
-"""What this machine allows of the settings: open files, addresses, certificates, keys."""
+"""Checks what the settings need of this machine: open files, addresses, certificates, keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.log import logger
-from lonc.parent.answering_socket import MAX_ASKING
+from lonc.parent.control import MAX_CLIENTS
 from lonc.parent.rolling_restart import MAX_PARALLEL
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
 from lonc.spool.sealing import require_keys
@@ -17,17 +17,17 @@ from lonc.wire.key_exchange import require_certificates
 
 
 def within_limits(settings: Settings, hosts: int) -> Settings:
-    """`settings`, with fewer clients a host if there are few open files.
+    """`settings`, with fewer clients per host if the limit of open files requires it.
 
-    Raises CannotStart where there are too few even for one, or for so many hosts, or where connections
-    cannot come from `loncBindAddress`.
+    Raises the soft limit to the hard one. Raises CannotStart if it is too low for so many hosts, or for
+    one client of a host, and if `loncBindAddress` is no address of this machine.
     """
     if settings.bind_address is not None:
         _try_address(settings.bind_address)
     limit = raise_descriptor_limit()
-    # Listener and channel of each host, for each child that is being replaced two more, and commands.
+    # Listener and channel of each host, as many more for each child being replaced, and orders.
     sockets = 1 if settings.create_socket is None else 2
-    parents_need = 2 * hosts + 2 * min(hosts, MAX_PARALLEL) + sockets * MAX_ASKING + SPARE_DESCRIPTORS
+    parents_need = 2 * hosts + 2 * min(hosts, MAX_PARALLEL) + sockets * MAX_CLIENTS + SPARE_DESCRIPTORS
     if limit < parents_need:
         raise CannotStart(
             f"{hosts} hosts need {parents_need} open files, and the limit is {limit}: raise it"
@@ -50,10 +50,10 @@ def within_limits(settings: Settings, hosts: int) -> Settings:
 
 
 def require_usable(settings: Settings) -> datetime | None:
-    """Raises CannotStart unless the certificates and keys that are needed can be used by who we are.
+    """Raises CannotStart unless this user can use the certificates and keys that are needed.
 
-    Returns when our certificate expires, where one is needed. After this a fork has in common with us
-    what is needed to use them.
+    Returns when this machine's certificate expires; None if none is needed. Imports what using them
+    takes, so that children share its memory.
     """
     certified_until = require_certificates(settings)
     require_keys(settings.delayed_key_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
@@ -27,6 +28,7 @@ class ServedHosts:
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
+        self.certified_until: datetime | None = None  # expiry of this machine's certificate, if needed
         self.supervisors: dict[str, Supervisor] = {}  # by the host's name, in the table's order
         self._loop = loop
         self._children: ChildrenByPid = {}  # of all supervisors, also of hosts that were removed

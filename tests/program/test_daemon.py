@@ -602,7 +602,7 @@ class TestStop:
         three.lonc.send_signal(signal.SIGSTOP)
         impatient = program(
             "import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0.3;"
-            "lonc.parent.control.ask.__defaults__ = (0.2,)"
+            "lonc.lifecycle.control_client.ask.__defaults__ = (0.2,)"
         )
         done = three.command("status", program=impatient)
         assert done.returncode == 4

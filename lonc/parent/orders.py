@@ -1,0 +1,168 @@
+"""Carries out the orders that arrive at the parent's sockets, and answers each with one line.
+
+    order               answer
+    ------------------------------------------------------------------------------------
+    status              the status report, one line of JSON
+    reload              outcome, once the reload is over
+    update              outcome, once the hosts that changed are restarted
+    retry               outcome, at once
+    retry HOST          outcome, with the state of the host
+    disable HOST        outcome, with the state of the host
+    enable HOST         outcome, with the state of the host
+    stop                outcome, at once, with "drained_within": seconds
+
+An outcome is JSON, too: {"exit": STATUS, "text": SENTENCES}; the command that gave the order prints the
+text and exits with that status.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+
+from lonc import __version__
+from lonc.child.transaction import Transaction
+from lonc.configuration import did_you_mean
+from lonc.errors import DONE, USAGE, CannotStart
+from lonc.log import logger
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.text import to_text
+from lonc.parent.control import outcome
+from lonc.parent.reload import PhaseNotifier
+from lonc.parent.served_hosts import ServedHosts
+from lonc.parent.spool_scan import SpoolScan
+from lonc.parent.status_query import StatusQuery
+from lonc.parent.supervisor import Supervisor
+from lonc.replies import NO_SUCH_HOST
+from lonc.runtime.event_loop import EventLoop
+
+
+class Orders:
+    """`others` are the orders without a host that are carried out elsewhere."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        served_hosts: ServedHosts,
+        phase: PhaseNotifier,
+        spool_scan: SpoolScan,
+        others: Mapping[str, Callable[[Transaction], None]],
+    ) -> None:
+        self._loop = loop
+        self._served_hosts = served_hosts
+        self._phase = phase
+        self._spool_scan = spool_scan
+        self._since = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._writing_status = False
+        self._orders = {"status": self._answer_status, "retry": self.retry_all, **others}
+        self._host_orders: dict[str, Callable[[Supervisor], None]] = {
+            "retry": Supervisor.retry,
+            "disable": partial(Supervisor.set_disabled, disabled=True),
+            "enable": partial(Supervisor.set_disabled, disabled=False),
+        }
+
+    def carry_out(self, transaction: Transaction) -> None:
+        """An order of the control socket."""
+        order = transaction.request.decode(errors="backslashreplace").rstrip("\n")
+        word, _, host = order.partition(" ")
+        if order in self._orders:
+            self._orders[order](transaction)
+        elif host and word in self._host_orders:
+            self._order_host(transaction, host, self._host_orders[word])
+        else:
+            transaction.complete(outcome(USAGE, f"there is no order {order!r}"))
+
+    def retry_all(self, transaction: Transaction | None = None) -> None:
+        """Make all children forget their failed attempts and connect now."""
+        for supervisor in self._served_hosts:
+            supervisor.retry()
+        if transaction is not None:
+            transaction.complete(outcome(DONE, f"trying {self._served_hosts}"))
+
+    def write_status(self) -> None:
+        """Write the status report to the log and to its file, unless that is about to happen."""
+        if not self._writing_status:
+            self._writing_status = True
+            self._query_status(self._write_report)
+
+    def create_socket(self, transaction: Transaction) -> None:
+        """A line of the socket `lonSockCreate`: bind the host's socket again if its file is missing.
+
+        Clients of later LON-CAPA send it before they connect to a host: DNSNAME:HOSTID, perhaps with
+        more fields.
+        """
+        name, _, more = transaction.request.decode(errors="replace").rstrip("\n").partition(":")
+        supervisors = self._served_hosts.supervisors
+        supervisor = supervisors.get(name) or supervisors.get(more.partition(":")[0])
+        if supervisor is None:
+            transaction.complete(NO_SUCH_HOST + b"\n")
+            return
+
+        def answer(why_not: str | None) -> None:
+            transaction.complete(b"done\n" if why_not is None else f"error: {why_not}\n".encode())
+
+        if self._phase.current is Phase.STOPPING:
+            answer("lonc is stopping")
+            return
+        try:
+            supervisor.renew_socket()
+        except CannotStart as error:
+            logger.error("%s", error)
+            answer(str(error))
+            return
+        if supervisor.outdated:  # its child listens at the socket whose file is missing
+            supervisor.restart(answer)
+        else:
+            answer(None)
+
+    def _order_host(
+        self, transaction: Transaction, host: str, order: Callable[[Supervisor], None]
+    ) -> None:
+        """Answered with the host's state after it: a child carries out its orders in turn."""
+        name = self._served_hosts.names.get(host, host)
+        supervisor = self._served_hosts.supervisors.get(name)
+        if supervisor is None:
+            text = f"{name} is not in the table{did_you_mean(name, self._served_hosts.supervisors)}"
+            transaction.complete(outcome(USAGE, text))
+            return
+        order(supervisor)
+
+        def answer(statuses: list[HostStatus]) -> None:
+            transaction.complete(outcome(DONE, f"{name} is {statuses[0].state}"))
+
+        StatusQuery(self._loop, [supervisor], answer)
+
+    def _answer_status(self, transaction: Transaction) -> None:
+        self._query_status(lambda report: transaction.complete(report.to_line()))
+
+    def _query_status(self, on_report: Callable[[Report], None]) -> None:
+        def report(statuses: list[HostStatus]) -> None:
+            expires = self._served_hosts.certified_until
+            on_report(
+                Report(
+                    self._phase.current,
+                    os.getpid(),
+                    __version__,
+                    self._since,
+                    statuses,
+                    self._spool_scan.strays,
+                    self._spool_scan.bad,
+                    None if expires is None else expires.isoformat(),
+                )
+            )
+
+        StatusQuery(self._loop, list(self._served_hosts), report)
+
+    def _write_report(self, report: Report) -> None:
+        self._writing_status = False
+        for host in report.hosts:
+            logger.info("status of %s: %s", host.host, host.to_text())
+        file = self._served_hosts.settings.status_file
+        temporary = file.with_name("." + file.name)
+        try:
+            temporary.write_text(to_text(report))
+            temporary.rename(file)
+        except OSError as error:
+            logger.error("cannot write %s: %s", file, error.strerror)
