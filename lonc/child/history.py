@@ -48,7 +48,6 @@ class History:
             if why is not None and state is not HostState.DRAINING:
                 self.record_error(why)
             return False
-        why = None if why is None else _printable(why)
         self._state = state
         self.version += 1
         at = wall_clock()
@@ -62,13 +61,6 @@ class History:
 
     def record_error(self, why: str) -> None:
         """Record an error; the same sentence is logged once a minute."""
-        why = _printable(why)
         self.version += 1
         self.last_error = wall_clock(), why
         self._complaints.warn(why)
-
-
-def _printable(why: str) -> str:
-    """`why` as valid Unicode: a path with bytes that are no UTF-8 has surrogates, and a status report
-    must not have any."""
-    return why.encode(errors="backslashreplace").decode()

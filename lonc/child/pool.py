@@ -330,8 +330,8 @@ class Pool(Generic[C]):
             self._close(connection, "it was idle for too long")
         if self._retry_at <= self._clock.now:
             self._retry_at = math.inf
-            wanted = not self._connections or (self._waiting and self._has_room())
-            if wanted and not self._attempting:
+            probe = not self._connections and not self._draining
+            if not self._attempting and (probe or (self._waiting and self._has_room())):
                 self._attempt()
         self._alarm.ring_by(self._retry_at)
         why = f"no connection was free for {limits.queue_timeout:g} s"
@@ -375,7 +375,7 @@ class Pool(Generic[C]):
             self._notify(None)
 
     def _schedule_retry(self) -> None:
-        if self._connect_refusal is None and not self._draining and self._retry_at == math.inf:
+        if self._connect_refusal is None and self._retry_at == math.inf:
             self._retry_at = self._clock.now + self._backoff.next_delay()
             self._alarm.ring_by(self._retry_at)
 

@@ -51,6 +51,10 @@ Trouble = Annotated[Sequence[Text], lambda trouble: len(trouble) == 2]  # when, 
 Change = Annotated[Sequence[Text | None], lambda change: len(change) == 3]  # when, to which state, why
 
 
+class OutOfBounds(ValueError):
+    """A value has the declared type, but is not one that may stand in a report."""
+
+
 @dataclass(frozen=True)
 class HostStatus:
     """One host at one moment. Counters begin with the child that counts; None is what is not known."""
@@ -119,6 +123,24 @@ class HostStatus:
         """Raises ValueError if it is none."""
         read: HostStatus = _loaded(line, cls)
         return read
+
+    @classmethod
+    def from_child(cls, line: bytes) -> HostStatus:
+        """As `from_line`, but a value out of its bounds becomes None: a wrong figure is no reason to
+        kill a child that serves."""
+        try:
+            values = _checked_type(json.loads(line), dict)
+        except RecursionError:
+            raise ValueError("no HostStatus") from None
+        readers = {
+            name: _reader(hint) for name, hint in get_type_hints(cls, include_extras=True).items()
+        }
+        for name in values.keys() & readers.keys():
+            try:
+                readers[name](values[name])
+            except OutOfBounds:
+                values[name] = None
+        return cls.from_line(json.dumps(values).encode())
 
 
 @dataclass(frozen=True)
@@ -195,7 +217,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 
 def _checked(value: Any, holds: Callable[[Any], bool]) -> Any:
     if not holds(value):
-        raise ValueError("beyond what was declared")
+        raise OutOfBounds("beyond what was declared")
     return value
 
 

@@ -154,7 +154,7 @@ class ChildProcess:
         word, _, rest = line.partition(b" ")
         if word == b"status":
             try:
-                status = HostStatus.from_line(rest)
+                status = HostStatus.from_child(rest)
             except ValueError:
                 self.kill("its status makes no sense")
             else:

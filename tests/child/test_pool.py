@@ -98,6 +98,7 @@ class Host:
     """A pool with everything around it."""
 
     def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0):
+        self.descriptors = 1000
         self.refuse = False
         self.made = []
         self.told = []
@@ -106,7 +107,7 @@ class Host:
         self.pool = Pool(
             self.clock,
             max_connections,
-            lambda: 1000,
+            lambda: self.descriptors,
             PoolLimits(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
             Backoff(1.0, 8.0, Unshortened()),
             self.statistics,
@@ -612,6 +613,196 @@ def test_once_shut_everything_fails_at_once(ready):
     assert ready.statistics.failed == 4
 
 
+def test_dead_lasts_until_an_attempt_succeeds_and_retries_never_fall_below_0(host):
+    host.refuse = True
+    host.ask(1)
+    host.ask(2)
+    assert host.pool.state is HostState.DEAD
+    host.refuse = False
+    for _ in range(3):
+        host.clock.advance(8.0)
+        assert len(host.open) == 1  # the attempt itself changes nothing
+        assert (host.pool.state, host.pool.retries_remaining) == (HostState.DEAD, 0)
+        host.open[0].close("timed out")
+        assert (host.pool.state, host.pool.retries_remaining) == (HostState.DEAD, 0)
+    host.clock.advance(8.0)
+    host.open[0].become_ready()
+    assert host.pool.state is HostState.READY
+
+
+def test_a_success_ends_the_wait_for_a_retry(ready):
+    """After a failed attempt no other starts before the retry delay, unless one succeeds meanwhile."""
+    for name in range(3):
+        ready.ask(name)
+    ready.made[1].close("refused")
+    ready.ask(3)
+    assert len(ready.open) == 2
+    ready.made[2].become_ready()
+    assert len(ready.open) == 4  # at once, one for each that waits
+    ready.made[0].answer()
+    ready.made[2].answer()
+    for connection in ready.made[3:]:
+        connection.become_ready()
+    made = len(ready.made)
+    ready.clock.advance(1.0)
+    assert len(ready.made) == made
+
+
+def test_after_a_success_nothing_is_due_at_the_time_of_the_retry(host):
+    host.pool.open()
+    host.made[0].close("refused")
+    host.pool.reset_retries()
+    host.made[1].become_ready()
+    host.clock.advance(0.5)
+    host.pool.close_idle()
+    host.clock.advance(10.0)
+    assert len(host.made) == 2
+
+
+def test_no_attempt_is_repeated_for_its_own_sake_while_draining(host):
+    host.pool.open()
+    host.pool.drain()
+    host.made[0].close("refused")
+    host.clock.advance(100.0)
+    assert len(host.made) == 1
+
+
+def test_draining_ends_the_retries_that_had_begun_before(host):
+    host.pool.open()
+    host.made[0].close("refused")
+    host.pool.drain()
+    host.clock.advance(100.0)
+    assert len(host.made) == 1
+
+
+def test_while_draining_a_failed_attempt_beside_a_busy_connection_is_repeated_after_a_delay(ready):
+    ready.ask("busy")
+    ready.pool.drain()
+    ready.refuse = True
+    ready.ask("waiting")
+    assert len(ready.made) == 2
+    ready.refuse = False
+    ready.clock.advance(1.0)
+    ready.made[2].become_ready()
+    ready.made[2].answer()
+    assert ready.outcomes["waiting"] == "reply"
+
+
+def test_there_are_no_more_connections_than_descriptors(ready):
+    ready.descriptors = 2
+    for name in range(4):
+        ready.ask(name)
+    assert len(ready.made) == 2
+    ready.descriptors = 3
+    ready.ask(4)
+    assert len(ready.made) == 3
+
+
+def test_reset_retries_forgets_how_long_the_delays_have_grown(host):
+    host.pool.open()
+    host.made[0].close("refused")  # the next delay would be 2
+    host.pool.reset_retries()
+    host.made[1].close("refused")
+    host.clock.advance(1.0)
+    assert len(host.made) == 3
+
+
+def test_a_connection_that_has_lasted_ends_the_growth_of_the_delays(host):
+    host.pool.open()
+    host.made[0].close("refused")
+    host.clock.advance(1.0)
+    host.made[1].become_ready()
+    host.clock.advance(1.0)
+    host.made[1].close("reset")
+    host.pool.open()
+    host.made[2].close("refused")
+    host.clock.advance(1.0)
+    assert len(host.made) == 4
+
+
+def test_a_retry_beside_connections_that_serve_starts_only_while_something_waits(ready):
+    ready.ask("busy")
+    waiting = ready.ask("waiting")
+    ready.made[1].close("refused")
+    ready.pool.drop_transaction(waiting)
+    ready.clock.advance(1.0)
+    assert len(ready.made) == 2
+
+
+def test_a_delayed_transaction_is_started_only_when_nothing_else_waits_and_it_never_waits_too_long(
+    ready,
+):
+    ended = []
+    ready.ask("busy")
+    delayed = Asked(b"delayed\n", ended.append, pytest.fail)
+    ready.pool.queue_delayed(delayed)
+    ready.ask("next")
+    ready.clock.advance(30.0)
+    ready.made[0].answer()
+    assert ready.made[0].transaction.request == b"'next'\n"
+    ready.clock.advance(100.0)
+    ready.made[0].answer()
+    assert ready.made[0].transaction is delayed
+    ready.made[0].answer()
+    assert ended == [b"reply\n"]
+
+
+def test_a_delayed_transaction_connects_by_itself_and_fails_with_a_dead_host(host):
+    ended = []
+    host.pool.queue_delayed(Asked(b"delayed\n", pytest.fail, ended.append))
+    host.made[0].close("refused")
+    assert ended == ["an attempt failed: refused"]
+    host.clock.advance(1.0)
+    host.made[1].close("refused")
+    host.pool.queue_delayed(Asked(b"delayed\n", pytest.fail, ended.append))
+    assert ended[1:] == ["the host is DEAD"]
+
+
+def test_a_delayed_transaction_that_is_taken_back_fails(ready):
+    ended = []
+    ready.ask("busy")
+    delayed = Asked(b"delayed\n", pytest.fail, ended.append)
+    ready.pool.queue_delayed(delayed)
+    ready.pool.drop_transaction(delayed)
+    assert ended == ["it is not wanted any more"]
+    ready.made[0].answer()
+    assert ready.made[0].transaction is None
+
+
+def test_what_a_failure_calls_back_finds_it_all_done(host):
+    """A client whose transaction fails may send the next at once: it is refused if the host is DEAD."""
+    host.ask("first")
+    host.made[0].close("refused")
+    host.pool.queue_transaction(Asked(b"1\n", pytest.fail, lambda _: host.ask("next")))
+    host.made[-1].close("refused")
+    assert host.outcomes["next"] == "the host is DEAD"
+    assert len(host.made) == 2
+
+
+def test_the_lost_transaction_fails_before_those_that_wait(host):
+    host = Host(max_connections=1, connect_retries=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask("lost")
+    host.ask("waiting")
+    host.made[0].close("reset")
+    assert list(host.outcomes) == ["lost", "waiting"]
+
+
+def test_the_census_differs_after_each_change(host):
+    seen = [host.pool.census]
+    host.pool.open()
+    seen.append(host.pool.census)
+    host.made[0].become_ready()
+    seen.append(host.pool.census)
+    host.ask(1)
+    seen.append(host.pool.census)
+    host.ask(2)
+    seen.append(host.pool.census)
+    assert len(set(seen)) == 5
+    assert (host.pool.attempting, host.pool.busy, len(host.pool)) == (1, 1, 2)
+
+
 class AnyRun(RuleBasedStateMachine):
     """Whatever happens in whatever order: never more connections than the most, no transaction ends
     twice or is forgotten, and none waits while nothing is there or on its way to serve it. Until the
@@ -652,7 +843,7 @@ class AnyRun(RuleBasedStateMachine):
     def disable_or_enable(self, refuse):
         self.host.refuse = refuse
         pool = self.host.pool
-        (pool.enable if pool.state is HostState.DISABLED else pool.disable)()
+        (pool.enable if pool._disabled else pool.disable)()
 
     @precondition(lambda self: any(not each.ready for each in self.host.open))
     @rule(data=st.data())
@@ -689,6 +880,10 @@ class AnyRun(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.host.refuse = False
         self.host.clock.advance(seconds)
+
+    @rule()
+    def the_child_is_to_leave(self):
+        self.host.pool.drain()
 
     @rule()
     def somebody_resets_the_retries(self):

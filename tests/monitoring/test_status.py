@@ -88,6 +88,41 @@ def test_nor_is_one_that_could_not_be_shown(fields):
         HostStatus.from_line(line)
 
 
+OUT_OF_BOUNDS = {
+    "state_since": "yesterday",
+    "clients": -1,
+    "waiting": 10**400,
+    "oldest_wait": -0.001,
+    "seconds": float("nan"),
+    "connections": {"Idle": -1},
+    "last_minute": {"p50": 1},
+    "done_by_minute": [1],
+    "durations": [-1],
+    "last_error": [SINCE, "\ud800"],
+    "changes": [[SINCE, "ready"]],
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_BOUNDS)
+def test_what_a_child_reports_out_of_its_bounds_is_not_known_and_the_rest_is(name):
+    fields = {"host": "l1", "state": "ready", "sent": 7, name: OUT_OF_BOUNDS[name]}
+    line = json.dumps(fields).encode()
+    assert HostStatus.from_child(line) == HostStatus("l1", "ready", sent=7)
+
+
+@pytest.mark.parametrize("fields", [{"clients": "1"}, {"connections": [1]}, {"another": 1}])
+def test_what_a_child_reports_of_another_type_or_name_is_a_value_error(fields):
+    line = json.dumps({"host": "l1", "state": "ready"} | fields).encode()
+    with pytest.raises(ValueError):  # noqa: PT011
+        HostStatus.from_child(line)
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[]", b"{}", b"[" * 100_000])
+def test_what_is_no_report_of_a_child_is_a_value_error(line):
+    with pytest.raises(ValueError):  # noqa: PT011
+        HostStatus.from_child(line)
+
+
 def test_a_delayed_transaction_may_be_as_old_or_new_as_a_name_can_say():
     status = HostStatus("l1", "ready", oldest_delayed=10**18 - 1)
     assert HostStatus.from_line(status.to_line()) == status

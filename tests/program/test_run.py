@@ -599,6 +599,18 @@ class TestParentAndChild:
         eventually(lambda: f"child {child} of l1 was killed: its status makes no sense" in machine.log())
         assert machine.lonc.poll() is None
 
+    def test_a_child_whose_status_is_out_of_its_bounds_goes_on(self, machine):
+        status = b'{"host": "l1", "state": "ready", "clients": -1, "waiting": 3, "seconds": NaN}\n'
+        machine.run_with(
+            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {status!r}"
+        )
+        child = machine.children()["l1"]
+        (host,) = json.loads(asked(machine, b"status"))["hosts"]
+        known = (host["state"], host["clients"], host["waiting"], host["seconds"])
+        assert known == ("ready", None, 3, None)
+        assert machine.children()["l1"] == child
+        assert "was killed" not in machine.log()
+
     def test_the_last_words_of_a_child_are_heard_whatever_is_in_them(self, machine):
         crash = "(_ for _ in ()).throw(Exception('one' + chr(10) + 'two' + chr(0xdcff)))"
         machine.run_with(
