@@ -1,12 +1,12 @@
-"""The log and its lines: one event, one line.
+"""The log: one event, one line on standard error.
 
     2026-11-24T02:12:05.123+00:00 INFO 1234 msul1: ready: connected
 
-Time with zone, level, process, host (`parent` for the parent), a sentence. Whatever others said stands
-in it with its control characters escaped. A log that cannot be written is no reason to stop.
+That is: the time with its zone, level, process, host (`parent` for the parent), a sentence. Control
+characters in what clients and londs sent are escaped. A log that cannot be written does not end lonc.
 
-The log is always standard error. A daemon's leads to a file, and follows it when somebody moves or
-removes it, or its directory: each process looks before it writes.
+A daemon's standard error is a file. Before each line the process compares the file with its name: after
+the file or its directory was moved or removed, a new file is opened.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-# (O_NONBLOCK: the name could be that of a FIFO by now.)
+# O_NONBLOCK: else opening would hang if the name has become that of a FIFO.
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-LOG_MODE = 0o640  # the sentences name hosts and addresses
+LOG_MODE = 0o640  # not for all users: the sentences name hosts and addresses
 STANDARD_ERROR = 2
 
-REPEAT_AFTER = 60.0  # seconds until the same complaint is told again
-REMEMBERED_COMPLAINTS = 100  # others' words are in them, so there may be any number
+REPEAT_AFTER = 60.0  # seconds until a repeated message is logged again
+LOGGED_AT_MOST = 100  # different messages in that time; they may contain what a lond sent
+COUNTED_AT_MOST = 1000  # different messages beyond those; a bound of memory
 
 logger = logging.getLogger("lonc")
 
@@ -36,31 +37,31 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class _Log(logging.Handler):
-    """Writes to standard error, which `file`, if there is one, is made to be."""
+    """Writes each record as one line to standard error, which leads to `file` if there is one."""
 
-    speaker = "parent"
+    host = "parent"
 
     def __init__(self, file: Path | None) -> None:
         super().__init__()
         self._file = file
-        self._cut_off = False  # the last line, by a full disk
+        self._last_line_is_cut = False  # by a full disk
 
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], record.getMessage())
-        line = f"{time} {record.levelname} {record.process} {self.speaker}: {text}\n"
+        line = f"{time} {record.levelname} {record.process} {self.host}: {text}\n"
         if self._file is not None:
             with contextlib.suppress(OSError):
                 _follow(self._file)
         with contextlib.suppress(OSError):
-            data = (b"\n" if self._cut_off else b"") + line.encode()
-            self._cut_off = os.write(STANDARD_ERROR, data) < len(data)
+            data = (b"\n" if self._last_line_is_cut else b"") + line.encode()
+            self._last_line_is_cut = os.write(STANDARD_ERROR, data) < len(data)
 
 
 def _follow(file: Path) -> None:
-    """Make standard error lead to the file of that name, if another or none has that name by now.
+    """Open `file` as standard error, unless it is that already.
 
-    Raises OSError; then the log goes on in the file that it was.
+    Raises OSError; then standard error stays as it was.
     """
     try:
         if os.path.samestat(os.stat(file), os.fstat(STANDARD_ERROR)):
@@ -73,7 +74,7 @@ def _follow(file: Path) -> None:
 
 
 def open_log(level: str, file: Path | None = None) -> None:
-    """Write lines of `level` (a word of `loncLogLevel`) and above, to `file` where one is given.
+    """Log lines of `level` (a word of `loncLogLevel`) and above, to `file` if one is given.
 
     Raises OSError if that cannot be opened.
     """
@@ -85,51 +86,81 @@ def open_log(level: str, file: Path | None = None) -> None:
 
 
 def set_level(level: str) -> None:
+    """Log lines of `level` and above from now on."""
     logger.setLevel(level.upper())
 
 
 class Clock(Protocol):
-    """What calls back later."""
+    """What RateLimitedLog needs of an EventLoop."""
 
     def after(self, seconds: float, callback: Callable[[], None]) -> object: ...
 
 
 class RateLimitedLog:
-    """The same complaint is told once in a minute, with `prefix` before it: at first at once, then with
-    how often it came meanwhile."""
+    """Logs warnings, none more than once in REPEAT_AFTER, each with `prefix` in front.
+
+    - A message is logged at once; its repeats are counted, and logged as one line REPEAT_AFTER later.
+    - Beyond LOGGED_AT_MOST different messages, all others are counted together and logged as one line.
+    """
 
     def __init__(self, clock: Clock, prefix: str = "") -> None:
         self._clock = clock
         self._prefix = prefix
-        self._repeated: dict[str, int] = {}
+        self._repeats: dict[str, int] = {}  # by message: its repeats since it was logged
+        self._unlogged: set[int] = set()  # hashes of the messages beyond the limit
+        self._unlogged_count = 0
 
-    def warn(self, why: str) -> None:
-        if why in self._repeated:
-            self._repeated[why] += 1
-            return
-        logger.warning("%s%s", self._prefix, why)
-        self.mark_logged(why)
+    def warn(self, message: str) -> None:
+        """Log it or count it."""
+        if message in self._repeats:
+            self._repeats[message] += 1
+        elif len(self._repeats) < LOGGED_AT_MOST:
+            logger.warning("%s%s", self._prefix, message)
+            self.mark_logged(message)
+        else:
+            self._count_unlogged(message)
 
-    def mark_logged(self, why: str) -> None:
-        """It has just been told, perhaps in other words."""
-        if why not in self._repeated and len(self._repeated) < REMEMBERED_COMPLAINTS:
-            self._repeated[why] = 0
-            self._clock.after(REPEAT_AFTER, partial(self._tell_again, why))
+    def mark_logged(self, message: str) -> None:
+        """The caller has just logged it, perhaps in other words: count its repeats from now on."""
+        if message not in self._repeats and len(self._repeats) < LOGGED_AT_MOST:
+            self._repeats[message] = 0
+            self._clock.after(REPEAT_AFTER, partial(self._log_repeats, message))
 
-    def _tell_again(self, why: str) -> None:
-        count = self._repeated.pop(why)
+    def _log_repeats(self, message: str) -> None:
+        count = self._repeats.pop(message)
         if count:
-            logger.warning("%s%s (%d more in %.0f s)", self._prefix, why, count, REPEAT_AFTER)
-            self.mark_logged(why)
+            logger.warning("%s%s (%d more in %.0f s)", self._prefix, message, count, REPEAT_AFTER)
+            self.mark_logged(message)
+
+    def _count_unlogged(self, message: str) -> None:
+        if not self._unlogged_count:
+            self._clock.after(REPEAT_AFTER, self._log_unlogged)
+        self._unlogged_count += 1
+        if len(self._unlogged) < COUNTED_AT_MOST:
+            self._unlogged.add(hash(message))
+
+    def _log_unlogged(self) -> None:
+        count, different = self._unlogged_count, len(self._unlogged)
+        logger.warning(
+            "%s%d more message%s, %s%d of them different, not logged in %.0f s",
+            self._prefix,
+            count,
+            "" if count == 1 else "s",
+            "at least " if different == COUNTED_AT_MOST else "",
+            different,
+            REPEAT_AFTER,
+        )
+        self._unlogged.clear()
+        self._unlogged_count = 0
 
 
 def log_as(host: str) -> None:
-    """From now on this process is the child of `host`."""
-    _Log.speaker = host
+    """Name `host` in all further lines: this process is its child."""
+    _Log.host = host
 
 
 def in_one_line(crash: Exception) -> str:
-    """What a traceback says, in one line: the exception, and the way to it."""
-    places = traceback.extract_tb(crash.__traceback__)
-    way = ", ".join(f"{Path(at.filename).name}:{at.lineno}" for at in places)
-    return f"{type(crash).__name__}: {crash} ({way})"
+    """A traceback in one line: the exception, then file and line of each call."""
+    calls = traceback.extract_tb(crash.__traceback__)
+    places = ", ".join(f"{Path(call.filename).name}:{call.lineno}" for call in calls)
+    return f"{type(crash).__name__}: {crash} ({places})"

@@ -27,31 +27,105 @@ def test_a_child_speaks_for_its_host():
     assert lines[0][2] == "msul1"
 
 
-def test_the_same_complaint_is_told_at_once_and_then_counted_once_a_minute():
-    program = """
+CLOCK = """
 class Clock:
+    def __init__(self):
+        self.now, self.set = 0, []
     def after(self, seconds, callback):
-        assert seconds == 60
-        self.ring = callback
+        self.set.append((self.now + seconds, callback))
+    def advance(self, seconds):
+        self.now += seconds
+        due = [callback for when, callback in self.set if when <= self.now]
+        self.set = [each for each in self.set if each[0] > self.now]
+        for callback in due: callback()
 clock = Clock()
-complaints = RateLimitedLog(clock)
-for _ in range(3): complaints.warn("it is lost")
-clock.ring()
-clock.ring()  # a quiet minute: then it is news again
-complaints.warn("it is lost")
-complaints.mark_logged("it is lost again")
-complaints.warn("it is lost again")
-clock.ring()
-for number in range(1000): complaints.warn(str(number))
+limited = RateLimitedLog(clock, "l1: ")
 """
-    told = [line[3] for line in say(program)]
-    assert told[:4] == [
-        "it is lost",
-        "it is lost (2 more in 60 s)",
-        "it is lost",
-        "it is lost again (1 more in 60 s)",
+
+
+def sentences(program):
+    return [line[3] for line in say(CLOCK + program)]
+
+
+def test_repeats_of_a_message_are_counted_and_logged_as_one_line_a_minute():
+    assert sentences("""
+for _ in range(3): limited.warn("it is lost")
+clock.advance(59)
+logger.info("59 s")
+clock.advance(1)
+limited.warn("it is lost")
+clock.advance(60)
+clock.advance(60)  # a quiet minute: after it the message is new
+limited.warn("it is lost")
+""") == [
+        "l1: it is lost",
+        "59 s",
+        "l1: it is lost (2 more in 60 s)",
+        "l1: it is lost (1 more in 60 s)",
+        "l1: it is lost",
     ]
-    assert told[4:] == [str(number) for number in range(1000)]
+
+
+def test_what_was_logged_in_other_words_counts_as_logged():
+    assert sentences("""
+limited.mark_logged("it is lost")
+limited.warn("it is lost")
+limited.mark_logged("it is lost")  # changes nothing
+clock.advance(60)
+""") == ["l1: it is lost (1 more in 60 s)"]
+
+
+def test_a_hundred_different_messages_a_minute_are_logged_and_all_others_are_one_line():
+    lines = sentences("""
+for _ in range(3):
+    for number in range(1000): limited.warn(f"message {number}")
+clock.advance(60)
+logger.info("next minute")
+limited.warn("message 999")
+""")
+    assert lines[:100] == [f"l1: message {number}" for number in range(100)]
+    assert sorted(lines[100:201]) == sorted(
+        [f"l1: message {number} (2 more in 60 s)" for number in range(100)]
+        + ["l1: 2700 more messages, 900 of them different, not logged in 60 s"]
+    )
+    assert lines[201:] == ["next minute"]  # the hundred repeated ones still hold their places
+
+
+def test_the_others_are_reported_each_minute_and_not_when_there_are_none():
+    lines = sentences("""
+for number in range(101): limited.warn(str(number))
+clock.advance(60)
+for number in range(200, 302): limited.warn(str(number))
+clock.advance(60)
+clock.advance(60)
+limited.warn("new")
+""")
+    assert [line for line in lines if "message" in line] == [
+        "l1: 1 more message, 1 of them different, not logged in 60 s",
+        "l1: 2 more messages, 2 of them different, not logged in 60 s",
+    ]
+    assert lines[-1] == "l1: new"
+    assert len(lines) == 100 + 1 + 100 + 1 + 1
+
+
+def test_the_memory_for_different_messages_is_bounded():
+    lines = sentences("""
+for number in range(20000): limited.warn(str(number))
+held = len(limited._unlogged)
+clock.advance(60)
+logger.info("%d %d", held, len(limited._unlogged))
+""")
+    assert lines[100:] == [
+        "l1: 19900 more messages, at least 1000 of them different, not logged in 60 s",
+        "1000 0",
+    ]
+
+
+def test_a_message_of_others_is_no_format():
+    assert sentences("limited.warn('100 %s'); limited.warn('100 %s'); clock.advance(60)") == [
+        "l1: 100 %s",
+        "l1: 100 %s (1 more in 60 s)",
+    ]
 
 
 def test_what_others_said_cannot_make_a_line_of_its_own_or_move_the_cursor():

@@ -1,8 +1,8 @@
 """Waits for descriptors, signals and deadlines, and calls their callbacks; knows nothing of lonc.
 
 - A callback that was forgotten or cancelled is not called, even if its event was found in this turn.
-- The clock is read at most twice a turn. With no deadline, the loop sleeps until a descriptor is ready or
-  a signal arrives, and turns once a day: an idle process uses no CPU.
+- The clock is read at most twice a turn. With no deadline, the loop sleeps until a descriptor is ready
+  or a signal arrives, and turns once a day: an idle process uses no CPU.
 """
 
 from __future__ import annotations
