@@ -25,6 +25,7 @@ from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
 from lonc.replies import CON_DELAYED, CON_FAILED, CON_LOST, NO_SUCH_HOST, TOO_LONG
+from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.setting_types import HOST_ID
 from lonc.spool import spool
 
@@ -47,7 +48,6 @@ __all__ = [
 MARGIN = 5.0
 RESTART = 2.0  # seconds that a lonc may need to come back
 PAUSE = 0.01  # seconds between two tries
-RECEIVE_SIZE = 65536
 LONGEST_WAIT = 1e6  # seconds; sockets take no more
 TRIES = 2  # of what is critical, before it is saved
 

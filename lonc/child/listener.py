@@ -8,8 +8,7 @@ from typing import Protocol
 
 from lonc.child.client import Client, Passing, Services
 from lonc.runtime.event_loop import FORGOTTEN, HANGUP_ONLY, READ, EventLoop
-
-RETRY_ACCEPT = 0.1  # seconds, after accept has failed for want of a descriptor or memory
+from lonc.runtime.socket_file import RETRY_ACCEPT
 
 
 class NextChild(Protocol):

@@ -15,10 +15,8 @@ from lonc.child.resolver import Address, OnFound
 from lonc.child.transaction import Transaction
 from lonc.errors import ProtocolError
 from lonc.runtime.event_loop import READ, WRITE, EventLoop, Watch
-from lonc.runtime.line_buffer import Line
+from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
-
-RECEIVE_SIZE = 65536
 
 _IDLE = State.IDLE  # a global is found faster than a member, and every reply needs it
 

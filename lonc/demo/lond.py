@@ -40,13 +40,12 @@ from lonc.hosts import Host
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
-from lonc.wire.cipher import LineCipher, shared_key
+from lonc.runtime.socket_file import RETRY_ACCEPT
+from lonc.wire.cipher import KEY_BYTES, LineCipher, shared_key
 from lonc.wire.tls import Tunnel, server_context
 
 BUILD_KEY_BYTES = 15  # 30 digits, as the original's
-KEY_BYTES = 16
 BACKLOG = 128
-ACCEPT_AGAIN = 0.1  # seconds
 
 
 class DemoLond:
@@ -97,7 +96,7 @@ class DemoLond:
             return
         except OSError:  # of descriptors or memory there is none left: wait for some
             self._watch.want(read=False)
-            self._loop.after(ACCEPT_AGAIN, lambda: self._watch.want(read=True))
+            self._loop.after(RETRY_ACCEPT, lambda: self._watch.want(read=True))
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions.add(Session(self, self._loop, connection))

@@ -7,9 +7,9 @@ import socket
 from lonc.configuration import Settings
 from lonc.errors import LoncError, NoPermission, NotRunning
 from lonc.monitoring.status import Phase, Report
+from lonc.runtime.line_buffer import RECEIVE_SIZE
 
 ANSWER_WITHIN = 5.0  # seconds; the parent itself waits one second for its children
-RECEIVE_SIZE = 65536
 
 
 def ask(settings: Settings, order: str, timeout: float = ANSWER_WITHIN) -> bytes:

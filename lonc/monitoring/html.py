@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
@@ -11,6 +10,7 @@ from pathlib import Path
 from lonc.errors import LoncError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, if_known
+from lonc.runtime.atomic_file import replace_file
 
 MODE = 0o644  # for whoever may see the page
 CHANGES = 30  # that the page tells, of all hosts together
@@ -26,21 +26,11 @@ _HEADINGS = (
 def write(report: Report, directory: Path) -> None:
     """Both files, each whole or as it was. Raises LoncError."""
     try:
-        _replace(directory / "status.json", report.to_line().decode())
-        _replace(directory / "index.html", render(report, datetime.now().astimezone()))
+        replace_file(directory / "status.json", report.to_line(), MODE)
+        page = render(report, datetime.now().astimezone())
+        replace_file(directory / "index.html", page.encode(), MODE)
     except OSError as error:
         raise LoncError(f"cannot write {directory}: {error.strerror}") from error
-
-
-def _replace(file: Path, text: str) -> None:
-    being_written = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        being_written.write_text(text, encoding="utf-8")
-        being_written.chmod(MODE)
-        being_written.rename(file)
-    except OSError:
-        being_written.unlink(missing_ok=True)
-        raise
 
 
 def render(report: Report, now: datetime) -> str:

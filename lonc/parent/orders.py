@@ -36,6 +36,7 @@ from lonc.parent.spool_scan import SpoolScan
 from lonc.parent.status_query import StatusQuery
 from lonc.parent.supervisor import Supervisor
 from lonc.replies import NO_SUCH_HOST
+from lonc.runtime.atomic_file import replace_file
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -160,9 +161,7 @@ class Orders:
         for host in report.hosts:
             logger.info("status of %s: %s", host.host, host.to_text())
         file = self._served_hosts.settings.status_file
-        temporary = file.with_name("." + file.name)
         try:
-            temporary.write_text(to_text(report))
-            temporary.rename(file)
+            replace_file(file, to_text(report).encode())
         except OSError as error:
             logger.error("cannot write %s: %s", file, error.strerror)

@@ -1,8 +1,9 @@
-"""The event loop, processes and files: knows nothing of lonc.
+"""The event loop, processes and files; knows nothing of lonc.
 
 - `event_loop` waits for descriptors, signals and deadlines, and calls their callbacks;
-- `line_buffer` makes lines of bytes; `channel` carries lines, and sockets, between two processes;
-- `containers` has Queue and Stack; `backoff` the delays between attempts;
-- `process` forks; `socket_file` is a UNIX socket with a name; `atomic_file` a file that appears whole;
+- `line_buffer` makes lines of received bytes; `channel` passes lines and sockets to another process;
+- `containers` has Queue and Stack; `backoff` has the delays between attempts;
+- `process` forks, limits and ends processes; `socket_file` is a listening UNIX socket with a name;
+- `atomic_file` writes files that a reader sees only when they are complete;
 - `systemd` notifies the service manager.
 """

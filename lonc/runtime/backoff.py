@@ -1,4 +1,4 @@
-"""The growing delays between attempts at what keeps failing."""
+"""Delays between attempts, which grow while the attempts fail; knows no clock."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from random import Random
 
 
 class Backoff:
-    """Delays in seconds: `at_once` of them 0, then `first`, doubling up to `longest`.
+    """Delays in seconds: 0 `at_once` times, then `first`, doubled each time up to `longest`.
 
-    Each is shortened at random by up to a quarter, so that what failed together does not come back
-    together.
+    Each is shortened by a random share of up to a quarter, so that many that failed together are not
+    retried together.
     """
 
     def __init__(self, first: float, longest: float, random: Random, at_once: int = 0) -> None:
@@ -20,11 +20,12 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """All is well again: the next delay is the first."""
+        """After a success: begin again with the first delay."""
         self._left_at_once = self._at_once
         self._next = min(self._first, self._longest)
 
     def next_delay(self) -> float:
+        """After a failure: seconds to wait before the next attempt."""
         if self._left_at_once:
             self._left_at_once -= 1
             return 0.0

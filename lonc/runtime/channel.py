@@ -1,6 +1,6 @@
-"""Lines, and sockets beside them, over a stream socket and through the loop: between our processes.
+"""Passes lines, and sockets with them, between two processes over a UNIX stream socket.
 
-The end of the stream is the other side's end: it is the life line too.
+The end of the stream reports that the other process has ended.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lonc.runtime.event_loop import FORGOTTEN, READ, EventLoop
-from lonc.runtime.line_buffer import LineBuffer, LineTooLong
+from lonc.runtime.line_buffer import RECEIVE_SIZE, LineBuffer, LineTooLong
 
-RECEIVE_SIZE = 65536
-MAX_LINE = 1 << 20  # a status report of one host has a few hundred bytes
-SCM_MAX_FD = 253  # sockets that one message can bring, by Linux
-PASS_AGAIN = 0.01  # seconds; the kernel limits how many sockets of a user are under way
+MAX_LINE = 1 << 20  # bytes; a status report of one host has a few hundred
+SCM_MAX_FD = 253  # sockets in one message, by Linux
+PASS_AGAIN = 0.01  # seconds until the next try after ETOOMANYREFS: too many sockets in flight
 
 
 class Lines(Protocol):
-    """What makes lines of what has arrived; a LineBuffer, unless more is to be done."""
+    """Makes lines of received bytes: a LineBuffer, or a wrapper of one."""
 
     def feed(self, data: bytes) -> None: ...
     def next_line(self) -> bytes | bytearray | None: ...
 
 
 class Channel:
-    """One end. Callbacks: `on_line(line)` with its newline; `on_closed()`, once, unless `close` was
-    called here first; `on_sent()` whenever all that was to be sent has left.
+    """One end of the stream socket `connection`, which it owns.
 
-    Sockets that were sent along arrive in `received`, in their order, no later than the line they were
-    sent with. Whoever takes one from there owns it.
+    - `on_line(line)`: a line with its newline has arrived;
+    - `on_closed()`: the other side has closed, or the socket has failed; not called after `close`;
+    - `on_sent()`: all lines have been handed to the socket.
+
+    Sockets that were passed are in `received`, in order, no later than `on_line` is called for their
+    line. The caller that takes one out owns it.
     """
 
     __slots__ = (
@@ -69,11 +71,15 @@ class Channel:
 
     @property
     def all_sent(self) -> bool:
+        """Whether the socket has taken all lines."""
         return not self._unsent
 
     def send(self, line: bytes, passed: Sequence[socket.socket] = ()) -> None:
-        """Send at once what the socket takes, the rest when it can. What is `passed` is ours no more:
-        it is closed here when the other side has it, or never can."""
+        """Send at once what the socket takes, and the rest when it is writable.
+
+        The sockets in `passed` belong to the channel from now on: it closes them once they are sent, or
+        cannot be. After the end nothing is sent.
+        """
         if self._watch.events == FORGOTTEN:
             _close_all(passed)
             return
@@ -82,18 +88,18 @@ class Channel:
             self._writable()
 
     def receive_rest(self) -> None:
-        """Hear what has already arrived, now that the other side has ended."""
+        """Process at once all that has arrived, up to the end of the stream if that has come."""
         while self._watch.events != FORGOTTEN and self._receive():
             pass
 
     def close(self) -> None:
-        """Unregister and close; nothing is called any more. A second time does nothing."""
+        """Unregister and close; no callback is called any more. Idempotent."""
         if self._watch.events == FORGOTTEN:
             return
         self._watch.forget()
         self._socket.close()
-        # Whom they belong to holds us: without this both would wait for the collector of cycles.
-        self._on_line, self._on_closed, self._on_sent = _nobody, _nobody, None
+        # The callbacks' owner refers to this channel: break the cycle, so that both are freed at once.
+        self._on_line, self._on_closed, self._on_sent = _ignore, _ignore, None
         _close_all(self.received)
         while self._unsent:
             _close_all(self._unsent.popleft()[1])
@@ -102,7 +108,7 @@ class Channel:
         self._receive()
 
     def _receive(self) -> bool:
-        """Take one piece of what has arrived; False if nothing has."""
+        """Read once and process it; False if nothing has arrived."""
         try:
             data, ancillary, flags, _ = self._socket.recvmsg(RECEIVE_SIZE, _ANCILLARY_SIZE)
         except BlockingIOError:
@@ -113,7 +119,7 @@ class Channel:
             self.received.extend(
                 socket.socket(fileno=number) for number in memoryview(numbers).cast("i")
             )
-        # Of sockets that found no descriptor here nobody could tell to which line they belong.
+        # MSG_CTRUNC: some sockets found no descriptor here, so sockets no longer match their lines.
         if not data or flags & socket.MSG_CTRUNC:
             self._end()
             return True
@@ -164,8 +170,8 @@ class Channel:
         on_closed()
 
 
-def _nobody(line: bytes = b"") -> None:
-    """Who is told what comes after the end."""
+def _ignore(line: bytes = b"") -> None:
+    """The callback after the end."""
 
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(SCM_MAX_FD * 4)  # a descriptor is an int

@@ -1,6 +1,6 @@
-"""Queue: first come, first served. Stack: last used, first reused.
+"""Queue (first in, first out) and Stack (last in, first out) that also remove any member at once.
 
-Both let go of any member at once, and know since when it is there.
+Each operation takes the same time at any length, and each member has the time at which it was added.
 """
 
 from __future__ import annotations
@@ -13,53 +13,55 @@ T = TypeVar("T")
 
 
 class _Members(Generic[T]):
-    """Distinct members in the order in which they came; each operation costs the same at any length."""
+    """Distinct, hashable members in the order in which they were added."""
 
-    __slots__ = ("_members",)
+    __slots__ = ("_added_at",)
 
     def __init__(self) -> None:
-        self._members: OrderedDict[T, float] = OrderedDict()  # and since when it is here
+        self._added_at: OrderedDict[T, float] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._added_at)
 
     def __iter__(self) -> Iterator[T]:
-        """First come, first."""
-        return iter(self._members)
+        """From the oldest to the newest."""
+        return iter(self._added_at)
 
     def oldest(self) -> tuple[T, float] | None:
-        """Who is here the longest, and since when."""
-        return next(iter(self._members.items())) if self._members else None
+        """The member that was added first, and when; None if there is none."""
+        return next(iter(self._added_at.items())) if self._added_at else None
 
     def remove(self, member: T) -> bool:
-        """Take `member` out, wherever it stands; False if it is not here."""
-        if member not in self._members:
+        """Remove `member`, wherever it stands; False if it is not here."""
+        if member not in self._added_at:
             return False
-        del self._members[member]
+        del self._added_at[member]
         return True
 
 
 class Queue(_Members[T]):
-    """What waits, in the order in which it came."""
+    """Transactions that wait: the oldest is served first."""
 
     __slots__ = ()
 
     def enqueue(self, member: T, now: float) -> None:
-        self._members[member] = now
+        """Add `member`, which is not here yet, at time `now`."""
+        self._added_at[member] = now
 
     def dequeue(self) -> T | None:
-        """The member that has waited longest, or None."""
-        return self._members.popitem(last=False)[0] if self._members else None
+        """Remove and return the oldest member; None if there is none."""
+        return self._added_at.popitem(last=False)[0] if self._added_at else None
 
 
 class Stack(_Members[T]):
-    """What is at rest; the member used last is used next, so that the others may grow old."""
+    """Idle connections: the newest is used first, so that those not needed reach their idle timeout."""
 
     __slots__ = ()
 
     def push(self, member: T, now: float) -> None:
-        self._members[member] = now
+        """Add `member`, which is not here yet, at time `now`."""
+        self._added_at[member] = now
 
     def pop(self) -> T | None:
-        """The member pushed last, or None."""
-        return self._members.popitem()[0] if self._members else None
+        """Remove and return the newest member; None if there is none."""
+        return self._added_at.popitem()[0] if self._added_at else None

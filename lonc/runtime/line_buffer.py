@@ -1,22 +1,25 @@
-"""Lines out of bytes that come in pieces, none longer than a limit.
+"""Makes lines of received bytes, none longer than a limit; knows no socket.
 
-A line carries its newline, here and everywhere in lonc: what came in is what goes out, uncopied. So one
-that came in several pieces may be a bytearray: its own, and as good as bytes for who does not change it.
+A line includes its newline, here and everywhere in lonc, so that it is forwarded without a copy. For the
+same reason a line that arrived in several pieces is a bytearray, which belongs to the caller.
 """
 
 from __future__ import annotations
+
+RECEIVE_SIZE = 65536  # bytes to take from a socket at once
 
 Line = bytes | bytearray
 
 
 class LineTooLong(Exception):
-    """A line is longer than its limit, whether its newline has arrived or not."""
+    """A line is longer than its limit, whether or not its newline has arrived."""
 
 
 class LineBuffer:
-    """Holds what has arrived and is not yet taken; `limit` is in bytes, without the newline.
+    """Bytes that were fed and not yet taken as lines.
 
-    `rest` is empty when nothing is held.
+    - `limit`: the longest line, in bytes without the newline;
+    - `rest`: empty if nothing is held, else it ends with what is held.
     """
 
     __slots__ = ("_limit", "_searched", "_start", "rest")
@@ -24,18 +27,19 @@ class LineBuffer:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.rest: Line = b""
-        self._start = 0  # what lies before has been taken
-        self._searched = 0  # no newline from _start up to here
+        self._start = 0  # in `rest`: bytes before it have been taken
+        self._searched = 0  # in `rest`: there is no newline from _start to here
 
     def __len__(self) -> int:
-        """How many bytes are held."""
+        """The number of bytes held."""
         return len(self.rest) - self._start
 
     def held(self) -> bytes:
-        """All that is held."""
+        """The bytes held."""
         return bytes(memoryview(self.rest)[self._start :])
 
     def feed(self, data: bytes) -> None:
+        """Append received bytes."""
         if not self.rest:
             self.rest = data
             return
@@ -48,13 +52,12 @@ class LineBuffer:
         self.rest += data
 
     def next_line(self, more: bytes = b"") -> Line | None:
-        """The next whole line with its newline, or None until more is fed; `more` is fed first.
+        """Feed `more`, then take the next line with its newline; None if its end has not arrived.
 
-        Raises LineTooLong for as long as the line in front passes the limit; what lies behind such a
-        line is out of reach.
+        Raises LineTooLong, now and at each further call, if the next line is longer than the limit.
         """
         if more:
-            # One line and nothing else is what nearly always comes.
+            # Nearly always `more` is exactly one line.
             if not self.rest and more.find(b"\n") == len(more) - 1 <= self._limit:
                 return more
             self.feed(more)

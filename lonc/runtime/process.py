@@ -1,4 +1,4 @@
-"""What a process asks of the kernel: forks, descriptors, signals, and how its children end."""
+"""Forks, descriptor limits, signals, and exit statuses: what a process asks of the kernel."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import signal
 from collections.abc import Callable, Iterable
 
 PR_SET_PDEATHSIG = 1
-SPARE_DESCRIPTORS = 32  # of each process, beside listeners, channels, clients and lond connections
-_prctl = ctypes.CDLL(None).prctl  # (found once: each child's look would be pages of its own)
+SPARE_DESCRIPTORS = 32  # per process, beside listeners, channels, clients and lond connections
+_prctl = ctypes.CDLL(None).prctl  # before any fork: else each child would have pages of its own for it
 
-# Left as they are: what nobody can change, what says that the program itself is at fault, and what ends
-# nothing (job control, a child's end, a window's new size).
+# Signals that cannot be ignored, that report a fault of the program, or that do not end a process.
 _NOT_IGNORED = {
     signal.SIGKILL,
     signal.SIGSTOP,
@@ -36,9 +35,10 @@ _NOT_IGNORED = {
 
 
 def fork(run: Callable[[], int]) -> int:
-    """The pid of a new process, which does `run` and ends with the status that it returns.
+    """Fork; the new process calls `run` and exits with the status that it returns, or 1 if it raises.
 
-    All signals are blocked in it, so that none meets a handler of its parent's. Raises OSError.
+    All signals are blocked in it, so that none calls a handler of the parent. Returns its pid. Raises
+    OSError.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -46,10 +46,10 @@ def fork(run: Callable[[], int]) -> int:
         if pid == 0:
             status = 1
             try:
-                signal.set_wakeup_fd(-1)  # the parent's loop would wake for our signals
-                gc.freeze()  # what the parent left lying is not ours to close
+                signal.set_wakeup_fd(-1)  # else the child's signals would wake the parent's loop
+                gc.freeze()  # else a collection here would close descriptors of the parent's garbage
                 status = run()
-            finally:  # never back into the frames that it was forked from
+            finally:  # never return into the frames of the parent
                 os._exit(status)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -57,9 +57,9 @@ def fork(run: Callable[[], int]) -> int:
 
 
 def close_all_except(descriptors: Iterable[int]) -> None:
-    """Close every other descriptor but the standard streams, by number.
+    """Close all descriptors but these and the standard streams.
 
-    Nothing is unregistered first: an epoll is shared with the process that forked us.
+    Nothing is unregistered first: after a fork, the parent's epoll is the same object.
     """
     kept = sorted({*descriptors, 0, 1, 2})
     for low, high in zip(kept, [*kept[1:], descriptor_limit()], strict=True):
@@ -67,39 +67,39 @@ def close_all_except(descriptors: Iterable[int]) -> None:
 
 
 def descriptor_limit() -> int:
-    """How many files may be open at most, once the limit is raised."""
+    """The hard limit of open descriptors, which `raise_descriptor_limit` makes the soft one."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory, those it shares with others, too."""
+    """Resident memory of this process in bytes, including shared pages."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; returns it."""
+    """Raise the soft limit of open descriptors to the hard one; returns it."""
     hard = descriptor_limit()
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def forbid_core_dumps() -> None:
-    """What is in our memory, passwords too, stays there; in that of children as well."""
+    """For this process and its children: their memory holds passwords."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def ignore_signals(except_for: Iterable[int]) -> None:
-    """Ignore whatever would end us and means nothing to us, all `but` what is heard.
+    """Ignore all signals that would end the process, except those that it handles.
 
-    (To ignore those too, until their handlers are set, would lose one that is pending already.)
+    The exceptions are not ignored even until their handlers are set: a pending signal would be lost.
     """
     for signum in signal.valid_signals() - _NOT_IGNORED - set(except_for):
         signal.signal(signum, signal.SIG_IGN)
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Be killed when the parent ends, however it ends, and even if it already has."""
+    """Have the kernel kill this process when its parent ends; exit now if it has already ended."""
     if _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise AssertionError("Linux has PR_SET_PDEATHSIG since 2.1.57")
     if os.getppid() != parent_pid:
@@ -107,7 +107,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def exit_reason(status: int) -> str:
-    """How a child ended, in words, from what waitpid said."""
+    """The status of waitpid(2) in words: "exited", "exited with status 3", "was killed by SIGKILL"."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         return f"was killed by {_signal_name(-code)}"
@@ -117,5 +117,5 @@ def exit_reason(status: int) -> str:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # Python has no names for most of the real-time signals
+    except ValueError:  # most real-time signals have no name in Python
         return f"signal {number}"

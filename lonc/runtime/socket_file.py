@@ -1,4 +1,4 @@
-"""A UNIX socket that listens: there from one moment to the next, and removed by its owner alone."""
+"""A listening UNIX socket with a name in a directory; knows nothing of what is said there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import os
 import socket
 from pathlib import Path
 
-BACKLOG = 4096  # while no child runs, connects wait here; the kernel's own limit may be lower
+from lonc.runtime.atomic_file import renamed_into_place
+
+BACKLOG = 4096  # connections that wait while no child runs; the kernel's own limit may be lower
+RETRY_ACCEPT = 0.1  # seconds from an accept that failed, for want of memory or descriptors, to the next
 
 
 class CannotListen(Exception):
-    """There is no place for the socket; the text is a sentence."""
+    """The socket cannot be made; the text is a sentence for a person."""
 
 
 class SocketFile:
-    """Listens at `path`, never for a moment with another mode than `mode`.
+    """A socket that listens at `path`, in `listening`.
 
-    The caller holds the lock on the directory, so a socket that lies there already is a dead daemon's.
+    - It has its mode before it has its name, so nobody else can connect in between.
+    - A socket that exists at `path` is replaced: the caller holds the lock on the directory, so the
+      daemon that made it is dead. Any other file is left.
+
     Raises CannotListen.
     """
 
@@ -28,24 +34,24 @@ class SocketFile:
             self.listening = _listen(path, mode)
         except OSError as error:
             raise CannotListen(f"cannot listen at {path}: {error.strerror or error}") from error
-        self._made = self._identity()
+        self._inode = self._inode_at_path()
 
     def in_place(self) -> bool:
-        """Whether the file is still there, and still the one that was made here."""
-        return self._identity() == self._made
+        """Whether `path` still is the socket that was made here."""
+        return self._inode_at_path() == self._inode
 
     def remove(self) -> None:
-        """Remove the file, if it is ours."""
+        """Remove the file if it is the socket that was made here."""
         if self.in_place():
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
     def close(self) -> None:
-        """Remove it and stop listening; whoever inherited the socket still can."""
+        """Remove the file and stop listening; a process that inherited the socket still can."""
         self.remove()
         self.listening.close()
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _inode_at_path(self) -> tuple[int, int] | None:
         try:
             found = self._path.lstat()
         except OSError:
@@ -54,7 +60,7 @@ class SocketFile:
 
 
 def require_no_other_file(path: Path) -> None:
-    """Raises CannotListen if something is at `path` that is no socket."""
+    """Raises CannotListen if there is anything but a socket at `path`."""
     try:
         if path.exists() and not path.is_socket():
             raise CannotListen(f"{path} is in the way, and no socket: remove it")
@@ -63,26 +69,25 @@ def require_no_other_file(path: Path) -> None:
 
 
 def require_writable_directory(path: Path) -> None:
-    """Raises CannotListen if there is no directory for a socket at `path`, or we may not write there."""
+    """Raises CannotListen if the directory of `path` does not exist, or this user cannot write to it."""
     if not path.parent.is_dir():
         raise CannotListen(f"cannot listen at {path}: there is no {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise CannotListen(f"cannot listen at {path}: we may not write in {path.parent}")
+        raise CannotListen(f"cannot listen at {path}: no permission to write to {path.parent}")
 
 
 def _listen(path: Path, mode: int) -> socket.socket:
-    being_made = path.with_name("." + (path.name[1:] or "_"))
+    # No longer than the name itself, whose length sun_path limits.
+    temporary = path.with_name("." + (path.name[1:] or "_"))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     umask = os.umask(0o777 & ~mode)
     try:
-        being_made.unlink(missing_ok=True)
-        listener.bind(str(being_made))
-        listener.listen(BACKLOG)
-        being_made.rename(path)
+        with renamed_into_place(temporary, path):
+            temporary.unlink(missing_ok=True)
+            listener.bind(str(temporary))
+            listener.listen(BACKLOG)
     except OSError:
         listener.close()
-        with contextlib.suppress(OSError):
-            being_made.unlink()
         raise
     finally:
         os.umask(umask)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import LoncError, Misconfigured, UsageError
-from lonc.runtime.atomic_file import appearing, sync_directory
+from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory
 from lonc.spool import spool
 from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
@@ -181,13 +181,14 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
 
     Raises LoncError, OSError.
     """
-    temporary = path.with_name(f".{path.name}")
     try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, spool.FILE_MODE)
+        fd, temporary = create_temporary(path, spool.FILE_MODE)
     except FileExistsError as error:
-        text = f"{temporary} exists: another process is writing, or was killed; in that case remove it"
+        text = (
+            f"{error.filename} exists: another process is writing, or was killed; in that case remove it"
+        )
         raise LoncError(text) from error
-    with appearing(fd, temporary, path):
+    with atomic_file(fd, temporary, path):
         with contextlib.suppress(PermissionError):  # the group has the same permissions as the owner
             os.fchown(fd, like.st_uid, -1)
         if os.fstat(fd).st_gid != like.st_gid:

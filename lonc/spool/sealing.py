@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lonc.errors import CannotStart, Fault, Misconfigured
-from lonc.runtime.atomic_file import appearing, sync_directory
+from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory
 
 # Crypto is imported only if there is a key file: it takes 2 MiB in every process.
 
@@ -137,10 +137,8 @@ def add_key(file: Path, like: Path) -> str:
     Misconfigured if the file has faults; OSError. Then nothing has changed.
     """
     file = Path(os.path.realpath(file))
-    temporary = file.with_name(f".{file.name}.new")
-    # O_EXCL: while one process adds a key, a second one fails.
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with appearing(fd, temporary, file), open(fd, "wb", closefd=False) as new:
+    fd, temporary = create_temporary(file, 0o600, suffix=".new")
+    with atomic_file(fd, temporary, file), open(fd, "wb", closefd=False) as new:
         key_id, content = _with_new_key(file, fd, like)
         new.write(content)
         new.flush()

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
-from lonc.runtime.atomic_file import appearing, sync_directory
+from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory, write_all
 from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
 
@@ -123,7 +123,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
     fd, temporary, path = _create(directory, request if keys is None else command_of(request), host)
-    with appearing(fd, temporary, path):  # replaces no file: see _create
+    with atomic_file(fd, temporary, path):  # replaces no file: see _create
         content = request + b"\n"
         write(fd, content if keys is None else keys.seal(content, host, path.name))
     try:
@@ -246,9 +246,8 @@ def _create(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path
     command = re.sub(rb"\W", b"", request[:COMMAND_LENGTH]).decode()
     while True:
         path = directory / str(_next_name(directory, command, host))
-        temporary = path.with_name(f".{path.name}")
         try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+            fd, temporary = create_temporary(path, FILE_MODE)
         except FileExistsError:  # left by a killed process that had our pid
             continue
         if not os.path.lexists(path):
@@ -289,9 +288,7 @@ def write(fd: int, content: bytes) -> None:
     Raises OSError.
     """
     os.fchmod(fd, FILE_MODE)  # whatever the umask
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    write_all(fd, content)
     os.fsync(fd)
     if os.pread(fd, len(content) + 1, 0) != content:
         raise OSError(errno.EIO, "what is read is not what was written")

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 from lonc.errors import CannotStart, ProtocolError
 
 BLOCK = 8
-KEY_DIGITS = 32
+KEY_BYTES = 16
+KEY_DIGITS = 2 * KEY_BYTES
 
 # G-P and Q-Z stand for digits; what is no hex digit then counts as Perl's pack "H" counts it.
 _LETTERS = str.maketrans("GHIJKLMNOPQRSTUVWXYZ", "01234567890123456789")

@@ -16,6 +16,7 @@ from lonc import __version__
 from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
+from lonc.wire.cipher import KEY_BYTES
 from lonc.wire.lond_protocol import INIT, Opening
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LOCALHOST = "127.0.0.1"
 KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot in front
-KEY_BYTES = 16
 
 # TLS and secrets are imported by who needs them alone: they are memory of every child.
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from lonc.configuration import CERTIFICATE_SETTINGS, Certificates
 from lonc.errors import CannotStart, ProtocolError
+from lonc.wire.cipher import KEY_DIGITS
 
-KEY_LINE = 33  # bytes: 32 hex digits, and the newline
+KEY_LINE = KEY_DIGITS + 1  # bytes: the hex digits and the newline
 
 # Of a record: its type, a version of two bytes, its length of two bytes, what is in it.
 HEADER = 5

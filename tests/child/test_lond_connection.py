@@ -8,9 +8,10 @@ import pytest
 from support.asking import Asked
 from support.dialogue import BUILD_KEY, reach
 
-from lonc.child.lond_connection import RECEIVE_SIZE, LondConnection, Timeouts
+from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.resolver import fixed_address
 from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
