@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from lonc.commands.loading import load_settings
-from lonc.commands.send import printable
+from lonc.commands.output import print_error, printable
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
 from lonc.lifecycle.privileges import hand_over, identity
@@ -150,7 +150,7 @@ def _each(names: Sequence[str], act: Callable[[str], str | None]) -> int:
             said = act(text)
         except (LoncError, OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            print(f"lonc: {shown}: {why}", file=sys.stderr)
+            print_error(f"{shown}: {why}")
             statuses.add(error.exit_status if isinstance(error, LoncError) else FAILED)
         else:
             if said is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lonc.commands.output import print_error
 from lonc.configuration import Settings
 from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Fault, Misconfigured
@@ -63,5 +63,5 @@ def tolerant(options: argparse.Namespace, complain: bool = True) -> Settings:
     if any(fault.text.startswith("lonDaemons:") for fault in faults):
         raise Misconfigured(faults)
     for fault in faults if complain else ():
-        print(fault, file=sys.stderr)
+        print_error(fault)
     return settings

@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from lonc import lonnet
 from lonc.commands.loading import load
+from lonc.commands.output import print_error, printable
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.hosts import Host, find_host
@@ -204,9 +205,9 @@ def complain(settings: Settings, name: str) -> None:
         probe.setblocking(False)
         refusal = probe.connect_ex(str(path))
     if refusal in (errno.ENOENT, errno.ECONNREFUSED):
-        print(f"lonc: nobody listens at {path}: is lonc running?", file=sys.stderr)
+        print_error(f"nobody listens at {path}: is lonc running?")
     elif refusal not in (0, errno.EAGAIN):
-        print(f"lonc: cannot connect to {path}: {os.strerror(refusal)}", file=sys.stderr)
+        print_error(f"cannot connect to {path}: {os.strerror(refusal)}")
 
 
 def _complain_of_keys(settings: Settings) -> None:
@@ -214,12 +215,4 @@ def _complain_of_keys(settings: Settings) -> None:
     try:
         require_keys(settings.delayed_key_file)
     except CannotStart as error:
-        print(f"lonc: {error}", file=sys.stderr)
-
-
-def printable(reply: bytes) -> str:
-    """What others said, fit for a terminal."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in reply.decode(errors="backslashreplace")
-    )
+        print_error(error)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from lonc.commands.loading import load, loader, read, tolerant
+from lonc.commands.output import print_error
 from lonc.configuration import AUTO, LOCAL, Settings
 from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
@@ -60,17 +61,18 @@ def restart(options: argparse.Namespace) -> int:
     return DONE
 
 
-def order(options: argparse.Namespace) -> int:
-    """What only the daemon can do: it is asked to, and answers with text and exit status."""
+def order(name: str, options: argparse.Namespace) -> int:
+    """Send the order `name` to the daemon, which answers with a text and an exit status."""
     settings = tolerant(options, complain=False)  # of faults the daemon will tell
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("it is not running")
     if found.state is instance.State.UNKNOWN:
         raise LoncError(found.why)
-    order = " ".join([options.order, *([options.host] if options.host else [])])
+    host = getattr(options, "host", None)
+    order = f"{name} {host}" if host else name
     outcome = json.loads(ask(settings, order, RELOAD_WITHIN))
-    print(outcome["text"], file=sys.stderr if outcome["exit"] else sys.stdout)
+    (print_error if outcome["exit"] else print)(outcome["text"])
     status: int = outcome["exit"]
     return status
 

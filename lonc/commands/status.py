@@ -9,6 +9,7 @@ import shutil
 import sys
 
 from lonc.commands.loading import tolerant
+from lonc.commands.output import print_error
 from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_hosts
@@ -35,7 +36,7 @@ def status(options: argparse.Namespace) -> int:
             report = _ask(settings)
         except LoncError as error:
             print(f"lonc is running, pid {found.pid}")
-            print(f"lonc: {error}", file=sys.stderr)
+            print_error(error)
             return STATUSES[instance.State.UNKNOWN]
         _show(report, options, settings)
     elif found.state is instance.State.DEAD:
@@ -43,7 +44,7 @@ def status(options: argparse.Namespace) -> int:
     elif found.state is instance.State.NOT_RUNNING:
         print("lonc is not running")
     else:
-        print(f"lonc: cannot tell whether it runs: {found.why}", file=sys.stderr)
+        print_error(f"cannot tell whether it runs: {found.why}")
     return STATUSES[found.state]
 
 

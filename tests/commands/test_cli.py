@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import re
 import subprocess
 
@@ -9,6 +10,7 @@ from support.scripted_lond import ScriptedLond
 
 import lonc
 from lonc.commands import send
+from lonc.commands.cli import COMMANDS, GROUPS, main, parser
 from lonc.spool import spool
 
 
@@ -70,11 +72,12 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     assert done.returncode == 6
     told = done.stdout if command == "check" else done.stderr
     configuration = machine.configuration
+    prefix = "" if command == "check" else "lonc: "  # of what check prints, and of errors
     assert told.decode().splitlines() == [
-        f"{configuration}:5: londPort: 'x' is not a whole number",
-        f"{configuration}:6: there is no setting 'loncXy'",
-        f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
-        f"{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
+        f"{prefix}{configuration}:5: londPort: 'x' is not a whole number",
+        f"{prefix}{configuration}:6: there is no setting 'loncXy'",
+        f"{prefix}{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
+        f"{prefix}{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
     ]
     assert done.stdout + done.stderr == told
     assert not machine.sockets.exists()
@@ -214,16 +217,103 @@ def test_what_lond_answers_cannot_move_the_cursor(machine):
         machine.stop()
 
 
-def test_usage():
-    for arguments in ([], ["nonsense"], ["send", "l1"]):
-        done = subprocess.run([*LONC, *arguments], capture_output=True)
-        assert done.returncode == 2
-        assert b"usage: lonc" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: COMMAND; see `lonc help`"),
+        (["nonsense"], "there is no command `lonc nonsense`"),
+        (["sttus"], "there is no command `lonc sttus`; did you mean status?"),
+        (["delayed"], "the following arguments are required: COMMAND; see `lonc help delayed`"),
+        (["delayed", "lst"], "there is no command `lonc delayed lst`; did you mean list?"),
+        (["help", "sttus"], "there is no command `lonc sttus`; did you mean status?"),
+        (["help", "delayed", "lst"], "there is no command `lonc delayed lst`; did you mean list?"),
+        (["help", "status", "more"], "there is no command `lonc status more`"),
+        (["send", "l1"], "the following arguments are required: REQUEST; see `lonc help send`"),
+        (
+            ["delayed", "show"],
+            "the following arguments are required: NAME; see `lonc help delayed show`",
+        ),
+        (["status", "--nonsense"], "unrecognized arguments: --nonsense; see `lonc help`"),
+        (
+            ["send", "--parallel", "x", "l1", "-"],
+            "argument --parallel: invalid int value: 'x'; see `lonc help send`",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_in_the_shape_of_all_errors(arguments, sentence):
+    done = subprocess.run([*LONC, *arguments], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", f"lonc: {sentence}\n")
+
+
+def run_main(capsys, *arguments):
+    """What a command prints that needs no daemon."""
+    with contextlib.suppress(SystemExit):  # --help ends so
+        assert main(arguments) == 0
+    return capsys.readouterr().out
 
 
 def test_version():
     done = subprocess.run([*LONC, "--version"], capture_output=True)
     assert done.stdout.decode() == f"lonc {lonc.__version__}\n"
+
+
+def test_help_lists_every_command_once_in_its_group(capsys):
+    sections = dict(
+        part.split(":\n", 1) for part in run_main(capsys, "help").split("\n\n") if ":\n" in part
+    )
+    for group, heading in GROUPS.items():
+        listed = [command for command in COMMANDS if command.group == group and command.run]
+        assert listed
+        rows = [
+            re.fullmatch(r"    (\S+(?: \S+)?) +(.+)", row).groups()
+            for row in sections[heading].splitlines()
+        ]
+        assert rows == [(command.name, command.help) for command in listed]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_command_is_the_same_in_both_spellings(capsys, command):
+    words = command.name.split()
+    text = run_main(capsys, "help", *words)
+    assert text == run_main(capsys, *words, "--help")
+    assert text.startswith(f"usage: lonc {command.name} ")
+    assert command.description in " ".join(text.split("\n\n")[1].split("\n"))
+    assert text.endswith(f"\nexample: lonc {command.example}\n")
+    for argument in command.arguments:
+        assert argument.help in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_example_of_a_command_is_one_of_its_own(command):
+    words = command.example.partition(" < ")[0].split()
+    options = parser().parse_args(words)
+    name = "delayed list" if command.name == "delayed" else command.name
+    (declared,) = (each for each in COMMANDS if each.name == name)
+    assert options.run == declared.run
+    assert f" {name} " in f" {command.example} "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "configuration"),
+    [
+        (["status"], None),
+        (["-c", "a", "status"], "a"),
+        (["status", "-c", "a"], "a"),
+        (["-c", "b", "status", "-c", "a"], "a"),
+        (["-c", "a", "delayed", "list"], "a"),
+        (["delayed", "-c", "a", "list"], "a"),
+        (["delayed", "list", "-c", "a"], "a"),
+        (["send", "l1", "ping", "-c", "a"], "a"),
+    ],
+)
+def test_the_configuration_may_be_named_before_and_behind_the_command(arguments, configuration):
+    assert parser().parse_args(arguments).configuration == configuration
+
+
+def test_a_configuration_named_behind_the_command_is_read(machine):
+    done = subprocess.run([*LONC, "check", "-c", machine.configuration], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(os.fsencode(machine.configuration))
 
 
 def test_whoever_stops_reading_our_output_is_no_error_message(machine):

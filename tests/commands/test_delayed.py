@@ -89,7 +89,7 @@ class TestKeygen:
     def test_what_is_in_the_way(self, machine, keys):
         keys.write_text("nonsense\n")
         _, why = done(machine, "keygen", status=6)
-        assert why == [f"{keys}:1: this is not a key, KEYID:64 hex digits"]
+        assert why == [f"lonc: {keys}:1: this is not a key, KEYID:64 hex digits"]
         _, why = done(machine, "keygen", "/nowhere/keys", status=1)
         assert why == ["lonc: cannot write /nowhere/keys: No such file or directory"]
         keys.with_name(".keys.new").touch()
@@ -188,7 +188,7 @@ class TestReseal:
         path = put("1.0.1.put.l1")
         keys.chmod(0o644)
         _, (why,) = done(machine, "reseal", status=6)
-        assert why.startswith(f"{keys}: its mode 0644")
+        assert why.startswith(f"lonc: {keys}: its mode 0644")
         machine.configure()
         _, why = done(machine, "reseal", status=2)
         assert why == ["lonc: loncDelayedKeyFile is not set"]
@@ -277,7 +277,7 @@ class TestTheDaemon:
         keys.write_text("nonsense\n")
         finished = machine.command("reload")
         assert finished.returncode == 1
-        said = f"{keys}:1: this is not a key, KEYID:64 hex digits\n"
+        said = f"lonc: {keys}:1: this is not a key, KEYID:64 hex digits\n"
         assert finished.stderr.decode() == said
         assert machine.children() == before
         machine.hosts("l1", "l2")

@@ -417,7 +417,7 @@ class TestLifeAsTheUser:
         theirs.configure(loncUser="nobody", loncGroup="daemon")
         done = theirs.command("reload")
         why = "loncGroup cannot change while lonc runs: restart it"
-        assert (done.returncode, done.stderr.decode()) == (1, f"{why}\n")
+        assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {why}\n")
 
     @pytest.mark.parametrize("hands_on", [True, False])
     def test_the_web_servers_group_asks_and_saves_and_others_do_neither(self, theirs, hands_on):

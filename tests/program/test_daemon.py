@@ -441,8 +441,8 @@ class TestStop:
         three.configure(londPort="x", loncXy=1)
         three.table.write_text("nonsense\n")
         faults = [
-            f"{three.configuration}:5: londPort: 'x' is not a whole number",
-            f"{three.configuration}:6: there is no setting 'loncXy'",
+            f"lonc: {three.configuration}:5: londPort: 'x' is not a whole number",
+            f"lonc: {three.configuration}:6: there is no setting 'loncXy'",
         ]
         done = three.command("status")
         assert done.returncode == 0
@@ -936,7 +936,7 @@ class TestSurroundings:
         three.start()  # it runs already
         done = three.command("reload")
         assert done.returncode == 6  # the file that it was given is gone, and it says so and goes on
-        assert done.stderr.decode() == f"{there}/loncapa.conf: No such file or directory\n"
+        assert done.stderr.decode() == f"lonc: {there}/loncapa.conf: No such file or directory\n"
         assert three.command("status").returncode == 0
 
 

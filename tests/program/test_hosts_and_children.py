@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from support.machine import asked, children_of, eventually, exists, program, read_line
+from support.machine import asked, children_of, eventually, exists, program, read_line, without_prefix
 from support.scripted_lond import ScriptedLond, remembering
 
 from lonc import lonnet
@@ -25,7 +25,7 @@ def three(machine):
 def said(machine, *arguments, status=0):
     done = machine.command(*arguments)
     assert done.returncode == status, done
-    return (done.stderr if status else done.stdout).decode()
+    return without_prefix(done.stderr) if status else done.stdout.decode()
 
 
 class TestOrders:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from support.machine import BIN_LONC, eventually
 
+from lonc.commands.cli import COMMANDS
+
 ETC = Path(__file__).parents[2] / "etc"
 
 
-def completed(machine, *words):
+def completed(machine, *words, configuration=None):
     """What bash offers for the last of these words."""
     script = (
         f'source {ETC}/bash_completion.d/lonc; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
@@ -19,7 +21,7 @@ def completed(machine, *words):
     )
     environment = {
         "PATH": f"{BIN_LONC.parent}:{os.environ['PATH']}",
-        "LONC_CONF": str(machine.configuration),
+        "LONC_CONF": configuration or str(machine.configuration),
     }
     command = ["bash", "-c", script, "bash", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.split()
@@ -29,11 +31,16 @@ def completed(machine, *words):
     ("words", "offered"),
     [
         (["lonc", "sta"], ["start", "status"]),
-        (["lonc", "check"], ["check-health", "check"]),
+        (["lonc", "check"], ["check", "check-health"]),
         (["lonc", "send", "ms"], ["msul1", "msul2"]),
         (["lonc", "status", "--j"], ["--json"]),
         (["lonc", "start", "ms"], []),
-        (["lonc", "delayed", "re"], ["reseal", "requeue"]),
+        (["lonc", "help", "sta"], ["start", "status"]),
+        (["lonc", "help", "delayed", "re"], ["requeue", "reseal"]),
+        (["lonc", "help", "status", ""], []),
+        (["lonc", "check-health", "--d"], ["--dead", "--delayed"]),
+        (["lonc", "check-health", "-h"], ["-h"]),
+        (["lonc", "delayed", "re"], ["requeue", "reseal"]),
         (["lonc", "delayed", "drop", "--ho"], ["--host"]),
         (["lonc", "delayed", "drop", "--host", "ms"], ["msul1", "msul2"]),
         (["lonc", "delayed", "show", ""], ["1.0.1.put.msul1"]),
@@ -50,7 +57,16 @@ def test_completion(machine, words, offered):
 
 
 def test_completion_knows_every_command(machine):
-    assert {"start", "check-health", "top", "exporter", "demo"} <= set(completed(machine, "lonc", ""))
+    names = [command.name for command in COMMANDS]
+    assert sorted(completed(machine, "lonc", "")) == sorted(name for name in names if " " not in name)
+    below = [name.removeprefix("delayed ") for name in names if name.startswith("delayed ")]
+    assert sorted(completed(machine, "lonc", "delayed", "")) == sorted(below)
+
+
+def test_completion_uses_the_configuration_that_is_named_behind_the_command(machine):
+    machine.hosts("msul1", "other")
+    words = ["lonc", "status", "-c", str(machine.configuration), "ms"]
+    assert completed(machine, *words, configuration="/nowhere") == ["msul1"]
 
 
 def test_completion_in_the_eyes_of_shellcheck():

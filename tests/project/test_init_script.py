@@ -72,7 +72,7 @@ def test_the_whole_cycle(script, machine):
     for word in ("reload", "force-reload", "restart", "try-restart"):
         done = script(word)
         assert done.returncode == 6
-        assert done.stderr.startswith(f"{machine.table}:1: a host is ")
+        assert done.stderr.startswith(f"lonc: {machine.table}:1: a host is ")
     machine.hosts("l1", "l2")
 
     done = script("stop")
@@ -102,7 +102,7 @@ def test_without_a_configuration_it_is_6_and_nothing_is_done(script, machine, wo
     missing = machine.directory / "missing.conf"
     done = script(word, LONC_CONF=str(missing))
     assert done.returncode == 6
-    assert done.stderr == f"{missing}: No such file or directory\n"
+    assert done.stderr == f"lonc: {missing}: No such file or directory\n"
     assert sorted(os.listdir(machine.directory)) == ["daemons", "loncapa.conf", "tabs"]
 
 

@@ -284,6 +284,13 @@ def asked(machine, order):
         return read_line(asking)
 
 
+def without_prefix(stderr):
+    """What a command printed as errors, each line of which begins with `lonc: `."""
+    lines = stderr.decode().splitlines(keepends=True)
+    assert all(line.startswith("lonc: ") for line in lines), stderr
+    return "".join(line.removeprefix("lonc: ") for line in lines)
+
+
 def read_line(client):
     """The next line from a socket, without its newline; what came before an EOF if there is none."""
     received = bytearray()
