@@ -74,10 +74,13 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     configuration = machine.configuration
     prefix = "" if command == "check" else "lonc: "  # of what check prints, and of errors
     assert told.decode().splitlines() == [
-        f"{prefix}{configuration}:5: londPort: 'x' is not a whole number",
-        f"{prefix}{configuration}:6: there is no setting 'loncXy'",
-        f"{prefix}{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
-        f"{prefix}{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
+        prefix + fault
+        for fault in (
+            f"{configuration}:5: londPort: 'x' is not a whole number",
+            f"{configuration}:6: there is no setting 'loncXy'",
+            f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
+            f"{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
+        )
     ]
     assert done.stdout + done.stderr == told
     assert not machine.sockets.exists()
