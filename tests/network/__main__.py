@@ -1,6 +1,6 @@
 """Runs all scenarios at length and prints their figures as tables in Markdown.
 
-python -m tests.network [--only WORDS] [--jobs N] [--minutes M]
+python -m tests.network [--only WORDS] [--jobs N] [--minutes M] [--sizing]
 
 Needs root. HAProxy is measured beside lonc where it is installed.
 """
@@ -35,6 +35,8 @@ class Row(NamedTuple):
 
 
 KEEPALIVE = 2  # seconds, where it is scaled
+ROUND_TRIPS = 20, 100, 300  # ms
+POOLS = 5, 10, 20, 50
 
 WHOLE = [
     Row(
@@ -115,6 +117,14 @@ WHOLE = [
         "longest run of wrong replies ≤ 1.1 s",
         scenarios.unasked_lines,
     ),
+    *(
+        Row(
+            f"an MTU black hole, tcp_mtu_probing {probing}: a request of 5000 bytes",
+            "",
+            partial(scenarios.mtu_black_hole, probing=probing),
+        )
+        for probing in (0, 1)
+    ),
     Row(
         "throughput with 50 connections at 100 ms",
         "ours / HAProxy's ≥ 0.95",
@@ -151,6 +161,19 @@ def measured(row):
     return "; ".join(f"{name} **{'–' if value is None else value}**" for name, value in figures.items())
 
 
+def sizing():
+    """Prints what a pool of each size carries at each round trip, with twice as many clients."""
+    print("| loncMaxConnections | " + " | ".join(f"{each} ms" for each in ROUND_TRIPS) + " |")
+    print("|---" * (1 + len(ROUND_TRIPS)) + "|")
+    for size in POOLS:
+        cells = [str(size)]
+        for each in ROUND_TRIPS:
+            scenario = partial(scenarios.capacity, clients=2 * size, delay_ms=each / 2, connections=size)
+            figures = on_a_wide_machine(scenario)
+            cells.append(f"{figures['requests a second']:.0f}/s")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def storms(minutes, seed):
     """Storms one after the other, in any order and length, for so long: their sums."""
     rng = random.Random(seed)
@@ -169,6 +192,8 @@ def storms(minutes, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="rows whose title contains these words")
+    help_ = "how many requests a second a pool carries, instead of all else"
+    parser.add_argument("--sizing", action="store_true", help=help_)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="scenarios at a time")
     help_ = "minutes of storms in any order, after the table"
     parser.add_argument("--minutes", type=float, default=0, help=help_)
@@ -176,6 +201,9 @@ def main():
     options = parser.parse_args()
     if sentence := why_not():
         sys.exit(sentence)
+    if options.sizing:
+        sizing()
+        return
     rows = [row for row in WHOLE if options.only in row.title]
     beside = [row for row in rows if not row.alone]
     with ProcessPoolExecutor(options.jobs) as workers:

@@ -60,6 +60,19 @@ class Critics:
         promised = {each.request for each in list(self.done) if each.answer in (OK, DELAYED)}
         return promised - set(carried_out)
 
+    def out_of_order(self, carried_out):
+        """How many pairs of one user's requests, the second asked after the first was answered, ended in
+        the other order: what counts is when each was carried out last."""
+        last = {request: number for number, request in enumerate(carried_out)}
+        before, count = {}, 0
+        for each in sorted(self.done, key=lambda critical: critical.asked):
+            user = each.request.split(b":")[2]
+            previous = before.get(user)
+            if previous and previous.ended <= each.asked and each.request in last:
+                count += last.get(previous.request, -1) > last[each.request]
+            before[user] = each
+        return count
+
     def _run(self, delay):
         due = time.monotonic() + delay
         with lonnet.Lonc(self._settings) as lonc:

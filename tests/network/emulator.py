@@ -25,7 +25,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from network.link import BACK, OUT, Link
-from network.namespaces import CLONE_NEWNET, add_address, open_tun, set_queue_length, set_up, unshare
+from network.namespaces import (
+    CLONE_NEWNET,
+    add_address,
+    open_tun,
+    set_queue_length,
+    set_up,
+    unshare,
+    wait_for_address,
+)
 
 DEVICE = "wan0"
 LOCAL_ADDRESS, LOCAL_ADDRESS6 = "10.99.0.1", "2001:db8:99::1"
@@ -50,6 +58,7 @@ def make_namespace(addresses, address6):
     add_address(DEVICE, f"{address6}/{IPV6_PREFIX}")
     set_queue_length(DEVICE, QUEUE_LENGTH)
     set_up(DEVICE)
+    wait_for_address(address6)
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC), tun
 
 

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -87,6 +88,23 @@ def set_queue_length(name, packets):
     """How many packets the kernel holds until the tun device's reader takes them."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name.encode(), packets))
+
+
+def wait_for_address(address6, seconds=10.0):
+    """Until it can be used: the kernel makes an IPv6 address valid only after the device has come up.
+
+    Raises OSError if it is not by then.
+    """
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as trial:
+        while True:
+            try:
+                trial.bind((address6, 0))
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.001)
 
 
 def add_address(name, address):

@@ -8,7 +8,6 @@ from network.critics import DELAYED, OK, Critics
 from network.crowd import LOST, WRONG, Crowd
 from network.emulator import LOCAL_ADDRESS
 from network.nameserver import nameservers
-from network.scenarios import longest_run
 from support.machine import eventually, read_line
 from support.scripted_lond import echoing
 
@@ -134,8 +133,3 @@ def test_a_nameserver_without_addresses_is_silent(machine):
     assert sender == ("127.0.0.3", 53)
     assert answer[:8] == b"\x12\x34\x81\x80\0\1\0\1"
     assert answer.endswith(b"\0\4\x0a\x63\0\2")
-
-
-def test_a_run_ends_where_nothing_follows_for_a_while():
-    assert longest_run([]) == 0.0
-    assert longest_run([1.0, 1.4, 1.8, 3.0, 3.4]) == pytest.approx(0.8)
