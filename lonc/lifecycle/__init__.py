@@ -1,6 +1,7 @@
-"""Becoming, finding and ending the daemon.
+"""Starting, finding and stopping the daemon.
 
-- `start` becomes the daemon; `privileges` says as which user, and what that user lacks;
+- `start` makes this process, or one behind it, the daemon; `stop` ends it from outside;
+- `privileges` is the user that it becomes, and what that user has no permission for;
 - `instance` holds the locks that make it the only one, and finds a running one by them;
-- `stop` ends it.
+- `control_client` sends orders to it.
 """

@@ -1,8 +1,15 @@
-"""One daemon: the locks and the pid file that make it one, and how others find it.
+"""One daemon: the locks and the pid file that make it the only one, and by which commands find it.
 
-Two locks last as long as the daemon. The one on the socket directory itself keeps out another
-configuration over the same sockets, and holds even if somebody removes the pid file. The one on the pid
-file says that the pid in it is alive; locked and empty means that children are still starting.
+    socket directory  pid file        control socket       there is
+    ----------------------------------------------------------------------------------
+    locked            locked, a pid   lonc listens         a daemon
+    locked            locked, empty   lonc listens or not  a daemon that starts
+    locked            not locked                           a start, or another configuration's daemon
+    not locked        not locked, a pid                    none: the last one was killed
+    not locked        not locked, empty                    none
+
+Both locks are held as long as the daemon lives. The lock on the socket directory keeps out another
+configuration over the same sockets, and holds even if the pid file is removed.
 """
 
 from __future__ import annotations
@@ -24,27 +31,28 @@ from lonc.lifecycle import privileges
 from lonc.lifecycle.privileges import Identity
 from lonc.spool import spool
 
-DIRECTORY_MODE = 0o750  # the web server must be in the group
+DIRECTORY_MODE = 0o750  # the web server is in the group
 PID_FILE_MODE = 0o644
-LOCK_WITHIN = 1.0  # seconds; whoever asks whether we run holds the lock of the pid file for an instant
-PAUSE = 0.02  # seconds between two looks
-SETTLE_WITHIN = 60.0  # seconds; a start that takes longer hangs, or most of its children do
-TITLE = b"lonc: parent"  # of every parent; nobody else is ever signalled
+LOCK_WITHIN = 1.0  # seconds; commands that look for a daemon lock the pid file for an instant
+PAUSE = 0.02  # seconds from one attempt to the next
+SETTLE_WITHIN = 60.0  # seconds; a start that takes longer is taken to hang
+TITLE = b"lonc: parent"  # of every parent; no other process is ever signalled
 
 WritePid = Callable[[bytes], None]
 
 
 @contextlib.contextmanager
 def hold(settings: Settings) -> Iterator[WritePid]:
-    """Hold both locks; yields what writes the pid file, which is empty at first and at last.
+    """Hold both locks; yields a function that writes the pid file. The file is empty before and after.
 
-    Raises Busy, and CannotStart.
+    Makes missing directories. Raises Busy if another daemon holds the lock on the socket directory, and
+    CannotStart for all else that is in the way.
     """
     with contextlib.ExitStack() as stack:
         make_directories(settings)
         _make_delayed(settings)
         _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY, 0, Busy)
-        # Whoever has this one without the other is over other sockets: not the daemon that is wanted.
+        # A process with this lock alone has another socket directory: not Busy.
         pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT, LOCK_WITHIN, CannotStart)
 
         def write_pid(content: bytes) -> None:
@@ -54,20 +62,20 @@ def hold(settings: Settings) -> Iterator[WritePid]:
             except OSError as error:
                 raise CannotStart(f"cannot write {settings.pid_file}: {error.strerror}") from error
 
-        write_pid(b"\n")  # a full disk is better known now than when all is forked
+        write_pid(b"\n")  # a full disk is reported now, not when all children are forked
         write_pid(b"")
         stack.callback(write_pid, b"")
         yield write_pid
 
 
 def directories(settings: Settings) -> list[tuple[Path, str]]:
-    """Those that lonc makes where their parent exists, and the settings that name them."""
+    """The directories that lonc makes if their parent exists, and the settings that name them."""
     return [(settings.socket_directory, "lonSockDir"), (settings.log_directory, "lonDaemons")]
 
 
 def make_directories(settings: Settings, owner: Identity | None = None) -> None:
-    """Make what may be missing, for `owner`, if that is somebody else. Raises CannotStart."""
-    # (No chmod: by then it could be something else, put there by whoever may write above it.)
+    """Make the directories that are missing, and give them to `owner`. Raises CannotStart."""
+    # (The umask sets the mode: by the time of a chmod, another user may have replaced the directory.)
     umask = os.umask(0o777 & ~DIRECTORY_MODE)
     try:
         for directory, setting in directories(settings):
@@ -99,7 +107,10 @@ def _lock(
     within: float,
     busy: type[CannotStart],
 ) -> int:
-    """Open and lock `path` until the stack unwinds; raises `busy` if it is not free `within` seconds."""
+    """Open and lock `path` until the stack unwinds.
+
+    Raises `busy` if another process holds the lock for `within` seconds.
+    """
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, PID_FILE_MODE)
         stack.callback(os.close, fd)
@@ -133,8 +144,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Found:
-    """`pid` is that of the daemon, where one is known; `why` a sentence for a person, where there is
-    something to be said."""
+    """`pid`: the daemon's, if it is known. `why`: why the state is STARTING or UNKNOWN, for a person."""
 
     state: State
     pid: int | None = None
@@ -142,15 +152,15 @@ class Found:
 
 
 def find(settings: Settings) -> Found:
-    """Look once. Changes nothing, and holds the pid file's lock for an instant at most.
+    """The state at this moment. Changes nothing; holds the pid file's lock for an instant at most.
 
-    Raises NoPermission.
+    Raises NoPermission if the pid file cannot be read.
     """
     path = settings.pid_file
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return _find_without_pid_file(settings)
+        return _find_by_socket(settings)
     except PermissionError as error:
         raise NoPermission(f"cannot open {path}: {error.strerror}") from error
     except OSError as error:
@@ -158,7 +168,7 @@ def find(settings: Settings) -> Found:
     try:
         if _try_lock(fd, fcntl.LOCK_SH):
             left_behind = os.read(fd, 1)
-            found = _find_without_pid_file(settings)  # this one may have been put in the place of ours
+            found = _find_by_socket(settings)  # a daemon runs, if its pid file was replaced by this one
             dead = left_behind and found.state is State.NOT_RUNNING
             return Found(State.DEAD) if dead else found
         content = os.read(fd, 100).decode(errors="replace").strip()
@@ -166,7 +176,7 @@ def find(settings: Settings) -> Found:
         return Found(State.UNKNOWN, why=f"cannot read {path}: {error.strerror}")
     finally:
         os.close(fd)
-    listening = _listening(settings)  # the kernel's word; anybody may have edited the file
+    listening = _listening_pid(settings)  # from the kernel, since the file may have been edited
     if content and listening is not None:
         return Found(State.RUNNING, listening)
     if content.isascii() and content.isdigit() and _is_lonc(pid := int(content)):
@@ -176,22 +186,25 @@ def find(settings: Settings) -> Found:
 
 
 def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
-    """What there is when nothing is starting any more."""
+    """What `find` returns once the state is neither STARTING nor about to be; `patience` in seconds.
+
+    If the daemon still starts then, its state is UNKNOWN. Raises NoPermission.
+    """
     begun = time.monotonic()
     while True:
         found = find(settings)
         waited = time.monotonic() - begun
         if found.state is State.STARTING and waited >= patience:
             return replace(found, state=State.UNKNOWN)
-        # Whoever starts has the one lock an instant before the other.
-        in_between = found.state is State.UNKNOWN and waited < LOCK_WITHIN
-        if found.state is not State.STARTING and not in_between:
+        # A daemon that starts locks the socket directory an instant before the pid file.
+        between_locks = found.state is State.UNKNOWN and waited < LOCK_WITHIN
+        if found.state is not State.STARTING and not between_locks:
             return found
         time.sleep(PAUSE)
 
 
-def _listening(settings: Settings) -> int | None:
-    """The pid of the lonc that listens at the control socket, by the kernel's word."""
+def _listening_pid(settings: Settings) -> int | None:
+    """The pid of the lonc that listens at the control socket, from SO_PEERCRED."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(str(settings.control_file)) != 0:
@@ -200,9 +213,9 @@ def _listening(settings: Settings) -> int | None:
     return pid if _is_lonc(pid) else None
 
 
-def _find_without_pid_file(settings: Settings) -> Found:
-    """Somebody may have taken it away."""
-    if (pid := _listening(settings)) is not None:
+def _find_by_socket(settings: Settings) -> Found:
+    """The pid file may be missing although the daemon runs."""
+    if (pid := _listening_pid(settings)) is not None:
         return Found(State.RUNNING, pid)
     with contextlib.suppress(OSError):
         fd = os.open(settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
-"""Who the daemon is: the user and group that it becomes where it is started as root.
+"""The user and group that a daemon started as root becomes, and what they lack permission for.
 
-It becomes them before it opens or binds anything, for good, and is then whoever may write in its
-directories: root itself would follow what somebody else has put there. So all that root does is to make
-directories where they are missing, and to hand over what an earlier daemon left when it was root.
+The daemon becomes them for good before it opens or binds anything. In directories that the user can
+write root would follow links that the user has made, so root only makes missing directories, and gives
+the user what an earlier daemon left when it ran as root.
 """
 
 from __future__ import annotations
@@ -35,23 +35,26 @@ class Identity:
 
 
 def identity(settings: Settings) -> Identity | None:
-    """Whom the daemon is to become; None if it stays who it is. Raises CannotStart."""
+    """The user and group to become, by `loncUser` and `loncGroup`; None if there are none.
+
+    Raises CannotStart if one of them does not exist.
+    """
     if settings.user is None:
         return None
     try:
         user = pwd.getpwnam(settings.user)
         group = grp.getgrgid(user.pw_gid) if settings.group is None else grp.getgrnam(settings.group)
     except KeyError as error:
-        raise CannotStart(f"who is {settings.user} (loncUser, loncGroup)? {error.args[0]}") from error
+        raise CannotStart(f"no such user or group (loncUser, loncGroup): {error.args[0]}") from error
     return Identity(user.pw_name, group.gr_name, user.pw_uid, group.gr_gid)
 
 
 def become(who: Identity) -> None:
-    """Be `who`, without a way back. Raises CannotStart if that cannot be.
+    """Become `who`, irrevocably. Raises CannotStart if that fails, or could be undone.
 
-    (PR_SET_PDEATHSIG is lost by it: children ask for that only after they were forked.)
+    (It clears PR_SET_PDEATHSIG. Children set that after they are forked, so later.)
     """
-    if not _is(who):
+    if not _has_become(who):
         if os.geteuid() != 0:
             raise CannotStart(f"only root can become {who.user}:{who.group} (loncUser, loncGroup)")
         try:
@@ -60,21 +63,22 @@ def become(who: Identity) -> None:
             os.setresuid(who.uid, who.uid, who.uid)
         except OSError as error:
             raise CannotStart(f"cannot become {who.user} (loncUser): {error.strerror}") from error
-        if os.getgroups() or not _is(who):
+        if os.getgroups() or not _has_become(who):
             raise CannotStart(f"did not become {who.user} (loncUser)")
     with contextlib.suppress(PermissionError):
         os.setresuid(0, 0, 0)
         raise CannotStart(f"{who.user} (loncUser) can become root again")
 
 
-def _is(who: Identity) -> bool:
+def _has_become(who: Identity) -> bool:
     return os.getresuid() == (who.uid,) * 3 and os.getresgid() == (who.gid,) * 3
 
 
 def answered_as(who: Identity | None, ask: Callable[[], Iterable[str]]) -> list[str]:
-    """What `ask` has to say as `who`, in a process of its own; here, where nobody is to be become.
+    """The sentences that `ask` returns when it runs as `who`, in a process of its own.
 
-    It is also said if nobody can.
+    If `who` is None it runs in this process. If no process can become `who`, or `ask` fails, a sentence
+    about that is returned.
     """
     if who is None:
         return list(ask())
@@ -99,7 +103,7 @@ def _answer_as(who: Identity, ask: Callable[[], Iterable[str]], answer_fd: int) 
 
 
 def require_closed(path: Path, name: str) -> None:
-    """Raises CannotStart if others than owner and group may do anything with `path`, if it is there."""
+    """Raises CannotStart if `path` exists and its mode permits others anything; `name`: its setting."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -109,69 +113,70 @@ def require_closed(path: Path, name: str) -> None:
 
 
 def own_files(settings: Settings) -> list[Path]:
-    """What only a daemon, or a program beside it, has made, and what may be root's if they were."""
+    """Files that a daemon or a client library has made, and that root owns if they ran as root."""
     delayed = settings.delayed_directory
     return [settings.log_file, settings.pid_file, settings.perm_log, delayed, delayed / BAD]
 
 
 def hand_over(path: Path, who: Identity, group: bool = False) -> None:
-    """Give `path` to `who`, if it is root's file or directory; nothing else, and through no link.
+    """Give `path` to `who`, and its group if `group`; only a file or directory that root owns.
 
-    Raises OSError.
+    A file with several names is left alone, and no link is followed: the owner of the directory could
+    have made them. Raises OSError.
     """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if _is_roots(os.fstat(fd)):
+        if _may_hand_over(os.fstat(fd)):
             os.chown(f"/proc/self/fd/{fd}", who.uid, who.gid if group else -1)
     finally:
         os.close(fd)
 
 
-def is_roots(path: Path) -> bool:
-    """Whether `hand_over` would give it."""
+def would_hand_over(path: Path) -> bool:
+    """Whether `hand_over` would change its owner."""
     try:
-        return _is_roots(path.lstat())
+        return _may_hand_over(path.lstat())
     except OSError:
         return False
 
 
-def _is_roots(found: os.stat_result) -> bool:
-    whole = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
-    return whole and found.st_uid == 0
+def _may_hand_over(found: os.stat_result) -> bool:
+    one_name = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+    return one_name and found.st_uid == 0
 
 
-def missing(
+def missing_permissions(
     who: Identity, settings: Settings, files: Iterable[Path], load: Callable[[], object]
 ) -> Iterator[str]:
-    """As `who`: a sentence for each thing that we cannot do and will have to.
+    """Run as `who`. Yields one sentence per missing permission, perhaps some of them twice.
 
-    That is to read configuration and table by `load`, certificates and keys, and to write in our
-    directories and in `files`. The same may be said several times.
+    The daemon must read configuration and table, by `load`, certificates and keys; it must write in its
+    directories and `files`.
     """
     try:
         load()
     except Misconfigured as error:
         for fault in error.faults:
             how = _how_to_read(who, fault.file)
-            yield _not_entered(who, fault.file) or (
+            yield _closed_directory_above(who, fault.file) or (
                 str(fault)
                 if os.access(fault.file, os.R_OK)
                 else f"{who.user} (loncUser) cannot read {fault.file}, as a reload has to: {how}"
             )
     for path in settings.secrets:
-        if (closed := _not_entered(who, path)) is not None:
+        if (closed := _closed_directory_above(who, path)) is not None:
             yield closed
         elif os.path.exists(path) and not os.access(path, os.R_OK):
             yield f"{who.user} (loncUser) cannot read {path}: {_how_to_read(who, path)}"
     for path in [settings.socket_directory, settings.log_directory, *files]:
-        if (closed := _not_entered(who, path)) is not None:
+        if (closed := _closed_directory_above(who, path)) is not None:
             yield closed
-        elif os.path.exists(path) and not os.access(path, _in(path)):
+        elif os.path.exists(path) and not os.access(path, _needed_access(path)):
             yield f"{who.user} (loncUser) cannot write {path}: {_how_to_write(who, path)}"
-    yield from _not_read(who, settings)
+    yield from _unreadable_saved_files(who, settings)
 
 
-def _in(path: Path) -> int:
+def _needed_access(path: Path) -> int:
     return os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
 
 
@@ -180,22 +185,22 @@ def _how_to_read(who: Identity, path: Path) -> str:
 
 
 def _how_to_write(who: Identity, path: Path) -> str:
-    if path.is_symlink():  # perhaps somebody's trap: nothing there is to be changed unseen
+    if path.is_symlink():  # perhaps made to have root change its target: a person must look at it
         return f"it is a link to {os.readlink(path)}"
     mine = path.stat().st_uid == who.uid
     return f"chmod u+rwX {path}" if mine else f"chown {who.user} {path}"
 
 
-def _not_entered(who: Identity, path: Path) -> str | None:
-    """The first of the directories above `path` that is closed to us."""
+def _closed_directory_above(who: Identity, path: Path) -> str | None:
+    """A sentence about the first directory above `path` that this user cannot enter; None if it can."""
     for above in reversed(path.parents):
         if os.path.exists(above) and not os.access(above, os.X_OK):
             return f"{who.user} (loncUser) cannot enter {above}: chmod o+x {above}"
     return None
 
 
-def _not_read(who: Identity, settings: Settings) -> Iterator[str]:
-    """What others save in `delayed/` is theirs, and the group's that the directory hands on."""
+def _unreadable_saved_files(who: Identity, settings: Settings) -> Iterator[str]:
+    """Delayed transactions belong to the user that saved them, and inherit the directory's group."""
     for directory in (settings.delayed_directory, settings.socket_directory):
         with contextlib.suppress(OSError):
             found = directory.stat()

@@ -1,4 +1,4 @@
-"""Becomes the daemon: in the foreground, or behind it and away from whoever started it."""
+"""Becomes the daemon: in the foreground, or in a process that is detached from its starter."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ from lonc.runtime.socket_file import CannotListen, require_no_other_file, requir
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
-SILENT_AT_MOST = 1.0  # seconds; a lock whose owner says nothing for longer is another configuration's
+SILENT_AT_MOST = 1.0  # seconds; if the owner of the lock reports no phase for longer, start fails
 
-# What a daemon may know of the environment of whoever started it: where programs and libraries are, and
-# the words and hours of its log.
+# What a daemon keeps of its environment: paths of programs and libraries, language and time zone.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
 
-# What a daemon says to `start`, with a sentence behind it.
+# What the daemon reports to `start`, followed by a sentence.
 SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 
 
 def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
-    """Serve in the foreground until told to stop. Raises CannotStart."""
+    """Serve in the foreground until a signal or `stop` ends it. Raises CannotStart."""
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
@@ -50,7 +49,7 @@ def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
 
 
 def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator[str]:
-    """A sentence for each thing that would keep lonc from starting. Changes nothing."""
+    """Yields a sentence for each reason for which lonc cannot start. Changes nothing."""
     for directory, name in instance.directories(settings):
         if not os.path.exists(directory) and not os.path.isdir(directory.parent):
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
@@ -72,16 +71,16 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
     log = settings.log_file
     if os.path.isdir(log) or (os.path.exists(log) and not os.access(log, os.W_OK)):
         yield f"cannot write {log}"
-    yield from _missing_to_the_user(settings, load)
+    yield from _missing_to_user(settings, load)
 
 
 def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
-    """Start a daemon, unless there is one; returns what was done when every child serves.
+    """Start a daemon, unless there is one; returns a sentence about that once every child serves.
 
-    Raises CannotStart; nothing is left running then.
+    Raises CannotStart; no process is left then.
     """
     require_idea()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have had it ignored
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, os.waitpid fails
     silent_since: float | None = None
     while True:
         word, sentence = _launch(settings, hosts, load)
@@ -89,11 +88,11 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
             return sentence
         if word == CANNOT:
             raise CannotStart(sentence)
-        # Somebody has our lock.
+        # The lock is held: by the daemon that is wanted, in one of its phases, or by another.
         found, phase = instance.settled(settings), ask_phase(settings)
         if found.state is State.RUNNING and phase in (Phase.RUNNING, Phase.RELOADING):
             with contextlib.suppress(LoncError):
-                ask(settings, "retry")  # whoever starts lonc wants it to connect
+                ask(settings, "retry")  # a start is a request to connect, too
             return f"lonc is running already, pid {found.pid}"
         if phase is Phase.STOPPING:
             silent_since = None
@@ -109,26 +108,26 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
 
 
 def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[bytes, str]:
-    """Fork what becomes the daemon, and wait for its word; without a good one, until it has gone."""
+    """Fork a daemon and wait for its report; unless that is SERVES, also for its end."""
     ours, theirs = os.pipe()
     pid = fork(partial(_be_daemon, theirs, settings, hosts, load))
     os.close(theirs)
     with open(ours, "rb") as report:
-        said = report.read()
+        line = report.read()
     os.waitpid(pid, 0)
-    word, _, sentence = said.partition(b" ")
-    if not said:
-        return CANNOT, f"the daemon ended without a word; see {settings.log_file}"
+    word, _, sentence = line.partition(b" ")
+    if not line:
+        return CANNOT, f"the daemon ended without a report; see {settings.log_file}"
     return word, sentence.decode()
 
 
 def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load) -> int:
-    """From here on only the daemon speaks, or whoever is on the way to become it."""
+    """The new process: from here on only the daemon speaks."""
     report = _Report(report_fd)
 
     def ready() -> None:
         write_pid(b"%d\n" % os.getpid())
-        report.say(SERVES, f"lonc is started, pid {os.getpid()}")
+        report.send(SERVES, f"lonc is started, pid {os.getpid()}")
         report.close()
 
     try:
@@ -144,21 +143,21 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
             _forget_environment()
             with instance.hold(settings) as write_pid:
                 Parent(settings, hosts, load, ready).run()
-        report.say(CANNOT, "it was told to stop before it served")  # unless it has served
+        report.send(CANNOT, "it was stopped before it served")  # does nothing if it has served
     except Busy as error:
-        report.say(IS_BUSY, str(error))
+        report.send(IS_BUSY, str(error))
     except CannotStart as error:
-        report.say(CANNOT, str(error))
-    except Exception as crash:  # a daemon has nobody to show a traceback to
+        report.send(CANNOT, str(error))
+    except Exception as crash:  # a daemon has no terminal for a traceback
         logger.critical("%s", in_one_line(crash))
-        report.say(CANNOT, str(crash) if isinstance(crash, OSError) else in_one_line(crash))
+        report.send(CANNOT, str(crash) if isinstance(crash, OSError) else in_one_line(crash))
     else:
         return 0
     return 1
 
 
 def _become_the_user(settings: Settings, load: Load) -> None:
-    """Make what may be missing, and be who the daemon is from now on. Raises CannotStart."""
+    """Make missing directories and become the daemon's user. Raises CannotStart."""
     who = privileges.identity(settings)
     instance.make_directories(settings, who if os.geteuid() == 0 else None)
     privileges.require_closed(settings.socket_directory, "lonSockDir")
@@ -167,40 +166,42 @@ def _become_the_user(settings: Settings, load: Load) -> None:
     files = privileges.own_files(settings)
     if os.geteuid() == 0:
         for path in files:
-            with contextlib.suppress(OSError):  # what is then missing is told below
+            with contextlib.suppress(OSError):  # what is missing then is reported below
                 privileges.hand_over(path, who)
-        # As the user we may not read where Python lies: import what else is needed now.
-        import encodings.idna  # noqa: F401 (by getaddrinfo)
+        # The user may have no permission to read Python's modules: import all that is needed now.
+        import encodings.idna  # noqa: F401 (getaddrinfo needs it)
 
-        _unusable(settings)
+        _unusable_files(settings)
     privileges.become(who)
-    for sentence in privileges.missing(who, settings, files, load):
+    for sentence in privileges.missing_permissions(who, settings, files, load):
         raise CannotStart(sentence)
 
 
-def _missing_to_the_user(settings: Settings, load: Load) -> list[str]:
-    """What would still be missing to whoever the daemon will be; as that user, if we may become it."""
+def _missing_to_user(settings: Settings, load: Load) -> list[str]:
+    """One sentence for each permission that the daemon's user lacks after a start has changed owners."""
     try:
         who = privileges.identity(settings)
     except CannotStart as error:
         return [str(error)]
-    unusable = _unusable(settings)  # (and what it imports the user may not be able to read)
+    unusable = _unusable_files(settings)  # (also imports what the user may be unable to read)
     if who is None:
         return unusable
-    files = [path for path in privileges.own_files(settings) if not privileges.is_roots(path)]
+    files = [path for path in privileges.own_files(settings) if not privileges.would_hand_over(path)]
 
     def ask() -> list[str]:
-        return list(privileges.missing(who, settings, files, load)) or _unusable(settings)
+        return list(privileges.missing_permissions(who, settings, files, load)) or _unusable_files(
+            settings
+        )
 
     return list(dict.fromkeys(privileges.answered_as(who, ask)))
 
 
-def _unusable(settings: Settings) -> list[str]:
+def _unusable_files(settings: Settings) -> list[str]:
     try:
         require_usable(settings)
         if (place := settings.create_socket) is not None:
             require_no_other_file(place)
-            if place.parent != settings.socket_directory:  # which may be made first
+            if place.parent != settings.socket_directory:  # that one may be made at the start
                 require_writable_directory(place)
     except (CannotListen, CannotStart) as error:
         return [str(error)]
@@ -208,14 +209,14 @@ def _unusable(settings: Settings) -> list[str]:
 
 
 class _Report:
-    """The way back to `start`. After bad news it stays open: its end is then the daemon's own."""
+    """The pipe to `start`. After a failure it stays open, so that it ends with the daemon."""
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
 
-    def say(self, word: bytes, sentence: str) -> None:
+    def send(self, word: bytes, sentence: str) -> None:
         if self._fd is not None:
-            with contextlib.suppress(OSError):  # whoever started us may have gone
+            with contextlib.suppress(OSError):  # `start` may have ended
                 os.write(self._fd, word + b" " + sentence.encode(errors="replace"))
 
     def close(self) -> None:
@@ -232,6 +233,6 @@ def _open_log(settings: Settings) -> None:
 
 
 def _forget_environment() -> None:
-    getproctitle()  # finds the place of the title by the environment beside it: before that is gone
+    getproctitle()  # finds the memory of the title by the environment, so before that is deleted
     for name in set(os.environ) - set(ENVIRONMENT):
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""Ends the daemon from outside: lets it drain, kills it if that takes too long, clears up after it."""
+"""Stops the daemon from outside: makes it drain, kills it at the timeout, removes what it has left."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.instance import PAUSE, State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
 
-KILL_AFTER = 5.0  # seconds beyond the drain timeout until we wait no more
-CHILDREN_END_WITHIN = 1.0  # seconds
+KILL_AFTER = 5.0  # seconds beyond the drain timeout
+CHILDREN_END_WITHIN = 1.0  # seconds after their parent
 
 
 def stop(settings: Settings, hosts: Sequence[Host]) -> str:
-    """Let the daemon drain, wait for its end, and kill it if that does not come; returns what was done.
+    """Make the daemon drain, wait for its end, kill it at the timeout; returns a sentence about that.
 
-    What one that was killed has left is removed: the sockets of `hosts`, key files, and what is in the
-    pid file.
-    Raises NoPermission, and LoncError where nobody can tell whether it runs.
+    Removes what a killed daemon has left: the sockets of `hosts`, key files, the pid in its file.
+    Raises NoPermission, and LoncError if it is unknown whether a daemon runs.
     """
     found = settled(settings)
     if found.state is State.DEAD:
@@ -44,13 +43,13 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     except ProcessLookupError:
         return "lonc is stopped"
     try:
-        if find(settings).pid != found.pid:  # it could be another's by now
+        if find(settings).pid != found.pid:  # the pid may be another process's by now
             return "lonc is stopped"
-        drained_within = _begin(settings, pidfd)
-        if _ends(pidfd, drained_within + KILL_AFTER):
+        drained_within = _request_stop(settings, pidfd)
+        if _ends_within(pidfd, drained_within + KILL_AFTER):
             return "lonc is stopped"
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _ends(pidfd, KILL_AFTER)
+        _ends_within(pidfd, KILL_AFTER)
     except PermissionError as error:
         raise NoPermission(f"cannot end process {found.pid}: {error.strerror}") from error
     except ProcessLookupError:
@@ -61,10 +60,10 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     return "lonc did not end in time, and was killed"
 
 
-def _begin(settings: Settings, pidfd: int) -> float:
-    """Order it to stop, or, if it does not take orders, signal it; returns the seconds it may take.
+def _request_stop(settings: Settings, pidfd: int) -> float:
+    """Order it to stop, or signal it if it does not answer; returns the seconds that it may drain.
 
-    (An order can be given twice. A second TERM would cut the draining short.)
+    (The order may be repeated. A second TERM would end the draining.)
     """
     try:
         drained_within: float = json.loads(ask(settings, "stop"))["drained_within"]
@@ -74,39 +73,39 @@ def _begin(settings: Settings, pidfd: int) -> float:
     return drained_within
 
 
-def _ends(pidfd: int, seconds: float) -> bool:
+def _ends_within(pidfd: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
-    """Who holds the locks owns what a dead daemon has left. What somebody listens at is not ours."""
-    # (Others who import us need no cipher; and the user may not be able to read where Python lies.)
+    """Remove what a daemon that was killed has left, as the daemon's user and under its locks."""
+    # Here, since other commands need no cipher, and before the user that may not be able to read Python.
     from lonc.wire.key_exchange import remove_key_files
 
     with contextlib.suppress(CannotStart):
-        remove = partial(_remove_what_is_left, settings, hosts, remove_key_files)
+        remove = partial(_remove_files, settings, hosts, remove_key_files)
         answered_as(identity(settings), remove)
 
 
-def _remove_what_is_left(
+def _remove_files(
     settings: Settings, hosts: Sequence[Host], remove_key_files: Callable[[Path], None]
 ) -> list[str]:
-    """As the daemon's user: there is nothing to be said."""
+    """Run as the daemon's user. Returns no sentences, as `answered_as` wants them."""
     with contextlib.suppress(CannotStart, OSError), hold(settings):
         paths = [settings.control_file, *(settings.socket_directory / host.name for host in hosts)]
         if settings.create_socket is not None:
             paths.append(settings.create_socket)
         for path in paths:
-            if _is_dead(path):
+            if _has_no_listener(path):
                 path.unlink()
         remove_key_files(settings.socket_directory)
     return []
 
 
-def _is_dead(path: Path) -> bool:
-    """Whether it is a socket at which nobody listens; children end an instant after their parent."""
+def _has_no_listener(path: Path) -> bool:
+    """Whether it is a socket at which no process listens, once the children of a killed parent ended."""
     deadline = time.monotonic() + CHILDREN_END_WITHIN
     while True:
         with socket.socket(socket.AF_UNIX) as probe:

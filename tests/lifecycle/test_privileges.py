@@ -101,7 +101,9 @@ class TestIdentity:
         assert (who.uid, who.gid, who.user, who.group) == (UID, daemon, "nobody", "daemon")
 
     def test_a_user_that_has_been_removed_meanwhile(self):
-        with pytest.raises(CannotStart, match=r"who is nobodys \(loncUser, loncGroup\)\? .*not found"):
+        with pytest.raises(
+            CannotStart, match=r"no such user or group \(loncUser, loncGroup\): .*not found"
+        ):
             identity(Settings(user="nobodys"))
 
     @needs_root

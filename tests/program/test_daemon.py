@@ -146,7 +146,7 @@ class TestStart:
         done = three.command("start", program=killed)
         assert done.returncode == 1
         log = three.pid_file.with_name("lonc.log")
-        assert done.stderr.decode() == f"lonc: the daemon ended without a word; see {log}\n"
+        assert done.stderr.decode() == f"lonc: the daemon ended without a report; see {log}\n"
         three.start()
 
     @needs_root
@@ -711,7 +711,7 @@ class TestStop:
         assert (starting.returncode, out, err) == (
             1,
             b"",
-            b"lonc: it was told to stop before it served\n",
+            b"lonc: it was stopped before it served\n",
         )
         assert three.socket_files() == []
         assert three.pid_file.read_text() == ""
