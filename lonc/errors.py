@@ -1,20 +1,26 @@
-"""What can go wrong, and who acts on it.
+"""lonc's exceptions, who handles each, and the exit statuses.
 
     LoncError
-    ├── UsageError        the command line asks for what does not exist: cli says so
-    ├── Misconfigured     faults in loncapa.conf or hosts.tab: cli prints them all, a reload refuses them
-    │                     in the key file: what is to be sealed is not saved, what is sealed waits
-    ├── CannotStart       the machine is in the way: cli says so, a reload too
-    │   └── Busy          another daemon is: `start` looks whether it is the one that was wanted
-    ├── NotRunning        there is no daemon to be asked: cli says so
-    ├── NoPermission      it is not ours to ask or to end: cli says so
-    └── ProtocolError     lond broke the dialogue: lond_connection closes that connection
+    ├── UsageError      the command line names a host, command or file that does not exist
+    │                   cli prints it
+    ├── Misconfigured   loncapa.conf, hosts.tab or the key file has faults
+    │                   cli prints all; a reload is refused and the old settings stay
+    │                   key file only: lonnet does not save the request, replay keeps sealed files
+    ├── CannotStart     the configuration has no fault, but the system does not allow to start
+    │   │               cli prints it; a reload is refused and the old settings stay
+    │   └── Busy        another daemon holds a lock: `start` checks whether it has the same configuration
+    ├── NotRunning      there is no daemon: cli prints it; `top` waits for one
+    ├── NoPermission    the daemon belongs to another user: cli prints it
+    └── ProtocolError   lond broke the protocol: lond_connection closes the connection with it as the reason
 
-`runtime` knows nothing of lonc and raises its own: `LineTooLong` (client answers it and closes,
-lond_protocol makes it a ProtocolError) and `CannotListen` (which becomes CannotStart).
+runtime/ has exceptions of its own, since it knows nothing of lonc:
 
-An OSError of a socket never leaves the module that made the call: there it becomes the reason of a
-close.
+    LineTooLong         client replies with an error and closes; channel closes; lond_protocol raises
+                        ProtocolError
+    CannotListen        the parent and `start` raise CannotStart, or print it
+
+An OSError of a socket is caught in the module that made the system call, and becomes the reason for
+which the connection is closed.
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ EXIT_STATUSES = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong in a file, or with the file itself when `line` is None."""
+    """A fault at `line` of `file`, or of the whole file if `line` is None; `text` is a sentence."""
 
     file: Path
     line: int | None
@@ -66,19 +72,19 @@ class Fault:
 
 
 class LoncError(Exception):
-    """The root of lonc's own exceptions; its text is a sentence for a person."""
+    """The base class of lonc's exceptions; the text is a sentence for a person."""
 
-    exit_status = FAILED  # of a command that ends with it
+    exit_status = FAILED  # of the command that it ends
 
 
 class UsageError(LoncError):
-    """The command line names something that is not there."""
+    """The command line names something that does not exist."""
 
     exit_status = USAGE
 
 
 class Misconfigured(LoncError):
-    """One or more faults in the configuration, the hosts table or the key file."""
+    """One or more faults in loncapa.conf, hosts.tab or the key file: `faults`, and a line of text each."""
 
     exit_status = MISCONFIGURED
 
@@ -88,11 +94,11 @@ class Misconfigured(LoncError):
 
 
 class CannotStart(LoncError):
-    """lonc would start, but something outside its files forbids it."""
+    """The configuration has no fault, but the system does not allow lonc to start or to reload."""
 
 
 class Busy(CannotStart):
-    """Another lonc holds a lock that we need."""
+    """Another daemon holds a lock that this one needs."""
 
 
 class NotRunning(LoncError):
@@ -102,10 +108,10 @@ class NotRunning(LoncError):
 
 
 class NoPermission(LoncError):
-    """There is a daemon, and it belongs to somebody else."""
+    """The daemon belongs to another user."""
 
     exit_status = PERMISSION
 
 
 class ProtocolError(LoncError):
-    """lond said what the dialogue does not allow."""
+    """lond sent something that the protocol does not allow."""

@@ -1,6 +1,7 @@
-"""What lonc and lond say to each other.
+"""The dialogue of lonc and lond.
 
-- `lond_protocol` is the dialogue, free of sockets: states, events and one table of transitions;
-- `cipher` enciphers single lines with the key of a connection;
-- `key_exchange` chooses how a connection agrees on its key; `tls` carries the key where certificates do.
+- `lond_protocol`: states, events and one table of transitions; knows no socket;
+- `cipher`: derives the key of a connection and enciphers single lines with it;
+- `key_exchange`: chooses the mode in which a connection agrees on its key;
+- `tls`: the part of the dialogue in which lond sends the key in TLS.
 """

@@ -1,7 +1,7 @@
-"""The key of a connection, and lines that travel as `enc:LENGTH:HEX` (protocol of 2003).
+"""The key of a connection, and lines sent as `enc:LENGTH:HEX` (protocol of 2003); knows no socket.
 
-IDEA, 128 bit, block by block (ECB), one key per lond connection. The cipher itself is OpenSSL's, by
-way of `cryptography`.
+The cipher is IDEA in ECB mode with a key of 128 bits per lond connection, by OpenSSL through
+`cryptography`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ BLOCK = 8
 KEY_BYTES = 16
 KEY_DIGITS = 2 * KEY_BYTES
 
-# G-P and Q-Z stand for digits; what is no hex digit then counts as Perl's pack "H" counts it.
+# As the Perl original: G-P and Q-Z become digits, and other characters count as in pack "H".
 _LETTERS = str.maketrans("GHIJKLMNOPQRSTUVWXYZ", "01234567890123456789")
 _BUILD_KEY = re.compile(rb"[0-9A-Fa-f]+\n")
 _HEAD = re.compile(rb"enc:([0-9]{1,18}):")
 
-PIECE = 65536  # bytes made hex at once: the digits of a long line are never there twice
+PIECE = 65536  # bytes converted to hex at once: memory never holds the digits of a long line twice
 
 
 def shared_key(server_id: str, client_id: str, build_key: bytes) -> bytes:
-    """The 16 bytes that both sides derive from their host ids and the line with lond's build key.
+    """The key of 16 bytes that both sides derive from their host ids and the line with lond's build key.
 
-    Raises ProtocolError if that line is no build key or too short for 16 bytes; the text of the error
-    does not repeat it.
+    Raises ProtocolError if the line is not hex digits or too short. The text does not contain the line:
+    it may be a secret.
     """
     if not _BUILD_KEY.fullmatch(build_key):
-        raise ProtocolError("what should be the build key has other than hex digits")
+        raise ProtocolError("the build key has other characters than hex digits")
     ids = (server_id + client_id).upper().translate(_LETTERS)
     digits = ((ids + build_key[:-1].decode()) * 3)[:KEY_DIGITS]
     if len(digits) < KEY_DIGITS:
@@ -49,10 +49,10 @@ def _hex_digit(character: str) -> str:
 
 
 class LineCipher:
-    """Enciphers and deciphers whole lines with one key of 16 bytes, each by one call of the cipher.
+    """Enciphers and deciphers whole lines with one key of 16 bytes.
 
-    ECB carries nothing from block to block, so each direction keeps one context for all its lines; it
-    is made for the first, since many a connection never has one.
+    ECB has no state between blocks, so each direction uses one context for all lines. It is created for
+    the first line: most connections never need it.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -67,12 +67,12 @@ class LineCipher:
         return Cipher(IDEA(self._key), modes.ECB()).decryptor()
 
     def encipher(self, text: bytes | bytearray) -> bytes | bytearray:
-        """`text`, without a newline, as an `enc:` line; at least one space of padding goes with it."""
+        """The `enc:` line for `text`, which has no newline. It is padded with one to eight spaces."""
         length = len(text)
         blocks = _in_one_call(self._encryptor, text.ljust(BLOCK * (length // BLOCK + 1)))
         if len(blocks) <= PIECE:
             return b"enc:%d:%b\n" % (length, binascii.hexlify(blocks))
-        del text  # of a long one there is no need any more
+        del text  # frees a long one before the digits are made
         head = b"enc:%d:" % length
         line = bytearray(len(head) + 2 * len(blocks) + 1)
         line[: len(head)] = head
@@ -84,7 +84,7 @@ class LineCipher:
         return line
 
     def decipher(self, line: bytes | bytearray) -> bytearray:
-        """The text, without a newline, of an `enc:` line. Raises ProtocolError if it is malformed."""
+        """The text of an `enc:` line, without a newline. Raises ProtocolError if it is malformed."""
         head = _HEAD.match(line)
         if head is None:
             raise ProtocolError("a malformed enc: line")
@@ -96,20 +96,20 @@ class LineCipher:
         try:
             text = _in_one_call(self._decryptor, binascii.unhexlify(digits))
         except binascii.Error:
-            raise ProtocolError("an enc: line with other than hex digits") from None
+            raise ProtocolError("an enc: line with other characters than hex digits") from None
         del text[length:]
         return text
 
 
 def _in_one_call(context: CipherContext, data: bytes | bytearray) -> bytearray:
-    """What comes out for `data`, whole blocks. (`update` would copy it.)"""
+    """Encipher or decipher `data`, whole blocks. `update` would copy the result once more."""
     blocks = bytearray(len(data) + BLOCK - 1)
     del blocks[context.update_into(data, blocks) :]
     return blocks
 
 
 def require_idea() -> None:
-    """Try one vector; raise CannotStart where this build of cryptography lacks the cipher."""
+    """Raises CannotStart if the installed `cryptography` has no IDEA; tries one test vector."""
     key = bytes.fromhex("62451624a354559a79edea097ad9adb0")
     try:
         works = LineCipher(key).encipher(b"seven77") == b"enc:7:553b6892d7e22986\n"

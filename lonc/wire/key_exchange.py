@@ -1,6 +1,6 @@
-"""How each connection comes to its key: what `loncKeyMode` and the other side's address allow.
+"""Chooses how a connection agrees on its key, by `loncKeyMode` and the address of lond.
 
-Knows files and certificates, so that the dialogue need not.
+Knows key files and certificates, so that `lond_protocol` need not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lonc import __version__
 from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
+from lonc.runtime.atomic_file import write_all
 from lonc.wire.cipher import KEY_BYTES
 from lonc.wire.lond_protocol import INIT, Opening
 
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     import ssl
 
 LOCALHOST = "127.0.0.1"
-KEY_FILE = ".key."  # begins the name of a key file; no socket's name has a dot in front
+KEY_FILE = ".key."  # prefix of the names of key files; the name of a socket never starts with a dot
 
-# TLS and secrets are imported by who needs them alone: they are memory of every child.
+# tls and secrets are imported only if the mode needs them: each child would have memory for them.
 
 
 class KeyExchange:
-    """For one host's connections."""
+    """Makes the Opening of each connection to one host."""
 
     def __init__(self, host: Host, settings: Settings) -> None:
         self._host = host
@@ -37,7 +38,7 @@ class KeyExchange:
         self._context: ssl.SSLContext | None = None
 
     def choose(self, peer: str) -> Opening:
-        """How a connection to that address is to begin. Raises ProtocolError where it may not."""
+        """The Opening for the lond at `peer`. Raises ProtocolError if the settings allow none."""
         mode = self._settings.key_mode
         if mode == CLASSIC:
             return INIT
@@ -72,7 +73,7 @@ class KeyExchange:
         from lonc.wire.tls import Tunnel, client_context
 
         certificates = self._settings.certificates
-        assert certificates is not None  # the configuration would be faulty
+        assert certificates is not None  # else the configuration has a fault
         try:
             self._context = self._context or client_context(certificates)
         except CannotStart as error:
@@ -86,9 +87,10 @@ class KeyExchange:
 
 
 def require_certificates(settings: Settings) -> datetime | None:
-    """When ours expires; None where none is needed. Raises CannotStart where they cannot be used.
+    """Check the certificates that `loncKeyMode` needs.
 
-    What a mode needs is imported after this, in whoever is forked, too.
+    Returns when lonc's own expires; None if none is needed. Also imports the modules that the mode needs,
+    so that children share their memory. Raises CannotStart.
     """
     needed = settings.needed_certificates
     try:
@@ -97,14 +99,14 @@ def require_certificates(settings: Settings) -> datetime | None:
         if needed is None:
             return None
         from lonc.wire.tls import client_context, valid_until
-    except ImportError as error:  # since the start we have become who may not read it
+    except ImportError as error:  # the daemon's user cannot read the module
         raise CannotStart(f"loncKeyMode {settings.key_mode} needs a restart: {error}") from error
     client_context(needed)
     return valid_until(needed.certificate)
 
 
 def remove_key_files(directory: Path) -> None:
-    """Those that are left by whoever was killed."""
+    """Remove the key files that killed processes have left."""
     with contextlib.suppress(OSError):
         for file in directory.glob(f"{KEY_FILE}*"):
             file.unlink()
@@ -113,7 +115,7 @@ def remove_key_files(directory: Path) -> None:
 def _write(file: Path, key: bytes) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, key)
+        write_all(fd, key)
     except OSError:
         _remove(file)
         raise
@@ -122,6 +124,6 @@ def _write(file: Path, key: bytes) -> None:
 
 
 def _remove(file: Path) -> None:
-    """lond has, unless it has not come so far."""
+    """Usually lond has removed it already."""
     with contextlib.suppress(OSError):
         file.unlink()

@@ -1,13 +1,13 @@
-"""TLS between lonc and lond, free of sockets: only for as long as it takes to say a key in it.
+"""TLS between lonc and lond, only until lond has sent the key; knows no socket.
 
     lonc                     lond
     ----------------------------------------------------------------------
-    the handshake, in which each shows a certificate of the common authority
+    the handshake, in which each sends a certificate of the common authority
                              the key, 32 hex digits and a newline, in TLS
-    (perhaps)                a close_notify, or tickets
-    in clear, on the same connection: whatever the dialogue has next
+                             perhaps a close_notify, or session tickets
+    the rest of the dialogue, in clear, on the same connection
 
-Who hears the key sends no close_notify and waits for none.
+lonc sends no close_notify and waits for none.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lonc.wire.cipher import KEY_DIGITS
 
 KEY_LINE = KEY_DIGITS + 1  # bytes: the hex digits and the newline
 
-# Of a record: its type, a version of two bytes, its length of two bytes, what is in it.
+# A record is a type (1 byte), a version (2), a length (2), and as many bytes of content.
 HEADER = 5
 MAX_RECORD = HEADER + (1 << 14) + 2048  # bytes, by TLS 1.2; TLS 1.3 allows less
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 0x14, 0x15, 0x16, 0x17
 _TYPES = frozenset((CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA))
-_AFTER_THE_KEY = frozenset((ALERT, APPLICATION_DATA))  # all else is clear text
+_TYPES_AFTER_KEY = frozenset((ALERT, APPLICATION_DATA))  # any other first byte begins the clear text
 
-# OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
-_WRONG = {
+# By OpenSSL's verify codes (x509_vfy.h).
+_CERTIFICATE_FAULTS = {
     9: "is not valid yet",
     10: "has expired",
     18: "is of another authority",
@@ -46,53 +46,56 @@ _WRONG = {
 
 
 class Tunnel:
-    """One side of it. With `key` we are lond, and say it; without we hear it, and it is in `key` then.
+    """One side of TLS: with `key`, lond's, which sends it; without, lonc's, which receives it in `key`.
 
-    `name` is what the other side's certificate must be for; lond does not ask for one. Raises
-    ProtocolError if no certificate can be for it.
+    - `name`: the name that the other side's certificate must be for; None for any, as lond has it.
+
+    The caller sends `data_to_send()` after each call of `begin` and `receive`. Raises ProtocolError if
+    `name` cannot be in a certificate.
     """
 
     def __init__(self, context: ssl.SSLContext, name: str | None, key: bytes | None = None) -> None:
         self.key: bytes | None = None
         self._name = name
-        self._to_say = key
-        self._heard = b""
+        self._key_to_send = key
+        self._key_line = b""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         try:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, key is not None, name)
-        except (ValueError, TypeError):  # of the name: its labels, or a zero in it
+        except (ValueError, TypeError):  # a label too long or empty, or a zero byte
             raise ProtocolError(f"no certificate can be for {name!r}") from None
-        self._greeted = False
+        self._handshake_done = False
         self._ended = False
-        self._rest = bytearray()  # a record of which not all has come
+        self._rest = bytearray()  # an incomplete record
 
     def __len__(self) -> int:
-        """How many bytes are held."""
+        """The number of received bytes held."""
         return len(self._rest)
 
     def begin(self) -> None:
-        """The first word is ours."""
-        self._go_on()
+        """For lonc: start the handshake."""
+        self._continue()
 
     def data_to_send(self) -> bytes:
-        """What TLS has to say by now; it is said once."""
+        """The data that TLS wants to send; each byte is returned once."""
         return self._outgoing.read()
 
     def receive(self, data: bytes) -> bytes:
-        """Take what came; returns what lies behind TLS, in clear: then there is nothing more to take.
+        """Process received data. Returns the clear text that follows TLS: then TLS has ended.
 
-        Records are cut here, so that TLS never sees a byte that is not its own. Raises ProtocolError.
+        Records are separated here, so that OpenSSL never gets a byte of the clear text. Raises
+        ProtocolError.
         """
         rest = self._rest
         rest += data
         while rest:
-            if self.key is not None and rest[0] not in _AFTER_THE_KEY:
+            if self.key is not None and rest[0] not in _TYPES_AFTER_KEY:
                 clear = bytes(rest)
                 rest.clear()
                 return clear
             if rest[0] not in _TYPES:
-                raise ProtocolError("what should be TLS is none")
+                raise ProtocolError("the data is not TLS")
             if len(rest) < HEADER:
                 break
             length = HEADER + int.from_bytes(rest[3:HEADER], "big")
@@ -102,54 +105,55 @@ class Tunnel:
                 break
             record = rest[:length]
             del rest[:length]
-            if not self._ended:  # after that TLS takes no more, nor is it said in clear
+            if not self._ended:  # records after close_notify are dropped
                 self._incoming.write(record)
-                self._go_on()
+                self._continue()
         return b""
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         try:
-            if not self._greeted:
+            if not self._handshake_done:
                 self._tls.do_handshake()
-                self._greeted = True
-                if self._to_say is not None:
-                    self._say(self._to_say)
+                self._handshake_done = True
+                if self._key_to_send is not None:
+                    self._send_key(self._key_to_send)
             while text := self._tls.read(KEY_LINE + 1):
-                self._hear(text)
+                self._receive_key(text)
             self._ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLCertVerificationError as error:
-            wrong = _WRONG.get(error.verify_code, f"does not hold ({error.verify_message})")
-            raise ProtocolError(f"its certificate {wrong.format(name=self._name)}") from None
+            unknown = f"is not valid ({error.verify_message})"
+            fault = _CERTIFICATE_FAULTS.get(error.verify_code, unknown)
+            raise ProtocolError(f"its certificate {fault.format(name=self._name)}") from None
         except ssl.SSLError as error:
-            raise ProtocolError(_what_failed(error)) from None
+            raise ProtocolError(_failure_in_words(error)) from None
         if self._ended and self.key is None:
-            raise ProtocolError("TLS ended before the key was said")
-        if self.key is not None and self._to_say is None:
-            self._outgoing.read()  # from now on we speak in clear
+            raise ProtocolError("TLS ended before the key was sent")
+        if self.key is not None and self._key_to_send is None:
+            self._outgoing.read()  # dropped: from now on lonc sends in clear
 
-    def _say(self, key: bytes) -> None:
+    def _send_key(self, key: bytes) -> None:
         self._tls.write(key + b"\n")
         self.key = key
-        with contextlib.suppress(
-            ssl.SSLWantReadError
-        ):  # it does not answer our end of TLS, and need not
+        with contextlib.suppress(ssl.SSLWantReadError):  # lonc does not answer the close_notify
             self._tls.unwrap()
 
-    def _hear(self, text: bytes) -> None:
+    def _receive_key(self, text: bytes) -> None:
         if self.key is not None:
             return
-        self._heard += text
-        if len(self._heard) > KEY_LINE or (b"\n" in self._heard) != (len(self._heard) == KEY_LINE):
-            raise ProtocolError("what should be a key, in TLS, is no line of 32 hex digits")
-        if len(self._heard) == KEY_LINE:
-            self.key = self._heard[:-1]
+        self._key_line += text
+        if len(self._key_line) > KEY_LINE or (b"\n" in self._key_line) != (
+            len(self._key_line) == KEY_LINE
+        ):
+            raise ProtocolError("the key in TLS is not a line of 32 hex digits")
+        if len(self._key_line) == KEY_LINE:
+            self.key = self._key_line[:-1]
 
 
-def _what_failed(error: ssl.SSLError) -> str:
+def _failure_in_words(error: ssl.SSLError) -> str:
     words = _in_words(error)
-    _, _, alert = words.partition(" alert ")  # which is what the other side says of it
+    _, _, alert = words.partition(" alert ")  # the reason that the other side has sent
     if alert == "handshake failure":
         return "TLS failed: it has no certificate, or no cipher that we have"
     if "certificate" in alert or alert == "unknown ca":
@@ -162,12 +166,12 @@ def _in_words(error: ssl.SSLError) -> str:
 
 
 def client_context(certificates: Certificates) -> ssl.SSLContext:
-    """For who connects. Raises CannotStart."""
+    """For lonc, which connects. Raises CannotStart."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, certificates)
 
 
 def server_context(certificates: Certificates) -> ssl.SSLContext:
-    """For who is connected to. Raises CannotStart."""
+    """For lond, which accepts. Raises CannotStart."""
     return _context(ssl.PROTOCOL_TLS_SERVER, certificates)
 
 
@@ -194,8 +198,8 @@ def _context(protocol: int, certificates: Certificates) -> ssl.SSLContext:
 
 
 def valid_until(certificate: Path) -> datetime:
-    """When it expires. Raises CannotStart."""
-    from cryptography import x509  # (it is not needed where the rest is)
+    """When `certificate` expires. Raises CannotStart."""
+    from cryptography import x509  # needed by the parent only
 
     try:
         return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
@@ -204,7 +208,7 @@ def valid_until(certificate: Path) -> datetime:
 
 
 def require_files(certificates: Certificates) -> None:
-    """Raises CannotStart if one cannot be read, or if others can read the private key."""
+    """Raises CannotStart if a file cannot be read, or all users can read the private key."""
     for file, setting in zip(certificates, CERTIFICATE_SETTINGS, strict=True):
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -224,7 +228,7 @@ def require_files(certificates: Certificates) -> None:
 
 
 def _no_password() -> bytes:
-    """Nobody is there to be asked for one."""
+    """Instead of asking on the terminal."""
     return b""
 
 

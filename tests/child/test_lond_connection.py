@@ -328,13 +328,13 @@ def test_a_line_while_the_request_is_still_being_sent_ends_the_connection(wire):
     in_state(wire, State.SENDING_REQUEST)
     wire.lond.sendall(b"early\n")
     wire.turn_until(lambda: len(wire.events) == 3)
-    assert wire.events[1] == ("closed", "lond spoke unasked in state SendingRequest")
+    assert wire.events[1] == ("closed", "lond sent data unasked in state SendingRequest")
 
 
 def test_a_byte_while_idle_ends_the_connection(wire):
     in_state(wire, State.IDLE)
     wire.say(b"x")
-    assert wire.events == ["ready", ("closed", "lond spoke unasked in state Idle")]
+    assert wire.events == ["ready", ("closed", "lond sent data unasked in state Idle")]
 
 
 def test_a_second_line_behind_the_reply_ends_the_connection_and_the_reply_still_counts(wire):
@@ -351,7 +351,7 @@ def test_a_second_line_cut_off_from_the_reply_ends_the_connection_before_more_wo
     assert wire.events[1:] == [
         "idle",
         ("reply", b"mine\n"),
-        ("closed", "lond spoke unasked in state Idle"),
+        ("closed", "lond sent data unasked in state Idle"),
     ]
 
 
@@ -361,7 +361,7 @@ def test_a_second_line_cut_off_by_the_size_of_our_own_reading_is_noticed_before_
     wire.ask(b"a\n")
     wire.lond.sendall(b"x" * (RECEIVE_SIZE - 1) + b"\nnot mine\n")
     wire.turn_until(lambda: len(wire.events) == 3)
-    assert wire.events[1] == ("closed", "lond spoke unasked in state Idle")
+    assert wire.events[1] == ("closed", "lond sent data unasked in state Idle")
     assert wire.events[2][0] == "reply"
 
 

@@ -100,7 +100,7 @@ class Deaf:
         return b"hello"
 
     def receive(self, data):
-        raise ProtocolError("what should be TLS is none")
+        raise ProtocolError("the data is not TLS")
 
 
 def ssl(_):

@@ -88,7 +88,7 @@ def test_a_malformed_line_is_a_protocol_error(line):
 
 @pytest.mark.parametrize("build_key", [b"\n", b"12G4\n", b" 1234\n", b"1234", b"12\r\n", b"12\n34\n"])
 def test_a_build_key_has_hex_digits_only(build_key):
-    with pytest.raises(ProtocolError, match="other than hex digits"):
+    with pytest.raises(ProtocolError, match="other characters than hex digits"):
         shared_key("l1", "a1", build_key)
 
 
