@@ -11,7 +11,7 @@
     │   └── Busy        another daemon holds a lock: `start` checks whether it has the same configuration
     ├── NotRunning      there is no daemon: cli prints it; `top` waits for one
     ├── NoPermission    the daemon belongs to another user: cli prints it
-    └── ProtocolError   lond broke the protocol: lond_connection closes the connection with it as the reason
+    └── ProtocolError   lond broke the protocol: lond_connection closes the connection
 
 runtime/ has exceptions of its own, since it knows nothing of lonc:
 
@@ -84,7 +84,7 @@ class UsageError(LoncError):
 
 
 class Misconfigured(LoncError):
-    """One or more faults in loncapa.conf, hosts.tab or the key file: `faults`, and a line of text each."""
+    """One or more faults in loncapa.conf, hosts.tab or the key file; one line of text each."""
 
     exit_status = MISCONFIGURED
 

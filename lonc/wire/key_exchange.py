@@ -89,8 +89,8 @@ class KeyExchange:
 def require_certificates(settings: Settings) -> datetime | None:
     """Check the certificates that `loncKeyMode` needs.
 
-    Returns when lonc's own expires; None if none is needed. Also imports the modules that the mode needs,
-    so that children share their memory. Raises CannotStart.
+    Returns when lonc's own expires; None if none is needed. Also imports the modules that the mode
+    needs, so that children share their memory. Raises CannotStart.
     """
     needed = settings.needed_certificates
     try:
