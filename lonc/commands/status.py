@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -76,11 +77,18 @@ def _host(report: Report, named: str, settings: Settings) -> HostStatus:
 
 
 def threshold(text: str) -> Threshold:
-    """WARNING or WARNING,CRITICAL. Raises ValueError."""
-    numbers = [float(each) for each in text.split(",")]
-    if not 1 <= len(numbers) <= 2:
-        raise ValueError("one or two numbers")
-    return Threshold(*numbers)
+    """Parse WARNING or WARNING,CRITICAL. Raises ArgumentTypeError."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 2 or any(math.isnan(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or two numbers, as in 5 or 5,30")
+    threshold = Threshold(*numbers)
+    if threshold.critical < threshold.warning:
+        why = f"critical, {threshold.critical:g}, is less than warning, {threshold.warning:g}"
+        raise argparse.ArgumentTypeError(why)
+    return threshold
 
 
 def check_health(options: argparse.Namespace) -> int:

@@ -203,7 +203,9 @@ class Session:
         if not line.startswith(b"enc:"):
             self._channel.send(self._reply(line[:-1], encrypted=False) + b"\n")
             return
-        assert self._cipher is not None
+        if self._cipher is None:  # `sethost:ID:enc:...` before the key is agreed upon
+            self._refuse()
+            return
         try:
             request = bytes(self._cipher.decipher(line))
         except ProtocolError:

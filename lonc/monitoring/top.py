@@ -1,13 +1,16 @@
-"""The hosts live on a full screen: asks the daemon again and again, and shows what has changed."""
+"""The hosts live on the whole terminal: asks the daemon at intervals and shows its reports."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import select
 import sys
 import termios
 import time
 import tty
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -20,13 +23,14 @@ from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, if_known
 
 _BARS = " ▁▂▃▄▅▆▇█"
-MINUTES = 20  # in a sparkline
+MINUTES = 20  # shown in a sparkline
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}
-LINES_AROUND = 5  # the verdict, headings and keys
+LINES_AROUND = 5  # lines of the screen that are not hosts: verdict, headings, keys
+LONGEST_INTERVAL = 86400  # seconds; select(2) does not take any number
 
-Row = tuple[HostStatus, Verdict, float]  # the last is its requests a second
+Row = tuple[HostStatus, Verdict, float]  # a host, its verdict, its requests per second
 
-# What a key sorts by; the largest first, but names.
+# The order that each key chooses: largest first, names from A to Z.
 SORTS: dict[str, tuple[str, Callable[[Row], object]]] = {
     "w": ("worst", lambda row: -row[1].level),
     "h": ("host", lambda row: row[0].host),
@@ -35,21 +39,29 @@ SORTS: dict[str, tuple[str, Callable[[Row], object]]] = {
     "m": ("most waiting", lambda row: -(row[0].waiting or 0)),
     "d": ("delayed", lambda row: -(row[0].delayed or 0)),
 }
-LEAVE = {"q", "\x03", "\x1b", "\x04"}
+LEAVE = {"q", "\x03", "\x1b", "\x04"}  # q, ^C, Escape, ^D
+
+# A key as the terminal sends it: an escape sequence, or one character.
+_KEY = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.S)
+_UNFINISHED = re.compile(rb"\x1b(\[[0-?]*[ -/]*|O)?\Z")
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """A character for each, as high as it is large."""
+    """One bar per count, its height relative to the largest count."""
     most = max(counts, default=0) or 1
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in counts)
 
 
 class Top:
-    """`current()` reports how lonc is doing, or raises LoncError; it is asked `every` few seconds."""
+    """The full screen.
+
+    `current`: returns the daemon's report, or raises LoncError.
+    `every`: seconds between two reports, at most a day. Raises UsageError otherwise.
+    """
 
     def __init__(self, current: Callable[[], Report], every: float) -> None:
-        if not every > 0:
-            raise UsageError("--every wants a number of seconds")
+        if not 0 < every <= LONGEST_INTERVAL:
+            raise UsageError(f"--every must be more than 0 and at most {LONGEST_INTERVAL} seconds")
         self._current = current
         self._every = every
         self._sort = "w"
@@ -57,29 +69,30 @@ class Top:
         self._rates: dict[str, float] = {}
 
     def run(self) -> None:
-        """Until a key says to leave, or ^C. Raises UsageError without a terminal."""
+        """Show the screen until a key of LEAVE. Raises UsageError if this is not a terminal."""
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            raise UsageError("top wants a terminal; there are `lonc status` and `lonc status --json`")
+            raise UsageError("top needs a terminal; see also `lonc status` and `lonc status --json`")
         console = Console()
-        report: Report | None = None
         with (
-            _keys() as next_key,
+            _unbuffered_keys() as keys,
             Live(console=console, screen=True, auto_refresh=False, transient=True) as live,
         ):
-            key: str | None = ""
+            key: str | None = None
+            ask_at = 0.0
             while key not in LEAVE:
                 if key in SORTS:
                     self._sort = key
-                elif key is None or report is None:
-                    report, trouble = self._ask()
+                if time.monotonic() >= ask_at:
+                    report, error = self._ask()
+                    ask_at = time.monotonic() + self._every
                 if report is None:
-                    live.update(Text(trouble, style="red"), refresh=True)
+                    live.update(Text(error, style="red"), refresh=True)
                 else:
                     live.update(self.render(report, console.height), refresh=True)
-                key = next_key(self._every)
+                key = keys.next(max(0.0, ask_at - time.monotonic()))
 
     def _ask(self) -> tuple[Report | None, str]:
-        """What there is to be shown, or why there is nothing."""
+        """The report, or None and the reason why there is none."""
         try:
             report = self._current()
         except NotRunning as error:
@@ -90,7 +103,7 @@ class Top:
         return report, ""
 
     def take(self, report: Report, now: float) -> None:
-        """Work out the rates since the report before."""
+        """Compute each host's requests per second since the last report. `now`: seconds."""
         if self._before is not None:
             then, before = self._before
             counted = {(host.host, host.pid): _ended(host) for host in before.hosts}
@@ -101,7 +114,7 @@ class Top:
         self._before = now, report
 
     def render(self, report: Report, height: int) -> RenderableType:
-        """As many hosts as there is room for."""
+        """The screen, with as many hosts as fit into `height` lines."""
         health = Health(report)
         rows: list[Row] = [
             (host, verdict, self._rates.get(host.host, 0.0)) for host, verdict in health.hosts
@@ -144,21 +157,46 @@ class Top:
 
 
 def _ended(host: HostStatus) -> int:
+    """Transactions of the host that have ended since its child started."""
     return (host.done or 0) + (host.failed or 0)
 
 
+class Keys:
+    """Reads single keys from the descriptor `fd`; those that arrive together are queued."""
+
+    sequence_within = 0.05  # seconds; Escape is sent alone, the sequence of another key at once
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._queue: deque[str] = deque()
+
+    def next(self, seconds: float) -> str | None:
+        """The next key, or the escape sequence of a special key.
+
+        `seconds`: how long to wait for one. Returns None if there is none; ^D at the end of the input.
+        """
+        if not self._queue:
+            if not self._is_ready(seconds):
+                return None
+            data = os.read(self._fd, 1024)
+            while _UNFINISHED.search(data) and self._is_ready(self.sequence_within):
+                if not (more := os.read(self._fd, 1024)):
+                    break
+                data += more
+            self._queue.extend(_KEY.findall(data.decode(errors="replace")) or ["\x04"])
+        return self._queue.popleft()
+
+    def _is_ready(self, seconds: float) -> bool:
+        return bool(select.select([self._fd], [], [], seconds)[0])
+
+
 @contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str | None]]:
-    """Yields what waits for a key, so many seconds; the terminal is as it was afterwards."""
+def _unbuffered_keys() -> Iterator[Keys]:
+    """The keys of standard input without echo; afterwards the terminal is as it was."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
-
-    def next_key(seconds: float) -> str | None:
-        ready, _, _ = select.select([fd], [], [], seconds)
-        return sys.stdin.read(1) or "\x04" if ready else None
-
     try:
         tty.setcbreak(fd)
-        yield next_key
+        yield Keys(fd)
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

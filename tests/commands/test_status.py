@@ -1,7 +1,9 @@
 """What operators and their machines are told: a running daemon with four hosts, one of them dead, one
 whose child is stopped."""
 
+import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -138,8 +140,27 @@ def test_top(four):
     assert shown.index("l4") < shown.index("l1 ")
     terminal.type(b"h")
     terminal.until(r"l1 (?s:.*)l4 (?s:.*)leave")
+    terminal.type(b"rl")  # two keys at once; the order in use is shown in reverse
+    terminal.until(r"\x1b\[7ml\x1b")
+    terminal.type(b"\x1b[A\x1bOB")  # arrow keys
+    terminal.type(b"d")
+    terminal.until(r"\x1b\[7md\x1b")
     terminal.type(b"q")
     assert terminal.end() == 0
+
+
+def test_escape_leaves_top(four):
+    terminal = Terminal([*LONC, "-c", four.configuration, "top"])
+    terminal.until("q.* leave")
+    terminal.type(b"\x1b")
+    assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "inf", "nan", "86401", "1e300"])
+def test_an_interval_that_top_cannot_wait_is_wrong_usage(four, every):
+    terminal = Terminal([*LONC, "-c", four.configuration, "top", "--every", every])
+    terminal.until(r"lonc: --every must be more than 0 and at most 86400 seconds")
+    assert terminal.end() == 2
 
 
 def test_colours_on_a_terminal_alone(four):
@@ -152,7 +173,7 @@ def test_colours_on_a_terminal_alone(four):
 def test_top_wants_a_terminal(four):
     done = four.command("top")
     assert done.returncode == 2
-    assert done.stderr.startswith(b"lonc: top wants a terminal")
+    assert done.stderr.startswith(b"lonc: top needs a terminal")
 
 
 @pytest.mark.parametrize(("command", "library"), [("top", "rich"), ("exporter", "prometheus_client")])
@@ -171,9 +192,26 @@ def test_without_its_library_a_command_says_how_to_get_it(four, command, library
 def test_a_threshold():
     assert threshold("3") == Threshold(3)
     assert threshold("3,5.5") == Threshold(3, 5.5)
-    for text, why in (("", "could not"), ("x", "could not"), ("1,2,3", "one or two numbers")):
-        with pytest.raises(ValueError, match=why):
+    assert threshold("3,3") == Threshold(3, 3)
+    assert threshold("inf") == Threshold(math.inf)
+    for text, why in (
+        ("", "'' is not one or two numbers, as in 5 or 5,30"),
+        ("x", "'x' is not one or two numbers"),
+        ("1,2,3", "'1,2,3' is not one or two numbers"),
+        ("nan", "'nan' is not one or two numbers"),
+        ("1,nan", "'1,nan' is not one or two numbers"),
+        ("5,2", "critical, 2, is less than warning, 5"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=why):
             threshold(text)
+
+
+@pytest.mark.parametrize("value", ["nan", "5,2", "x"])
+def test_check_health_with_a_threshold_that_makes_no_sense_is_wrong_usage(four, value):
+    done = four.command("check-health", "--dead", value)
+    assert (done.returncode, done.stdout) == (2, b"")
+    why = rf"lonc: argument --dead: .*{value[0]}.*; see `lonc help check-health`\n"
+    assert re.fullmatch(why, done.stderr.decode())
 
 
 class TestWithoutADaemon:

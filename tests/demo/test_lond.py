@@ -105,6 +105,15 @@ def test_whoever_breaks_the_dialogue_is_refused(connect, lines):
     assert lonc.socket.recv(1) == b""
 
 
+def test_an_encrypted_request_before_there_is_a_key_is_refused_and_ends_only_its_connection(connect):
+    lonc = connect()
+    challenge = lonc.say(b"init")
+    assert lonc.say(challenge) == b"ok"
+    assert lonc.say(b"sethost:l1:enc:1:00") == b"refused"
+    assert lonc.socket.recv(1) == b""
+    assert connect().greet().say(b"ping") == b"l1"
+
+
 def test_a_malformed_enc_line_is_refused(lonc):
     assert lonc.say(b"enc:1:zz") == b"refused"
     assert lonc.socket.recv(1) == b""
