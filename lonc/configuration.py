@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lonc.setting_types import (
     CONTROL_SOCKET,
+    DELAYED_DIRECTORY,
     Reader,
     absolute,
     absolute_file,
@@ -262,7 +263,7 @@ class Settings:
 
     @property
     def delayed_directory(self) -> Path:
-        return self.socket_directory / "delayed"
+        return self.socket_directory / DELAYED_DIRECTORY
 
     @property
     def perm_log(self) -> Path:

@@ -1,12 +1,18 @@
-"""For programs that ask: one request to a host through the lonc of this machine.
+"""The public library: sends requests to hosts through the lonc of this machine.
 
-from lonc import lonnet
+    from lonc import lonnet
 
-lonnet.reply("ping", "msul1")                # b"msul1", or b"con_lost"
-lonnet.critical("put:msu:x:y:z=1", "msul1")  # lond's reply, or b"con_delayed"
+    lonnet.reply("ping", "msul1")                # b"msul1", or b"con_lost"
+    lonnet.critical("put:msu:x:y:z=1", "msul1")  # lond's reply, or b"con_delayed"
 
-with lonnet.Lonc() as lonc:                  # for many requests: keeps its connections
-    lonc.reply("ping", "msul1")
+    with lonnet.Lonc() as lonc:                  # for many requests: keeps its connections
+        lonc.reply("ping", "msul1")
+
+- `reply`, `critical`: send one request.
+- `Lonc`: sends many requests over kept connections.
+- `CON_LOST`, `CON_DELAYED`, `CON_FAILED`, `NO_SUCH_HOST`, `TOO_LONG`: the replies that come from lonc.
+- `Settings`, `read_settings`: for programs that name their configuration themselves.
+- `Misconfigured`: raised if the configuration cannot be read.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from lonc.errors import Misconfigured
 from lonc.hosts import read_hosts
 from lonc.replies import CON_DELAYED, CON_FAILED, CON_LOST, NO_SUCH_HOST, TOO_LONG
 from lonc.runtime.line_buffer import RECEIVE_SIZE
-from lonc.setting_types import HOST_ID
+from lonc.setting_types import DELAYED_DIRECTORY, HOST_ID
 from lonc.spool import spool
 
 __all__ = [
@@ -43,29 +49,29 @@ __all__ = [
     "reply",
 ]
 
-# Seconds beyond all that lonc itself may take: a caller that gave up before would ask again for what may
-# still be done.
+# Seconds that the default timeout adds to those of lonc: a caller that gave up earlier could send a request
+# again that is still being carried out.
 MARGIN = 5.0
-RESTART = 2.0  # seconds that a lonc may need to come back
-PAUSE = 0.01  # seconds between two tries
-LONGEST_WAIT = 1e6  # seconds; sockets take no more
-TRIES = 2  # of what is critical, before it is saved
+RESTART = 2.0  # seconds that a restart of lonc may take
+PAUSE = 0.01  # seconds between two attempts
+LONGEST_WAIT = 1e6  # seconds; a socket's timeout cannot be much longer
+ATTEMPTS = 2  # to send a critical request, before it is saved
 
 
 class Lonc:
-    """The lonc of this machine, over connections that are kept: one a socket, from request to request.
+    """Sends requests to the lonc of this machine, and keeps a connection to each host's socket.
 
-    `settings` say where it is, and how long it may take; unless given they are read from the usual
-    place. Raises Misconfigured without a configuration.
+    `settings`: lonc's; by default they are read from $LONC_CONF or the default file. Raises
+    Misconfigured if there is no configuration.
 
-    For one thread at a time. After a fork the other process opens connections of its own.
+    Not thread-safe. After a fork, the child process opens its own connections.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = _usual_settings() if settings is None else settings
-        self._kept: dict[Path, socket.socket] = {}  # by its path; on none of them is anything awaited
-        self._table = _Table(self._settings)
-        self._pid = os.getpid()  # whose they are
+        self._kept: dict[Path, socket.socket] = {}  # idle connections by the path of their socket
+        self._table = _HostsTable(self._settings)
+        self._pid = os.getpid()  # of the process that opened them
 
     def __enter__(self) -> Lonc:
         return self
@@ -79,21 +85,22 @@ class Lonc:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; the next request opens a new one."""
+        """Close all connections. The next request opens a new one."""
         while self._kept:
             self._kept.popitem()[1].close()
 
     def reply(self, request: str | bytes, host: str, timeout: float | None = None) -> bytes:
-        """lond's reply to `request`; `con_lost` if there is none, `no_such_host` without such a host.
+        """Send `request` to `host`. Returns lond's reply; CON_LOST if there is none; NO_SUCH_HOST.
 
-        Neither request nor reply has a newline; text goes out as UTF-8. `timeout` is in seconds, for all
-        of it; unless given it is longer than lonc itself takes to give up.
+        `request`: one line without a newline; `str` is sent as UTF-8. The reply has no newline either.
+        `host`: the id of a host in hosts.tab.
+        `timeout`: seconds for the whole call; by default MARGIN more than lonc's own timeouts.
 
-        What lonc cannot have taken is tried again: a full backlog until the timeout, a missing or deaf
-        socket for RESTART seconds (a restart), a connection that broke before the whole line was sent.
-        A request that was sent is never sent again.
+        A request that lonc cannot have taken is sent again: while the socket's backlog is full, until the
+        timeout; while the socket is missing or refuses connections, for RESTART seconds; if the connection
+        broke before the whole line was sent. A request that was sent is never sent again.
 
-        Raises ValueError for a request with a newline in it.
+        Raises ValueError if `request` contains a newline.
         """
         line = _line(request)
         if not _may_be_host(host):
@@ -102,8 +109,8 @@ class Lonc:
         if settings.by_dns:
             line = b"sethost:%b:%b" % (host.encode(), line)
         if timeout is None:
-            lonc_takes = settings.connect_timeout + settings.queue_timeout + settings.request_timeout
-            timeout = lonc_takes + MARGIN
+            of_lonc = settings.connect_timeout + settings.queue_timeout + settings.request_timeout
+            timeout = of_lonc + MARGIN
         deadline = time.monotonic() + timeout
         try:
             while True:
@@ -117,29 +124,32 @@ class Lonc:
             return CON_LOST
 
     def critical(self, request: str | bytes, host: str, timeout: float | None = None) -> bytes:
-        """lond's reply to a request that must not get lost.
+        """Send a request that must not get lost. Returns lond's reply, or one of those below.
 
-        Where there is none, twice, the request is saved to be carried out later: `con_delayed` says that
-        it is on the disk, `con_failed` that it could not be saved, and is lost unless lond has carried
-        it out after all. Where older requests to `host` wait already, it is saved behind them at once.
-        What is saved is carried out at least once; a connection that breaks at the wrong moment makes it
-        twice. What became of it stands in the permanent log, if that can be written. With a
-        loncDelayedKeyFile it is sealed, or not saved at all.
+        If there is no reply twice, the request is saved in `delayed/`, and lonc carries it out later. If
+        older requests to `host` wait there, it is saved behind them at once. The outcome is recorded in the
+        permanent log, if that is writable. With loncDelayedKeyFile the request is sealed, or not saved.
 
-        `timeout` is for each try; the rest is as with `reply`.
+        CON_DELAYED: the request is on the disk and will be carried out at least once; twice if a connection
+        breaks at the wrong moment.
+        CON_FAILED: it could not be saved. It may still have been carried out.
+        TOO_LONG: it is longer than loncMaxRequest.
+        NO_SUCH_HOST: hosts.tab has no such host.
+
+        `timeout` applies to each attempt. The other parameters, and what is raised, are those of `reply`.
         """
         line = _line(request)
         if not _may_be_host(host):
             return NO_SUCH_HOST
         if not self._others_wait(host):
-            for _ in range(TRIES):
+            for _ in range(ATTEMPTS):
                 answer = self.reply(line, host, timeout)
                 if answer != CON_LOST:
                     return answer
         if not self._table.may_have(host):
             return NO_SUCH_HOST
         if len(line) > self._settings.max_request:
-            return TOO_LONG  # lonc would not take it later, either
+            return TOO_LONG  # a saved request of that length would be rejected later
         try:
             spool.save(self._settings, line, host)
             kind, answer = spool.DELAYED, CON_DELAYED
@@ -153,27 +163,28 @@ class Lonc:
         try:
             return spool.newest(self._settings.delayed_directory, host) is not None
         except OSError:
-            return False  # then nothing can be saved, either: all the more it is worth a try
+            return False  # the request cannot be saved either, so try to send it
 
     def _try(self, line: bytes, host: str, deadline: float) -> bytes | None:
-        """Ask once. The connection is kept only if it is at rest after that, whatever else happens.
+        """Send the line once. Returns the reply; None if lonc did not take the line: it may be sent again.
 
-        None if the line was not taken and may be sent again. Raises OSError.
+        The connection is kept only if it is idle afterwards; in all other cases it is closed. Raises
+        OSError.
         """
-        path = self._table.socket_of(host)
-        connection = self._take(path) or _connect(path, self._table, host, deadline)
-        with contextlib.ExitStack() as unless_kept:
-            unless_kept.enter_context(connection)
-            answer, at_rest = _ask(connection, line + b"\n", deadline)
-            if at_rest:
-                unless_kept.pop_all()
+        path = self._table.socket_path(host)
+        connection = self._pop_kept(path) or _connect(path, self._table, host, deadline)
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(connection)
+            answer, idle = _exchange(connection, line + b"\n", deadline)
+            if idle:
+                closing.pop_all()
                 self._kept[path] = connection
         return answer
 
-    def _take(self, path: Path) -> socket.socket | None:
-        """The connection there that was kept, if it is still of use."""
+    def _pop_kept(self, path: Path) -> socket.socket | None:
+        """The kept connection to `path`, if it is still idle and open."""
         if self._pid != os.getpid():
-            self.close()  # for us; whose they are still has them
+            self.close()  # our descriptors only: the process before the fork keeps its own
             self._pid = os.getpid()
         connection = self._kept.pop(path, None)
         if connection is not None:
@@ -184,7 +195,7 @@ class Lonc:
                 return connection
             except OSError:
                 pass
-            connection.close()  # as lonc did; or it says what nobody has asked for
+            connection.close()  # lonc closed it, or sent a line without a request
         return None
 
 
@@ -195,7 +206,7 @@ def reply(
     timeout: float | None = None,
     settings: Settings | None = None,
 ) -> bytes:
-    """One `Lonc.reply`, over a connection of its own. Raises ValueError, and Misconfigured."""
+    """`Lonc.reply` over a connection of its own. Raises ValueError, Misconfigured."""
     with Lonc(settings) as lonc:
         return lonc.reply(request, host, timeout)
 
@@ -207,7 +218,7 @@ def critical(
     timeout: float | None = None,
     settings: Settings | None = None,
 ) -> bytes:
-    """One `Lonc.critical`, over a connection of its own. Raises ValueError, and Misconfigured."""
+    """`Lonc.critical` over a connection of its own. Raises ValueError, Misconfigured."""
     with Lonc(settings) as lonc:
         return lonc.critical(request, host, timeout)
 
@@ -215,24 +226,24 @@ def critical(
 def _line(request: str | bytes) -> bytes:
     line = request.encode() if isinstance(request, str) else request
     if b"\n" in line:
-        raise ValueError("a request is one line: it has no newline in it")
+        raise ValueError("a request must not contain a newline")
     return line
 
 
 def _may_be_host(host: str) -> bool:
-    return HOST_ID.fullmatch(host) is not None and host != "delayed"  # which is beside the sockets
+    return HOST_ID.fullmatch(host) is not None and host != DELAYED_DIRECTORY
 
 
-def _connect(path: Path, table: _Table, host: str, deadline: float) -> socket.socket:
-    """Raises FileNotFoundError for a host that the table lacks, other OSErrors after all tries."""
+def _connect(path: Path, table: _HostsTable, host: str, deadline: float) -> socket.socket:
+    """Raises FileNotFoundError if hosts.tab does not have the host; another OSError after all attempts."""
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(_left(deadline))
+            connection.settimeout(_remaining(deadline))
             connection.connect(str(path))
             return connection
-        except BlockingIOError:  # a full backlog
+        except BlockingIOError:  # the backlog is full
             connection.close()
             last = deadline
         except ConnectionRefusedError:
@@ -251,87 +262,91 @@ def _connect(path: Path, table: _Table, host: str, deadline: float) -> socket.so
         time.sleep(PAUSE)
 
 
-def _ask(connection: socket.socket, line: bytes, deadline: float) -> tuple[bytes | None, bool]:
-    """The reply without its newline, None if the line was not taken and may be sent again; and whether
-    the next request may be sent here. Raises OSError."""
-    taken = True
+def _exchange(connection: socket.socket, line: bytes, deadline: float) -> tuple[bytes | None, bool]:
+    """Send a line and receive one. Returns the reply without its newline, and whether the connection is idle.
+
+    The reply is None if the line was not sent completely and no reply came: it may be sent again. Raises
+    OSError.
+    """
+    sent = True
     try:
-        connection.settimeout(_left(deadline))
+        connection.settimeout(_remaining(deadline))
         connection.sendall(line)
     except (BrokenPipeError, ConnectionResetError):
-        taken = False  # but lonc may have said why
+        sent = False  # lonc may have replied nevertheless, with TOO_LONG
     received = bytearray()
     try:
         while b"\n" not in received[-RECEIVE_SIZE:]:
-            connection.settimeout(_left(deadline))
+            connection.settimeout(_remaining(deadline))
             data = connection.recv(RECEIVE_SIZE)
             if not data:
                 raise ConnectionResetError("lonc closed the connection")
             received += data
     except ConnectionResetError:
-        if taken:
+        if sent:
             raise
         return None, False
-    answer, _, behind = received.partition(b"\n")
-    return bytes(answer), taken and not behind
+    answer, _, rest = received.partition(b"\n")
+    return bytes(answer), sent and not rest
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _remaining(deadline: float) -> float:
+    """Seconds until `deadline`. Raises TimeoutError if it is over."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise TimeoutError
-    return min(left, LONGEST_WAIT)
+    return min(seconds, LONGEST_WAIT)
 
 
-class _Table:
-    """The hosts table, read again whenever it has changed."""
+class _HostsTable:
+    """hosts.tab, read again whenever it has changed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._look: tuple[int, int, int] | None = None
-        self._names: dict[str, str] = {}  # of sockets, by host id
-        self._known: dict[str, str] = {}  # the same, and what it said before it had faults
-        self._sound = False
+        self._identity: tuple[int, int, int] | None = None  # inode, size, time of change when it was read
+        self._socket_names: dict[str, str] = {}  # by host id
+        self._known_names: dict[str, str] = {}  # those, and the ones of earlier tables
+        self._complete = False  # the table has no faults
 
     def may_have(self, host: str) -> bool:
-        """A table with faults may have any, and an empty one is being written."""
+        """Whether the host may exist: a table with faults may lack it, and an empty one is being written."""
         self._read()
-        return not self._sound or not self._names or host in self._names
+        return not self._complete or not self._socket_names or host in self._socket_names
 
-    def socket_of(self, host: str) -> Path:
-        """Where a host's socket is.
+    def socket_path(self, host: str) -> Path:
+        """The path of the host's socket.
 
-        Where the table must say that, raises FileNotFoundError if it lacks the host, and
-        ConnectionRefusedError if it has never said.
+        With loncSocketName dns: raises FileNotFoundError if the table does not have the host, and
+        ConnectionRefusedError if the name of its socket is not known yet.
         """
         if not self._settings.by_dns:
             return self._settings.socket_directory / host
         if not self.may_have(host):
             raise FileNotFoundError
-        if host not in self._known:
+        if host not in self._known_names:
             raise ConnectionRefusedError
-        return self._settings.socket_directory / self._known[host]
+        return self._settings.socket_directory / self._known_names[host]
 
     def _read(self) -> None:
         settings = self._settings
         try:
             found = os.stat(settings.hosts_file)
-            look = found.st_ino, found.st_size, found.st_mtime_ns
+            identity = found.st_ino, found.st_size, found.st_mtime_ns
         except OSError:
-            look = None
-        if look is None or look != self._look:
+            identity = None
+        if identity is None or identity != self._identity:
             hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
-            self._names = {id_: host.name for host in hosts for id_ in host.ids}
-            self._known |= self._names
-            self._sound = not faults
-            self._look = look
+            self._socket_names = {id_: host.name for host in hosts for id_ in host.ids}
+            self._known_names |= self._socket_names
+            self._complete = not faults
+            self._identity = identity
 
 
 @functools.cache
 def _usual_settings() -> Settings:
-    """A fault elsewhere in the file, which does not disturb a running lonc, does not disturb us."""
+    """The settings of the default file. Its faults are ignored, as a running lonc ignores them."""
     settings, faults = read_settings(find_configuration(None, os.environ))
     if any("loncDelayedKeyFile" in fault.text for fault in faults):
-        # Better nothing is saved than in clear what was to be sealed.
+        # A key file that cannot be used: no request is saved. Plain text must not get to the disk.
         settings = replace(settings, delayed_key_file=Path(os.devnull))
     return settings

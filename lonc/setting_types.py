@@ -14,6 +14,7 @@ from typing import Any
 
 SOCKET_PATH_MAX = 107  # bytes; sun_path of Linux has 108, the last one is a zero
 CONTROL_SOCKET = "logs/lonc.ctl"  # relative to lonDaemons
+DELAYED_DIRECTORY = "delayed"  # relative to lonSockDir, so no socket can have that name
 
 HOST_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 

@@ -46,8 +46,8 @@ def test_real_tables_with_descriptions_and_later_fields(read):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("msul1", "a host is id:domain:role:dnsname:address, and this has 1 of them"),
-        ("msul1:msu:library", "a host is id:domain:role:dnsname:address, and this has 3 of them"),
+        ("msul1", "a host is id:domain:role:dnsname:address, but this line has 1 field"),
+        ("msul1:msu:library", "a host is id:domain:role:dnsname:address, but this line has 3 fields"),
         (":msu:library:x:127.0.0.1", "'' is not a host id"),
         (
             "-l1:msu:library:x:127.0.0.1",
@@ -55,11 +55,11 @@ def test_real_tables_with_descriptions_and_later_fields(read):
         ),
         ("../l1:msu:library:x:127.0.0.1", "'../l1' is not a host id"),
         ("l\u00fc:msu:library:x:127.0.0.1", "'l\u00fc' is not a host id"),
-        ("delayed:msu:library:x:127.0.0.1", "no host may be called delayed"),
-        ("first:msu:library:x:127.0.0.1", "first stands in line 1 already"),
+        ("delayed:msu:library:x:127.0.0.1", "a host cannot be named delayed"),
+        ("first:msu:library:x:127.0.0.1", "first is in line 1 already"),
         ("l1:msu:library:", "l1 has neither an address nor a DNS name"),
         ("l1:msu:library::300.1.1.1", "l1 has neither an address nor a DNS name"),
-        (b"l\xff:msu:library:x:127.0.0.1", r"a field with bytes that are no UTF-8: b'l\xff'"),
+        (b"l\xff:msu:library:x:127.0.0.1", r"a field has bytes that are not UTF-8: b'l\xff'"),
     ],
 )
 def test_each_fault_is_one_sentence_with_its_line(read, line, text):
@@ -95,7 +95,7 @@ def test_a_table_that_cannot_be_read(tmp_path, kind):
     text = {"missing": "No such file or directory", "directory": "Is a directory"}[kind]
     hosts, faults = read_hosts(file, SOCKETS)
     assert hosts == []
-    assert [str(fault) for fault in faults] == [f"{file}: {text} (lonTabDir says where it is)"]
+    assert [str(fault) for fault in faults] == [f"{file}: {text} (lonTabDir sets the directory)"]
 
 
 def test_a_table_that_may_not_be_read(tmp_path):
@@ -103,7 +103,7 @@ def test_a_table_that_may_not_be_read(tmp_path):
     file.write_text("")
     file.chmod(0)
     said = as_nobody(lambda: str(read_hosts(file, SOCKETS)[1][0]))
-    assert said == f"{file}: Permission denied (lonTabDir says where it is)"
+    assert said == f"{file}: Permission denied (lonTabDir sets the directory)"
 
 
 def test_a_host_that_is_not_there_is_answered_with_the_nearest_name(read):

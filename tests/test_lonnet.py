@@ -370,7 +370,7 @@ class TestAKeptConnection:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as context:
-            context.setattr(lonnet, "_left", interrupt)
+            context.setattr(lonnet, "_remaining", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 kept.reply("two", "l1")
         assert client.recv(1) == b""

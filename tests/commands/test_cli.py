@@ -78,7 +78,7 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
         for fault in (
             f"{configuration}:5: londPort: 'x' is not a whole number",
             f"{configuration}:6: there is no setting 'loncXy'",
-            f"{machine.table}:2: a host is id:domain:role:dnsname:address, and this has 1 of them",
+            f"{machine.table}:2: a host is id:domain:role:dnsname:address, but this line has 1 field",
             f"{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
         )
     ]

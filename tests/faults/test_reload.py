@@ -186,8 +186,8 @@ class TestOutcome:
         three.table.write_text(three.table.read_text() + "nonsense\nl1:d:r:n:127.0.0.1\n")
         faults = [
             f"{three.configuration}:5: londPort: 'x' is not a whole number",
-            f"{three.table}:4: a host is id:domain:role:dnsname:address, and this has 1 of them",
-            f"{three.table}:5: l1 stands in line 1 already",
+            f"{three.table}:4: a host is id:domain:role:dnsname:address, but this line has 1 field",
+            f"{three.table}:5: l1 is in line 1 already",
         ]
         if how == "HUP":
             three.lonc.send_signal(signal.SIGHUP)
@@ -200,7 +200,7 @@ class TestOutcome:
         assert sorted((each.name, each.stat().st_ino) for each in three.sockets.iterdir()) == sockets
         three.configure()
         three.table.unlink()
-        missing = f"{three.table}: No such file or directory (lonTabDir says where it is)\n"
+        missing = f"{three.table}: No such file or directory (lonTabDir sets the directory)\n"
         assert reload(three, status=6) == missing
         assert three.ask(b"ping") == b"l1"
         three.hosts("l1", "l2", "l3")

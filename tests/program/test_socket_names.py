@@ -42,11 +42,11 @@ class TestTheTable:
     @pytest.mark.parametrize(
         ("line", "fault"),
         [
-            ("l2:d:r::127.0.0.1", "'' is no DNS name, which loncSocketName dns needs"),
-            ("l2:d:r:../x:127.0.0.1", "'../x' is no DNS name, which loncSocketName dns needs"),
-            ("l2:d:r:.x:127.0.0.1", "'.x' is no DNS name, which loncSocketName dns needs"),
-            ("l2:d:r:delayed:127.0.0.1", "no host may be called delayed"),
-            ("l2:d:r:one.example:127.0.0.2", "l2 has another address than l1, of the same DNS name"),
+            ("l2:d:r::127.0.0.1", "'' is not a DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:../x:127.0.0.1", "'../x' is not a DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:.x:127.0.0.1", "'.x' is not a DNS name, which loncSocketName dns needs"),
+            ("l2:d:r:delayed:127.0.0.1", "a host cannot be named delayed"),
+            ("l2:d:r:one.example:127.0.0.2", "l2 and l1 have the same DNS name, but different addresses"),
             (f"l2:d:r:{'x' * 106}:127.0.0.1", "the socket path /s/"),
         ],
     )
