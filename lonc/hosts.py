@@ -29,7 +29,7 @@ class Host:
     dnsname: str
     address: str | None  # IPv4; None if the table has none
     line: int = field(compare=False)  # number of the line
-    name: str = ""  # of the socket, and in logs and reports: the id, or with loncSocketName dns the DNS name
+    name: str = ""  # of its socket, and in logs: the id, or with loncSocketName dns the DNS name
     ids: tuple[str, ...] = ()  # `id`, and with loncSocketName dns the other ids of the DNS name
 
     def __post_init__(self) -> None:
@@ -83,8 +83,8 @@ def _read_host(line: bytes, number: int, socket_directory: Path, by_dns: bool) -
     except UnicodeDecodeError as error:
         raise ValueError(f"a field has bytes that are not UTF-8: {error.object!r}") from None
     if len(fields) < 4:
-        plural = "s" * (len(fields) != 1)
-        raise ValueError(f"a host is id:domain:role:dnsname:address, but this line has {len(fields)} field{plural}")
+        count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+        raise ValueError(f"a host is id:domain:role:dnsname:address, but this line has {count}")
     id_, domain, role, dnsname = fields[:4]
     id_word(id_)
     name = dnsname if by_dns else id_

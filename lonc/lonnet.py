@@ -49,8 +49,8 @@ __all__ = [
     "reply",
 ]
 
-# Seconds that the default timeout adds to those of lonc: a caller that gave up earlier could send a request
-# again that is still being carried out.
+# Seconds that the default timeout adds to those of lonc: a caller that gave up earlier could repeat a
+# request that is still being carried out.
 MARGIN = 5.0
 RESTART = 2.0  # seconds that a restart of lonc may take
 PAUSE = 0.01  # seconds between two attempts
@@ -96,9 +96,9 @@ class Lonc:
         `host`: the id of a host in hosts.tab.
         `timeout`: seconds for the whole call; by default MARGIN more than lonc's own timeouts.
 
-        A request that lonc cannot have taken is sent again: while the socket's backlog is full, until the
-        timeout; while the socket is missing or refuses connections, for RESTART seconds; if the connection
-        broke before the whole line was sent. A request that was sent is never sent again.
+        A request that lonc cannot have taken is sent again: while the socket's backlog is full, until
+        the timeout; while the socket is missing or refuses connections, for RESTART seconds; if the
+        connection broke before the whole line was sent. A request that was sent is never sent again.
 
         Raises ValueError if `request` contains a newline.
         """
@@ -127,16 +127,17 @@ class Lonc:
         """Send a request that must not get lost. Returns lond's reply, or one of those below.
 
         If there is no reply twice, the request is saved in `delayed/`, and lonc carries it out later. If
-        older requests to `host` wait there, it is saved behind them at once. The outcome is recorded in the
-        permanent log, if that is writable. With loncDelayedKeyFile the request is sealed, or not saved.
+        older requests to `host` wait there, it is saved behind them at once. The outcome is recorded in
+        the permanent log, if that is writable. With loncDelayedKeyFile the request is sealed, or not
+        saved.
 
-        CON_DELAYED: the request is on the disk and will be carried out at least once; twice if a connection
-        breaks at the wrong moment.
+        CON_DELAYED: the request is on the disk and will be carried out at least once; twice if a
+        connection breaks at the wrong moment.
         CON_FAILED: it could not be saved. It may still have been carried out.
         TOO_LONG: it is longer than loncMaxRequest.
         NO_SUCH_HOST: hosts.tab has no such host.
 
-        `timeout` applies to each attempt. The other parameters, and what is raised, are those of `reply`.
+        `timeout` applies to each attempt. The other parameters and exceptions are those of `reply`.
         """
         line = _line(request)
         if not _may_be_host(host):
@@ -166,10 +167,10 @@ class Lonc:
             return False  # the request cannot be saved either, so try to send it
 
     def _try(self, line: bytes, host: str, deadline: float) -> bytes | None:
-        """Send the line once. Returns the reply; None if lonc did not take the line: it may be sent again.
+        """Send the line once. Returns the reply; None if lonc did not take the line.
 
-        The connection is kept only if it is idle afterwards; in all other cases it is closed. Raises
-        OSError.
+        After None the line may be sent again. The connection is kept only if it is idle afterwards; in
+        all other cases it is closed. Raises OSError.
         """
         path = self._table.socket_path(host)
         connection = self._pop_kept(path) or _connect(path, self._table, host, deadline)
@@ -226,7 +227,7 @@ def critical(
 def _line(request: str | bytes) -> bytes:
     line = request.encode() if isinstance(request, str) else request
     if b"\n" in line:
-        raise ValueError("a request must not contain a newline")
+        raise ValueError("a request is one line: it must not contain a newline")
     return line
 
 
@@ -235,7 +236,7 @@ def _may_be_host(host: str) -> bool:
 
 
 def _connect(path: Path, table: _HostsTable, host: str, deadline: float) -> socket.socket:
-    """Raises FileNotFoundError if hosts.tab does not have the host; another OSError after all attempts."""
+    """Raises FileNotFoundError if hosts.tab lacks the host; another OSError after all attempts."""
     restarted = min(deadline, time.monotonic() + RESTART)
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -263,10 +264,10 @@ def _connect(path: Path, table: _HostsTable, host: str, deadline: float) -> sock
 
 
 def _exchange(connection: socket.socket, line: bytes, deadline: float) -> tuple[bytes | None, bool]:
-    """Send a line and receive one. Returns the reply without its newline, and whether the connection is idle.
+    """Send a line and receive one.
 
-    The reply is None if the line was not sent completely and no reply came: it may be sent again. Raises
-    OSError.
+    Returns the reply without its newline, and whether the connection is idle then. The reply is None if
+    the line was not sent completely and no reply came: it may be sent again. Raises OSError.
     """
     sent = True
     try:
@@ -303,13 +304,13 @@ class _HostsTable:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._identity: tuple[int, int, int] | None = None  # inode, size, time of change when it was read
+        self._identity: tuple[int, int, int] | None = None  # inode, size, time of change
         self._socket_names: dict[str, str] = {}  # by host id
         self._known_names: dict[str, str] = {}  # those, and the ones of earlier tables
         self._complete = False  # the table has no faults
 
     def may_have(self, host: str) -> bool:
-        """Whether the host may exist: a table with faults may lack it, and an empty one is being written."""
+        """Whether the host may exist. A table with faults may lack it; an empty one is being written."""
         self._read()
         return not self._complete or not self._socket_names or host in self._socket_names
 

@@ -46,7 +46,10 @@ class TestTheTable:
             ("l2:d:r:../x:127.0.0.1", "'../x' is not a DNS name, which loncSocketName dns needs"),
             ("l2:d:r:.x:127.0.0.1", "'.x' is not a DNS name, which loncSocketName dns needs"),
             ("l2:d:r:delayed:127.0.0.1", "a host cannot be named delayed"),
-            ("l2:d:r:one.example:127.0.0.2", "l2 and l1 have the same DNS name, but different addresses"),
+            (
+                "l2:d:r:one.example:127.0.0.2",
+                "l2 and l1 have the same DNS name, but different a",
+            ),
             (f"l2:d:r:{'x' * 106}:127.0.0.1", "the socket path /s/"),
         ],
     )
