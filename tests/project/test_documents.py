@@ -62,6 +62,17 @@ def test_every_file_of_the_project_that_is_named_exists(document):
             assert (ROOT / path).exists() or (ROOT / "lonc" / path).exists(), path
 
 
+def test_every_message_that_troubleshooting_quotes_is_one_of_lonc():
+    """Those in italics that begin with a small letter; the others are the system's."""
+    table = read("doc", "operations.md").partition("## Troubleshooting")[2].partition("\n## ")[0]
+    quoted = re.findall(r"(?<!\*)\*([a-z][^*]+)\*(?!\*)", table)
+    source = "".join(file.read_text() for file in (ROOT / "lonc").rglob("*.py"))
+    assert len(quoted) > 3
+    for message in quoted:
+        for part in filter(None, message.split("…")):
+            assert part.strip() in source, message
+
+
 def test_the_readme_is_short_and_names_every_document():
     assert len(read("README.md").encode()) <= 10240
     linked = {link.partition("#")[0] for link in LINK.findall(read("README.md"))}
