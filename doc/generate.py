@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # this checkout's lonc, not an installed one
 
+from lonc.commands.declarations import COMMANDS, GROUPS  # noqa: E402
+from lonc.commands.usage import Argument, Command  # noqa: E402
 from lonc.configuration import DECLARATIONS, Declaration  # noqa: E402
 from lonc.errors import EXIT_STATUSES  # noqa: E402
 
@@ -39,6 +41,7 @@ HEADER = """\
 """
 
 TABLE_HEAD = "| setting | default | values | meaning |\n|---|---|---|---|\n"
+SENTENCES = r"(?<=\.) (?=[A-Z`])"
 RESTART = "A change takes effect at a restart."
 
 
@@ -101,7 +104,7 @@ def settings_list() -> str:
 
 def sentences(setting: Declaration) -> list[str]:
     """The meaning of a setting."""
-    found = re.split(r"(?<=\.) (?=[A-Z`])", setting.help)
+    found = re.split(SENTENCES, setting.help)
     return [*found, RESTART] if setting.restart else found
 
 
@@ -131,6 +134,75 @@ def _values(setting: Declaration) -> str:
     return f"{setting.read.accepts} {setting.read.unit}".rstrip()
 
 
+def command_tables() -> str:
+    """For Markdown: a section for each group of commands, a heading for each command."""
+    lines = []
+    for group, title in GROUPS.items():
+        lines.append(f"\n## {title[0].upper()}{title[1:]}\n")
+        for command in _runnable(group):
+            line = " ".join([f"lonc {command.name}", *map(usage, command.arguments)])
+            lines.append(f"\n### lonc {command.name}\n\n    {line}\n\n")
+            lines.append(textwrap.fill(command.description, 115) + "\n")
+            if command.arguments:
+                lines.append("\n| argument | meaning |\n|---|---|\n")
+            for argument in command.arguments:
+                lines.append(f"| `{_without_brackets(usage(argument))}` | {argument.help} |\n")
+            lines.append(f"\nExample: `lonc {command.example}`\n")
+    return "".join(lines) + "\n"
+
+
+def command_list() -> str:
+    """For mdoc: a list for each group of commands."""
+    lines = []
+    for group, title in GROUPS.items():
+        lines.append(f".Ss {title[0].upper()}{title[1:]}\n.Bl -tag -width Ds\n")
+        for command in _runnable(group):
+            words = [f".It Cm {command.name}"]
+            words += [_mdoc_usage(argument) for argument in command.arguments]
+            lines.append(" ".join(words) + "\n")
+            lines += [mdoc(sentence) for sentence in re.split(SENTENCES, command.description)]
+            if command.arguments:
+                lines.append(".Bl -tag -width Ds -compact\n")
+                for argument in command.arguments:
+                    lines.append(f".It {_mdoc_argument(argument)}\n{mdoc(_sentence(argument.help))}")
+                lines.append(".El\n")
+        lines.append(".El\n")
+    return "".join(lines)
+
+
+def _runnable(group: str) -> list[Command]:
+    return [command for command in COMMANDS if command.group == group and command.run is not None]
+
+
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}."
+
+
+def usage(argument: Argument) -> str:
+    """An argument as in the first line of `lonc help COMMAND`."""
+    name, value = argument.names[0], argument.options.get("metavar", "")
+    if name.startswith("-"):
+        return f"[{name} {value}".rstrip() + "]"
+    return {"?": f"[{value}]", "*": f"[{value} ...]"}.get(argument.options.get("nargs"), value)
+
+
+def _without_brackets(text: str) -> str:
+    return text[1:-1] if text.startswith("[") else text
+
+
+def _mdoc_argument(argument: Argument) -> str:
+    name, value = argument.names[0], argument.options.get("metavar", "").lower()
+    flag = [f"Fl {name[1:]}"] if name.startswith("-") else []
+    return " ".join([*flag, *([f"Ar {value}"] if value else [])])
+
+
+def _mdoc_usage(argument: Argument) -> str:
+    nargs = argument.options.get("nargs")
+    inner = _mdoc_argument(argument) + (" ..." if nargs == "*" else "")
+    optional = nargs in ("?", "*") or argument.names[0].startswith("-")
+    return f"Oo {inner} Oc" if optional else inner
+
+
 def exit_status_table() -> str:
     """For Markdown."""
     lines = ["\n| status | command | meaning |\n|---|---|---|\n"]
@@ -156,6 +228,8 @@ def exit_status_list() -> str:
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("settings", ".md"): settings_table,
     ("settings", ".man"): settings_list,
+    ("commands", ".md"): command_tables,
+    ("commands", ".man"): command_list,
     ("exit statuses", ".md"): exit_status_table,
     ("exit statuses", ".man"): exit_status_list,
 }

@@ -1,4 +1,4 @@
-"""What `etc/` holds for the programs around lonc."""
+"""The files of `etc/`: completion, log rotation, the systemd unit."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ ETC = Path(__file__).parents[2] / "etc"
 
 
 def completed(machine, *words, configuration=None):
-    """What bash offers for the last of these words."""
+    """The words that bash offers for the last of `words`."""
     script = (
         f'source {ETC}/bash_completion.d/lonc; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
         ' _lonc; printf "%s\\n" "${COMPREPLY[@]}"'
@@ -69,7 +69,7 @@ def test_completion_uses_the_configuration_that_is_named_behind_the_command(mach
     assert completed(machine, *words, configuration="/nowhere") == ["msul1"]
 
 
-def test_completion_in_the_eyes_of_shellcheck():
+def test_shellcheck_accepts_the_completion():
     shellcheck = Path(BIN_LONC).with_name("shellcheck")
     subprocess.run([shellcheck, "-s", "bash", ETC / "bash_completion.d" / "lonc"], check=True)
 
@@ -89,7 +89,7 @@ def test_the_log_is_rotated_and_goes_on(machine):
     assert machine.log_file.with_name("lonc.log.1").read_text() == before
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
 def test_the_log_of_a_user_is_rotated_by_that_user(public):
     public.configure(loncUser="nobody")
@@ -106,14 +106,14 @@ def test_the_log_of_a_user_is_rotated_by_that_user(public):
     assert [path.owner() for path in (public.log_file, rotated)] == ["nobody"] * 2
 
 
-def test_the_unit_of_systemd_says_what_the_readme_says():
+def test_the_unit_of_systemd_runs_the_program_where_it_was_installed():
     unit = (ETC / "systemd" / "lonc.service").read_text()
     assert "ExecStart=/opt/lonc/bin/lonc run\n" in unit
     assert "ExecReload=/opt/lonc/bin/lonc reload\n" in unit
 
 
-def test_the_unit_of_systemd_leaves_lonc_what_it_needs_and_little_more():
-    """test_privileges runs it so, as far as that goes without systemd."""
+def test_the_unit_of_systemd_confines_lonc_to_what_it_needs():
+    """test_privileges runs lonc with these restrictions, as far as possible without systemd."""
     lines = (ETC / "systemd" / "lonc.service").read_text().splitlines()
     assert lines.count("NoNewPrivileges=yes") == 1
     for line in (
@@ -134,13 +134,13 @@ def test_the_unit_of_systemd_leaves_lonc_what_it_needs_and_little_more():
         "SystemCallFilter=@system-service",
     ):
         assert line in lines
-    # It must not be hidden where LON-CAPA lives, nor who has the lock, nor may delayed/ be forbidden.
+    # LON-CAPA is in /home, a reload reads /proc to find the holder of the lock, and delayed/ is setgid.
     names = {line.partition("=")[0] for line in lines}
     assert not names & {"User", "ProtectHome", "ProtectProc", "RestrictSUIDSGID"}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_the_unit_in_the_eyes_of_systemd(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     unit = tmp_path / "lonc.service"
     text = (ETC / "systemd" / "lonc.service").read_text()
     unit.write_text(text.replace("/opt/lonc/bin/lonc", str(BIN_LONC)))

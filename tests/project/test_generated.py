@@ -1,6 +1,7 @@
 """`doc/generate.py`: the documents agree with the declarations in the source."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lonc import errors
+from lonc.commands.cli import COMMANDS
 from lonc.configuration import DECLARATIONS, Settings
 from lonc.monitoring.health import Level
 
@@ -96,3 +98,13 @@ def test_every_exit_status_of_an_error_is_documented():
     assert {int(level) for level in Level} == {
         status for status, command, _ in errors.EXIT_STATUSES if command == "check-health"
     }
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_usage_of_a_command_is_that_of_its_help(generate, command):
+    parsed = [sys.executable, "-m", "lonc", "help", *command.name.split()]
+    environment = {**os.environ, "COLUMNS": "1000"}
+    done = subprocess.run(parsed, capture_output=True, text=True, check=True, env=environment)
+    usage = done.stdout.partition("\n\n")[0]
+    for argument in command.arguments:
+        assert generate.usage(argument) in usage
