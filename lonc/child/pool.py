@@ -195,9 +195,7 @@ class Pool(Generic[C]):
             return
         self._waiting.enqueue(transaction, now)
         self._alarm.ring_by(now + self._limits.queue_timeout)
-        # (Asked here too: else each would pay a call.)
-        if len(self._connections) < self._max_connections:
-            self._connect_for_waiting()
+        self._connect_for_waiting()
 
     def queue_delayed(self, transaction: Transaction) -> None:
         """Start it when no other transaction waits. It never times out, but fails if the host is

@@ -1,10 +1,15 @@
+import contextlib
 import os
 import socket
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.house import MAX_REQUEST, House
 
 from lonc.child.client import READ_AHEAD, Client
+from lonc.runtime.event_loop import FORGOTTEN, READ, WRITE, EventLoop
 
 
 @pytest.fixture
@@ -247,3 +252,211 @@ def test_a_client_that_does_not_read_its_reply_waits_alone(house):
         received += len(slow.recv(1 << 20))
         house.turn()
     assert house.waiting[0].request == b"next\n"
+
+
+def only(house):
+    """The one client, as the child sees it."""
+    (client,) = house.listener.clients
+    return client
+
+
+def test_when_the_whole_reply_has_left_nothing_waits_for_the_socket_to_be_writable(house):
+    """Or the child would spin."""
+    client = house.connect()
+    client.sendall(b"big\n")
+    house.turn()
+    ours = only(house)
+    house.waiting.pop().complete(b"x" * 10**6 + b"\n")
+    assert ours._watch.events == READ | WRITE
+    received = 0
+    while received <= 10**6:
+        received += len(client.recv(1 << 20))
+        house.turn()
+    assert ours._watch.events == READ
+    assert ours.held == 0
+
+
+class Full:
+    """A socket that has no room left for what is sent."""
+
+    def __init__(self, socket):
+        self._socket = socket
+
+    def send(self, _):
+        raise BlockingIOError
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+
+def test_nothing_behind_a_request_that_is_too_long_is_held(house):
+    client = house.connect()
+    ours = only(house)
+    ours._socket = Full(ours._socket)
+    client.sendall(b"x" * (MAX_REQUEST + 1) + b"\nnext\n")
+    house.turn()
+    assert ours.held == len(b"error: request too long\n")
+    ours._socket = ours._socket._socket
+    house.turn()
+    assert client.recv(100) == b"error: request too long\n"
+    assert client.recv(100) == b""
+    assert house.waiting == []
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_client_that_has_left_is_not_passed_on(house, seen):
+    passed = []
+    client = house.connect()
+    client.sendall(b"1\n")
+    house.turn()
+    ours = only(house)
+    ours.leave(passed.append)
+    client.close()
+    if seen:
+        house.turn()
+    house.waiting.pop().complete(b"one\n")
+    ours.leave(passed.append)
+    assert passed == []
+    assert house.listener.clients == {}
+
+
+def test_draining_one_that_has_left_does_nothing(house):
+    house.connect().close()
+    ours = only(house)
+    house.turn()
+    ours.drain()
+    assert house.listener.clients == {}
+
+
+def test_what_is_read_ahead_is_reported_as_growth_and_whole_lines_are_not(house):
+    client = house.connect()
+    client.sendall(b"1\n")
+    house.turn()
+    assert house.reported_growth == 0
+    client.sendall(b"2\nhalf")
+    house.turn()
+    assert house.reported_growth == 6
+    house.waiting.pop().complete(b"one\n")
+
+
+@pytest.mark.parametrize(
+    ("owner", "may"), [((0, 1), True), ((-1, 1), False), ("user", True), ("group", True)]
+)
+def test_root_and_our_own_user_and_group_may_administer(house, monkeypatch, owner, may):
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getegid", lambda: 4712)
+    owner = {"user": (4711, 1), "group": (1, 4712)}.get(owner, owner)
+    monkeypatch.setattr(Client, "owner", owner)
+    house.connect()
+    assert only(house).may_administer is may
+
+
+class Walk(RuleBasedStateMachine):
+    """Whatever a client does and lond answers: between two callbacks its five fields are in a row of the
+    table of `Client`, and its socket is watched as that row says."""
+
+    BIG = b"x" * 500_000 + b"\n"
+
+    @initialize(at_once=st.sampled_from([None, b"ok\n", BIG]))
+    def connect(self, at_once):
+        self.at_once = at_once
+        self.loop = EventLoop()
+        self.program, ours = socket.socketpair()
+        self.program.setblocking(False)
+        self.waiting, self.passed, self.left = [], [], 0
+        self.own_prefixes = (b"lonc:",)
+        self.client = Client(self.loop, ours, self, MAX_REQUEST, self.has_left)
+
+    def answer(self, request, client):
+        return b"own\n"
+
+    def queue_transaction(self, transaction):
+        if self.at_once is None:
+            self.waiting.append(transaction)
+        else:
+            transaction.complete(self.at_once)
+
+    def drop_transaction(self, transaction):
+        assert self.waiting == [transaction]
+
+    def report_growth(self, count):
+        assert count >= 0
+
+    def has_left(self, client):
+        self.left += 1
+
+    @rule(data=st.sampled_from([b"1\n", b"half", b"\n", b"1\n2\n3\n", b"lonc:\n", b"y\n" * 40_000]))
+    def it_sends(self, data):
+        with contextlib.suppress(OSError):
+            self.program.send(data)
+        self.loop.turn(0)
+
+    @rule()
+    def it_sends_a_line_that_is_too_long(self):
+        self.it_sends(b"z" * 2000 + b"\n")
+
+    @rule()
+    def it_reads(self):
+        with contextlib.suppress(OSError):
+            while self.program.recv(1 << 20):
+                self.loop.turn(0)
+        self.loop.turn(0)
+
+    @rule()
+    def it_closes_its_sending_side(self):
+        with contextlib.suppress(OSError):
+            self.program.shutdown(socket.SHUT_WR)
+        self.loop.turn(0)
+
+    @rule()
+    def it_leaves(self):
+        self.program.close()
+        self.loop.turn(0)
+
+    @precondition(lambda self: self.waiting)
+    @rule(reply=st.sampled_from([b"one\n", BIG, None]))
+    def its_request_ends(self, reply):
+        transaction = self.waiting.pop()
+        transaction.fail("lost") if reply is None else transaction.complete(reply)
+
+    @rule()
+    def the_child_leaves(self):
+        self.client.leave(self.passed.append)
+
+    @rule()
+    def the_child_drains(self):
+        self.client.drain()
+
+    @invariant()
+    def its_fields_are_in_a_row_of_the_table(self):
+        client = self.client
+        events = client._watch.events
+        assert not client._serving
+        assert bool(client.request) == client._in_flight == bool(self.waiting)
+        assert self.left == (events == FORGOTTEN)
+        assert len(self.passed) <= self.left
+        if events == FORGOTTEN:
+            assert client._ended or self.passed
+            return
+        assert not (client._in_flight and client._unsent)
+        busy = client._in_flight or bool(client._unsent)
+        assert busy or not client._ended, "it should have been closed"
+        assert client._in_flight or client._pass_on is None, "it should have been passed on"
+        assert bool(events & WRITE) == bool(client._unsent)
+        room = not busy or len(client._lines) < READ_AHEAD
+        assert bool(events & READ) == (not client._ended and client._pass_on is None and room)
+        assert len(client._lines) <= READ_AHEAD
+        assert busy or not client._lines.rest or b"\n" not in client._lines.held()
+        assert client.is_idle == (not busy)
+
+    def teardown(self):
+        if hasattr(self, "client"):
+            self.client.close()
+            for passing in self.passed:
+                passing.connection.close()
+            self.program.close()
+            self.loop.close()
+
+
+Walk.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestWalk = Walk.TestCase
