@@ -1,5 +1,6 @@
 """A Replay over a real directory; the pool, and lond behind it, are played by the test."""
 
+import errno
 import fcntl
 import os
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.delayed_files import write_keys
 
-from lonc.child.replay import FileState, Replay
+from lonc.child.replay import FileState, Replay, _File
 from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.runtime.event_loop import EventLoop
@@ -195,6 +196,161 @@ def test_what_could_not_be_read_is_tried_once_more(bench, monkeypatch):
     assert bench.sent == [b"first\n"]
 
 
+def test_what_could_not_be_read_twice_is_put_aside(bench, monkeypatch, caplog):
+    bench.file("1.0.1.put.l1", b"first\n")
+    bench.replay.look()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "read", _fails)
+        bench.turn_until(lambda: bench.left() == ["bad"])
+    assert "bad: cannot read it: it fails" in caplog.text
+    assert bench.states() == []
+
+
+def test_a_file_that_was_written_after_it_could_not_be_read_is_another(bench, monkeypatch):
+    path = bench.file("1.0.1.put.l1", b"first\n")
+    bench.replay.look()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "read", _fails)
+        bench.turn_until(lambda: bench.states() == [FileState.UNREADABLE_ONCE])
+        path.write_bytes(b"second\n")
+        bench.turn_until(lambda: bench.states() == [FileState.SEEN])
+    bench.turn_until(lambda: bench.sent)
+    assert bench.sent == [b"second\n"]
+
+
+SAME, CHANGED = (1, 6, 1000), [(2, 6, 1000), (1, 7, 1000), (1, 6, 1001)]
+LOOKS = {
+    FileState.SEEN: (FileState.SETTLED, FileState.SEEN),
+    FileState.SETTLED: (FileState.SETTLED, FileState.SEEN),
+    FileState.UNREADABLE_ONCE: (FileState.UNREADABLE_ONCE, FileState.SEEN),
+    FileState.IN_FLIGHT: (FileState.IN_FLIGHT, FileState.IN_FLIGHT),
+    FileState.DONE: (FileState.DONE, FileState.DONE),
+}
+
+
+@pytest.mark.parametrize("state", FileState)
+def test_a_look_leads_from_each_state_to_one(state):
+    unchanged, changed = LOOKS[state]
+    assert _File(state, SAME).looked_at(SAME) is unchanged
+    for fingerprint in CHANGED:
+        assert _File(state, SAME).looked_at(fingerprint) is changed
+
+
+def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, monkeypatch):
+    for number in (1, 2):
+        bench.file(f"{number}.0.1.put.l1", b"%d\n" % number)
+    bench.look()
+    bench.file("3.0.1.put.l1", b"3\n")
+    with monkeypatch.context() as failing:
+        failing.setattr("lonc.child.replay.waiting", _fails)
+        bench.replay._look()
+    assert bench.told == [f"cannot read {bench.directory}: it fails"]
+    assert bench.states() == [FileState.IN_FLIGHT, FileState.SETTLED]
+    bench.answer()
+    bench.answer()
+    bench.turn_until(lambda: len(bench.sent) == 3)
+    assert bench.sent == [b"1\n", b"2\n", b"3\n"]
+
+
+def test_a_look_while_one_is_in_flight_finds_the_others(bench):
+    bench.file("1.0.1.put.l1", b"1\n")
+    bench.look()
+    bench.file("2.0.1.put.l1", b"2\n")
+    bench.replay._look()
+    assert bench.states() == [FileState.IN_FLIGHT, FileState.SEEN]
+    bench.replay.look()  # changes nothing: it goes on already
+    assert bench.states() == [FileState.IN_FLIGHT, FileState.SEEN]
+    bench.answer()
+    bench.turn_until(lambda: len(bench.sent) == 2)
+
+
+def test_without_a_reply_it_is_settled_and_is_sent_again_at_the_next_look(bench):
+    bench.file("1.0.1.put.l1", b"1\n")
+    bench.look()
+    bench.fail()
+    assert bench.states() == [FileState.SETTLED]
+    assert not bench.replay.in_flight
+    bench.replay.look()
+    assert bench.sent == [b"1\n"] * 2
+
+
+def test_of_a_file_that_was_replaced_by_one_alike_nothing_is_sent_yet(bench):
+    """Of the same size and time, but another file: its writer may not have finished."""
+    path = bench.file("1.0.1.put.l1", b"one\n")
+    os.utime(path, (0, 0))
+    bench.replay.look()
+    other = bench.file(".other", b"two\n")
+    os.utime(other, (0, 0))
+    other.rename(path)
+    bench.replay._look()
+    assert (bench.states(), bench.sent) == ([FileState.SEEN], [])
+    bench.replay._look()
+    assert bench.sent == [b"two\n"]
+
+
+def test_the_file_that_is_sent_is_the_one_of_the_last_look(bench, monkeypatch):
+    """Not one that had its name only while it was opened."""
+    path = bench.file("1.0.1.put.l1", b"one\n")
+    os.utime(path, (0, 0))
+    bench.replay.look()
+    original = os.open
+
+    def open_another(name, *more, **named):
+        if name != path:
+            return original(name, *more, **named)
+        monkeypatch.setattr(os, "open", original)
+        other = bench.file(".other", b"two\n")
+        os.utime(other, (0, 0))
+        return original(other, *more, **named)
+
+    monkeypatch.setattr(os, "open", open_another)
+    bench.turn_until(lambda: os.open is original)
+    assert bench.sent == []
+    bench.turn_until(lambda: bench.sent)
+    assert bench.sent == [b"one\n"]
+
+
+def test_how_many_wait_and_since_when(bench):
+    assert (bench.replay.waiting, bench.replay.oldest) == (0, None)
+    for name in ("9.0.1.put.l1", "10.0.1.put.l1", "8.0.1.put.l2"):
+        bench.file(name)
+    bench.look()
+    assert (bench.replay.waiting, bench.replay.oldest) == (2, 9)
+    bench.answer()
+    assert (bench.replay.waiting, bench.replay.oldest) == (1, 10)
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_forgotten(bench):
+    bench.file("1.0.1.put.l1", b"1\n")
+    second = bench.file("2.0.1.put.l1", b"2\n")
+    bench.file("3.0.1.put.l1", b"3\n")
+    bench.look()
+    second.unlink()
+    bench.answer()
+    assert bench.sent == [b"1\n", b"3\n"]
+    assert bench.replay.waiting == 1
+
+
+@pytest.mark.parametrize(("by_dns", "sent"), [(True, b"sethost:l1:put:a\n"), (False, b"put:a\n")])
+def test_where_a_child_serves_several_ids_the_request_names_its_own(bench, by_dns, sent):
+    bench.replay._by_dns = by_dns
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    assert bench.sent == [sent]
+
+
+def test_leaving_takes_back_what_waits_in_the_queue(bench):
+    taken_back = []
+    bench.replay._drop = taken_back.append
+    bench.replay.leave()
+    assert taken_back == []
+    bench.replay._leaving = False
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    bench.replay.leave()
+    assert taken_back == [bench.replay]
+
+
 def test_another_child_that_has_it_in_flight_is_waited_for(bench):
     path = bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
@@ -272,12 +428,23 @@ def test_a_permanent_log_that_cannot_be_written_holds_up_nothing(bench):
     assert "cannot write" in bench.told[0]
 
 
-def test_without_a_descriptor_files_wait_and_are_not_bad(bench, monkeypatch):
+@pytest.mark.parametrize(("module", "call"), [(os, "open"), (fcntl, "flock")])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK])
+def test_what_this_machine_lacks_makes_files_wait_and_is_not_their_fault(
+    bench, monkeypatch, number, module, call
+):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
     bench.file("1.0.1.put.l1")
     bench.replay.look()
     with monkeypatch.context() as failing:
-        failing.setattr(os, "open", _no_descriptor)
-        bench.turn_until(lambda: bench.told)
+        failing.setattr(module, call, fail)
+        for _ in range(3):
+            bench.turn_until(lambda: bench.replay._next_look is None)
+            bench.replay.look()
+        assert bench.replay._next_look is None
+    assert bench.told[-1] == f"delayed transactions wait: {os.strerror(number)}"
     assert bench.left() == ["1.0.1.put.l1"]
     bench.replay.look()
     assert bench.sent
@@ -487,7 +654,3 @@ def test_what_is_sealed_waits_where_no_key_file_is_set(sealed):
 
 def _fails(*_, **__):
     raise OSError(5, "it fails")
-
-
-def _no_descriptor(*_, **__):
-    raise OSError(24, "Too many open files")

@@ -1,3 +1,4 @@
+import errno
 import socket
 
 import pytest
@@ -127,3 +128,35 @@ def test_what_has_arrived_can_still_be_heard_after_the_other_side_has_ended(line
     line.channel.receive_rest()
     assert line.heard == [b"one\n", b"two\n", b"last\n", "closed"]
     line.channel.receive_rest()
+
+
+def test_after_sockets_that_could_not_be_passed_nothing_goes_out_of_turn(line, monkeypatch):
+    """The kernel limits how many sockets of a user are under way: then all waits, and in its order."""
+    original = socket.send_fds
+
+    def refuse(*_):
+        raise OSError(errno.ETOOMANYREFS, "too many")
+
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    ours, theirs = socket.socketpair()
+    line.channel.send(b"with a socket\n", [theirs])
+    line.channel.send(b"behind it\n")
+    line.there.setblocking(False)
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            line.there.recv(100)
+        line.loop.turn(1)
+    assert theirs.fileno() != -1
+    assert not line.channel.all_sent
+    monkeypatch.setattr(socket, "send_fds", original)
+    received = b""
+    while not received.endswith(b"behind it\n"):
+        line.loop.turn(1)
+        data, descriptors, _, _ = socket.recv_fds(line.there, 100, 2)
+        received += data
+        for number in descriptors:
+            with socket.socket(fileno=number) as passed:
+                passed.sendall(b"hello")
+    assert received == b"with a socket\nbehind it\n"
+    assert ours.recv(10) == b"hello"
+    ours.close()

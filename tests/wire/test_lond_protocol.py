@@ -106,6 +106,19 @@ def test_a_refusal_instead_of_the_challenge(talk, word):
     """)
 
 
+@pytest.mark.parametrize("challenge", ["no number", "12:34", "-1", "ok:local", "ok:ssl"])
+def test_in_the_dialogue_of_2003_the_challenge_may_be_any_other_line(talk, challenge):
+    protocol = talk.play(f"""
+        > init
+        < {challenge}
+        > {challenge}
+        < ok
+        > ekey
+        < {BUILD_KEY}
+    """)
+    assert protocol.state is State.IDLE
+
+
 @pytest.mark.parametrize("word", ["refused", "rejected", "okay", "OK", "ok "])
 def test_any_answer_to_the_challenge_but_ok_is_a_failure(talk, word):
     talk.play("""
