@@ -56,6 +56,26 @@ def nothing_left():
 
 
 @pytest.fixture
+def restore_afterwards():
+    """A function of a module or class: after the test its attributes are what they are now.
+
+    So a test assigns to attributes that mypy can see: monkeypatch.setattr takes their names as text.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def note(owner):
+            for name, value in list(vars(owner).items()):
+                if not name.startswith("__"):
+                    stack.callback(restore, owner, name, value)
+
+        def restore(owner, name, value):
+            if vars(owner).get(name) is not value:
+                setattr(owner, name, value)
+
+        yield note
+
+
+@pytest.fixture
 def public():
     """A machine whose files everybody may read."""
     directory = Path(tempfile.mkdtemp(prefix="lonc-test-"))

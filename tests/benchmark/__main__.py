@@ -12,6 +12,7 @@ import resource
 import signal
 import statistics
 import sys
+from typing import Any
 
 from . import calls, cases, hosts
 from .cases import MICRO, Case
@@ -26,9 +27,11 @@ GROUPS = {
 OTHERS = {"calls": calls.run, "hosts": hosts.run}
 
 
-def run_case(case: Case, rounds: int, seconds: float) -> dict[str, object]:
+def run_case(case: Case, rounds: int, seconds: float) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(side.running()) for name, side in case.sides.items()}
+        running: dict[str, Any] = {
+            name: stack.enter_context(side.running()) for name, side in case.sides.items()
+        }
         for side in running.values():
             side.measure(seconds / 5)  # until pools and caches are as they will be
         measured = [
@@ -54,7 +57,7 @@ def run_case(case: Case, rounds: int, seconds: float) -> dict[str, object]:
     }
 
 
-def show(result: dict[str, object]) -> None:
+def show(result: dict[str, Any]) -> None:
     goal = "" if result["goal"] is None else f"<= {result['goal']:g}"
     spread = f"{result['least']:.2f}–{result['most']:.2f}" if "least" in result else ""
     figure = f"{result['figure']:8.3g}" if "of" not in result else f"{result['figure']:8.2f}"

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from .ends import Ends
 from .subjects import (
@@ -25,20 +26,8 @@ REST = 30.0  # seconds; each child is asked every ten whether it hangs
 SETTLED = 15.0  # seconds, until it has been asked for the first time
 MIB = 1 << 20
 
-FORKS = """
-import os, signal
-import lonc.commands.cli, lonc.lifecycle.start
-ready, say = os.pipe()
-for _ in range(%d):
-    if os.fork() == 0:
-        os.close(1)  # else the end of who forks would not be heard
-        os.write(say, b"x")
-        signal.pause()
-for _ in range(%d):
-    os.read(ready, 1)
-print("ready", flush=True)
-signal.pause()
-"""
+ROOT = Path(__file__).parents[2]
+FORKS = [sys.executable, "-m", "tests.benchmark.idle_forks"]
 
 
 class Daemon(Subject):
@@ -73,7 +62,7 @@ def forks():
     began = time.perf_counter()
     with on_cores(ALL_CORES):
         process = subprocess.Popen(
-            [sys.executable, "-c", FORKS % (HOSTS, HOSTS)], stdout=subprocess.PIPE, process_group=0
+            [*FORKS, str(HOSTS)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
         )
     try:
         assert process.stdout.readline(), "they cannot be forked"

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from support import preparations
 from support.machine import LONC, Terminal, program
 
 
@@ -20,7 +21,7 @@ def two(machine):
 def test_ping_asks_all_side_by_side(two):
     hung = two.children()["l2"]
     os.kill(hung, signal.SIGSTOP)
-    impatient = program("import lonc.commands.send; lonc.commands.send.PING_TIMEOUT = 1")
+    impatient = program(preparations.ping_for, 1)
     begun = time.monotonic()
     done = two.command("ping", "l2", "l1", "l2", "l2", "l2", program=impatient)
     assert time.monotonic() - begun < 3

@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 import pytest
+from support import preparations
 from support.load import Load
 from support.machine import LONC, Machine, Terminal, eventually, program
 
@@ -178,11 +179,7 @@ def test_top_wants_a_terminal(four):
 
 @pytest.mark.parametrize(("command", "library"), [("top", "rich"), ("exporter", "prometheus_client")])
 def test_without_its_library_a_command_says_how_to_get_it(four, command, library):
-    without = (
-        f"import sys; sys.modules[{library!r}] = None;"
-        "from lonc.commands.cli import main; sys.exit(main())"
-    )
-    done = four.command(command, program=[LONC[0], "-c", without])
+    done = four.command(command, program=program(preparations.without_library, library))
     assert done.returncode == 1
     assert (
         done.stderr.decode() == f"lonc: {command} needs the library {library}: pip install {library}\n"
@@ -217,9 +214,7 @@ def test_check_health_with_a_threshold_that_makes_no_sense_is_wrong_usage(four, 
 class TestWithoutADaemon:
     def test_a_daemon_of_another_version(self, machine):
         machine.start()
-        older = program(
-            "import lonc.commands.status; lonc.commands.status.Report.from_line = lambda _: int('x')"
-        )
+        older = program(preparations.not_understand_reports)
         for command, status in (("status", 4), ("check-health", 3)):
             done = machine.command(command, program=older)
             assert done.returncode == status

@@ -1,4 +1,8 @@
-"""What makes a process of lonc fail at one step: it is killed there, or its disk fails."""
+"""Makes a process of lonc fail at one step: it is killed there, or a call of the system fails.
+
+The `at_…` functions are preparations for `support.machine.program`: they say where the process reads the
+file that names the failure.
+"""
 
 import itertools
 import json
@@ -7,14 +11,21 @@ import signal
 import sys
 from pathlib import Path
 
-import lonc
+from support.preparations import restart_at_once
 
-_REAL = {}  # what was spoilt before, by its name
+import lonc
+from lonc.child.replay import Replay
+from lonc.parent.parent import Parent
+
+_REAL = {}  # name of a function of os -> the original, once it was replaced
 _OURS = str(Path(lonc.__file__).parent)
 
 
 def kill(step):
-    """Kill this process, but none that it forks, at that call out of lonc's own code from here on."""
+    """Kill this process, but none that it forks, at the call of that number.
+
+    Calls made by lonc's own code are counted, from 1 and from here on.
+    """
     me, left = os.getpid(), step
 
     def count(frame, event, _):
@@ -30,8 +41,10 @@ def kill(step):
 
 
 def spoil(name, nth, error):
-    """From now on the `nth` call of os.NAME fails, a write when half is done. Returns a list that is
-    empty until then."""
+    """Let the `nth` call of os.NAME from here on fail with that errno; a write has written half by then.
+
+    Returns a list that is empty until it has failed.
+    """
     original = _REAL.setdefault(name, getattr(os, name))
     calls = itertools.count(1)
     failed = []
@@ -48,10 +61,12 @@ def spoil(name, nth, error):
     return failed
 
 
-def after(owner, name, order):
-    """From now on, whoever comes to `owner.name` does what the file `order` says, once: the name of one
-    of the functions above and its arguments, as JSON. What it did before is over."""
-    original = getattr(owner, name)
+def obeying(original, order):
+    """A function for `original` that first does what the file `order` says, and removes that file.
+
+    The file names one of the two functions above and its arguments, as JSON; what a function that was
+    named before has changed is undone. Without the file only `original` is called.
+    """
 
     def call(*arguments, **options):
         try:
@@ -65,11 +80,27 @@ def after(owner, name, order):
             {"kill": kill, "spoil": spoil}[what](*how)
         return original(*arguments, **options)
 
-    setattr(owner, name, call)
+    return call
+
+
+def at_parent_start(order):
+    restart_at_once()
+    Parent.run = obeying(Parent.run, order)
+
+
+def at_reload(order):
+    restart_at_once()
+    Parent._reload = obeying(Parent._reload, order)
+
+
+def at_replay(order):
+    """When a child is about to carry out a delayed transaction."""
+    restart_at_once()
+    Replay._take = obeying(Replay._take, order)
 
 
 def give(order, *what):
-    """Write the file that `after` reads."""
+    """Write the file that `obeying` reads."""
     being_written = order.with_name(".order")
     being_written.write_text(json.dumps(what))
     being_written.rename(order)

@@ -18,13 +18,14 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from faults import sabotage
 from faults.failing_lond import LondProcess, is_wrong_answer
 from faults.sabotage import give
+from support import preparations
 from support.load import Load
 from support.machine import eventually, peak_memory, program, read_line
 from support.scripted_lond import ScriptedLond, echoing
 
-HERE = str(Path(__file__).parent)
 WRITER = str(Path(__file__).with_name("writer.py"))
 
 
@@ -113,21 +114,8 @@ def dead_host(machine, rounds, seed=1):
     }
 
 
-# A child that keeps dying is replaced after growing delays; where dying is all that it does, we have not
-# got the time.
-SOON = (
-    "import lonc.parent.supervisor, lonc.child.replay; lonc.child.replay.LOOK_AGAIN = 0.05;"
-    "lonc.parent.supervisor.RESTART_FIRST = lonc.parent.supervisor.RESTART_LONGEST = 0.05"
-)
-AT_ONCE = program(SOON)
-
-
-def sabotaged(owner, name, order):
-    """A lonc that does at `owner.name` what the file `order` says; see there."""
-    return program(
-        f"{SOON}; sys.path.insert(0, {HERE!r}); import sabotage, lonc.parent.parent;"
-        f"sabotage.after({owner}, {name!r}, {str(order)!r})"
-    )
+# Delays before a dead child is replaced grow: too long for a test that kills one after the other.
+AT_ONCE = program(preparations.restart_at_once)
 
 
 class Ledger:
@@ -317,13 +305,8 @@ def crash_loop(machine, seconds, most):
     """For so long a child dies as soon as it runs; then the cause goes away."""
     machine.hosts("l1")
     cause = machine.directory / "cause"
-    dying = (
-        "import lonc.child.child; good = lonc.child.child.Child.run; cause = {cause!r};"
-        "lonc.child.child.Child.run = lambda child: os._exit(3) if os.path.exists(cause) else "
-        "good(child)"
-    )
     machine.start_lond("l1")
-    machine.run_with(dying.format(cause=str(cause)))
+    machine.run_with(preparations.exit_at_start, None, cause)
     cause.touch()
     os.kill(machine.children()["l1"], signal.SIGKILL)
     begun = time.monotonic()
@@ -370,11 +353,11 @@ def orphans(machine, runs, seed):
     for _ in range(runs):
         when = rng.choice(["starting", "reloading", "at rest"])
         step = rng.randrange(1, STEPS.get(when, 2))
-        name = "run" if when == "starting" else "_reload"
+        place = sabotage.at_parent_start if when == "starting" else sabotage.at_reload
         order.unlink(missing_ok=True)
         if when == "starting":
             give(order, "kill", step)
-        prepared = sabotaged("lonc.parent.parent.Parent", name, order)
+        prepared = program(place, order)
         process = machine.run(wait=False, program=prepared, start_new_session=True)
         with contextlib.suppress(AssertionError):
             eventually(machine.serves)

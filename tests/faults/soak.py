@@ -231,8 +231,10 @@ class Mix:
         if self.resealing is None or self.resealing.poll() is not None:
             lonc = [*LONC, "-c", self.machine.configuration, "delayed"]
             subprocess.run([*lonc, "keygen", self.keys], check=True, stdout=subprocess.DEVNULL)
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self.resealing = subprocess.Popen([*lonc, "reseal"], **quiet)  # some may be in flight
+            # Its warnings that transactions are in flight are of no interest.
+            self.resealing = subprocess.Popen(
+                [*lonc, "reseal"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
     def be_greedy(self):
         """Send a few megabytes without a newline, or stop to."""

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from faults import scenarios
+from faults import sabotage, scenarios
 from faults.sabotage import give, spoil
 from support.delayed_files import contents, machine_in, saved
-from support.machine import as_nobody, eventually, in_child
+from support.machine import as_nobody, eventually, in_child, program
 from support.scripted_lond import ScriptedLond
 
 from lonc import lonnet
@@ -174,7 +174,7 @@ def test_carrying_out(machine, error):
     directory = machine.sockets / "delayed"
     steps = ["open", "fstat", "lstat", "read", "write", "unlink", "listdir"]
     with ScriptedLond(machine.address(1), machine.port, ledger.script):
-        machine.run(program=scenarios.sabotaged("lonc.child.replay.Replay", "_take", order))
+        machine.run(program=program(sabotage.at_replay, order))
         child = machine.children()
         for number, (step, nth) in enumerate(itertools.product(steps, (1, 2, 3))):
             give(order, "spoil", step, nth, error)

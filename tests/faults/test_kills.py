@@ -5,9 +5,9 @@ import os
 import shutil
 from collections import Counter
 
-from faults import scenarios
+from faults import sabotage, scenarios
 from faults.sabotage import give, kill
-from support.machine import eventually
+from support.machine import eventually, program
 from support.scripted_lond import ScriptedLond
 
 from lonc.spool import spool
@@ -58,7 +58,7 @@ def test_a_child_at_any_step_of_carrying_out(machine):
     ledger = scenarios.Ledger()
     directory = machine.sockets / "delayed"
     with ScriptedLond(machine.address(1), machine.port, ledger.script):
-        machine.run(program=scenarios.sabotaged("lonc.child.replay.Replay", "_take", order))
+        machine.run(program=program(sabotage.at_replay, order))
         for step in itertools.count(1, 5):
             child = eventually(lambda: machine.children().get("l1"))
             give(order, "kill", step)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import preparations
 from support.load import Load
 from support.machine import (
     LONC,
@@ -463,19 +464,11 @@ class TestNobodyNotices:
 
 
 class TestNewChildren:
-    HANG_IF = (
-        "import lonc.child.child, lonc.parent.child_process, pathlib, time;"
-        " run = lonc.child.child.Child.run;"
-        "lonc.parent.child_process.READY_WITHIN = lonc.parent.child_process.LEAVING_WITHIN = 0.5;"
-        "lonc.child.child.Child.run = lambda child:"
-        " time.sleep(60) if pathlib.Path('{flag}').exists() and child._host.id == 'l1' else run(child)"
-    )
-
     def test_one_that_does_not_become_ready_leaves_the_old_one_and_is_reported(self, machine, tmp_path):
         machine.hosts("l1", "l2")
         machine.start_lond("l1")
         flag = tmp_path / "flag"
-        machine.start(program=program(self.HANG_IF.format(flag=flag)))
+        machine.start(program=program(preparations.hang_while, flag, "l1"))
         before = machine.children()
         kept = machine.connect()
         flag.touch()
@@ -500,13 +493,7 @@ class TestNewChildren:
     def test_what_came_while_the_parent_was_held_up_came_in_time(self, machine):
         """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
         machine.start_lond("l1")
-        late = (
-            "import lonc.child.child, lonc.parent.child_process, time;"
-            " lonc.parent.child_process.READY_WITHIN = 0.5;"
-            "run = lonc.child.child.Child.run;"
-            " lonc.child.child.Child.run = lambda c: (time.sleep(0.2), run(c))"
-        )
-        machine.start(program=program(late))
+        machine.start(program=program(preparations.start_late, 0.2, None, 0.5))
         client = machine.connect()
         machine.lonc.send_signal(signal.SIGHUP)
         eventually(lambda: len(children_of(machine.lonc.pid)) == 2)
@@ -521,15 +508,7 @@ class TestNewChildren:
     def test_what_one_has_said_that_was_killed_counts_no_more(self, machine, tmp_path):
         machine.start_lond("l1")
         flag = tmp_path / "flag"
-        late = (
-            "import lonc.child.child, lonc.parent.child_process as p, pathlib, time;"
-            " p.READY_WITHIN = 0.3;"
-            "run = lonc.child.child.Child.run; kill = p.ChildProcess.kill;"
-            f"flag = pathlib.Path('{flag}');"
-            "lonc.child.child.Child.run = lambda child: (time.sleep(0.4 * flag.exists()), run(child));"
-            "p.ChildProcess.kill = lambda child, why: (time.sleep(0.4), kill(child, why))"
-        )
-        machine.start(program=program(late))
+        machine.start(program=program(preparations.start_late_and_kill_late, flag))
         client = machine.connect()
         flag.touch()
         assert "was killed: it was not ready in time; the old one goes on" in reload(machine, status=1)
@@ -558,7 +537,7 @@ class TestNewChildren:
 
     def test_an_old_one_that_hangs_is_replaced_all_the_same(self, machine, tmp_path):
         machine.start_lond("l1")
-        machine.start(program=program(self.HANG_IF.format(flag=tmp_path / "none")))
+        machine.start(program=program(preparations.hang_while, tmp_path / "none", "l1"))
         hanging = machine.children()["l1"]
         os.kill(hanging, signal.SIGSTOP)
         assert reload(machine) == "reloaded, 1 host\n"
@@ -570,8 +549,7 @@ class TestNewChildren:
     def test_an_old_one_that_dies_while_the_next_one_starts(self, machine, tmp_path):
         machine.start_lond("l1")
         flag = tmp_path / "flag"
-        slow = self.HANG_IF.format(flag=flag).replace("time.sleep(60)", "(time.sleep(0.3), run(child))")
-        machine.start(program=program(slow))
+        machine.start(program=program(preparations.start_late, 0.3, flag))
         old = machine.children()["l1"]
         flag.touch()
         machine.lonc.send_signal(signal.SIGHUP)
@@ -584,7 +562,7 @@ class TestNewChildren:
     def test_a_host_that_is_new_and_whose_child_does_not_come_up_is_tried_again(self, machine, tmp_path):
         machine.hosts("l2")
         flag = tmp_path / "flag"
-        machine.start(program=program(self.HANG_IF.format(flag=flag)))
+        machine.start(program=program(preparations.hang_while, flag, "l1"))
         flag.touch()
         machine.hosts("l1")
         said = reload(machine, status=1)
@@ -596,11 +574,7 @@ class TestNewChildren:
     def test_a_host_that_is_gone_and_whose_child_hangs(self, machine):
         machine.hosts("l1", "l2")
         machine.configure(loncDrainTimeout=0.1)
-        machine.start(
-            program=program(
-                "import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.2"
-            )
-        )
+        machine.start(program=program(preparations.kill_after, 0.2))
         hanging = machine.children()["l2"]
         os.kill(hanging, signal.SIGSTOP)
         machine.hosts("l1")
@@ -611,7 +585,7 @@ class TestNewChildren:
 
     def test_an_old_one_that_hangs_while_the_new_one_dies(self, machine, tmp_path):
         machine.start_lond("l1")
-        machine.start(program=program(self.HANG_IF.format(flag=tmp_path / "none")))
+        machine.start(program=program(preparations.hang_while, tmp_path / "none", "l1"))
         old = machine.children()["l1"]
         os.kill(old, signal.SIGSTOP)
         machine.lonc.send_signal(signal.SIGHUP)
@@ -624,17 +598,7 @@ class TestNewChildren:
     def test_a_child_that_asks_to_be_replaced_and_dies(self, machine):
         """What it has said is heard when it has been reaped, and its pid may be another's by then."""
         enough = machine.directory / "enough"
-        dying = (
-            "import lonc.child.child, lonc.parent.child_process, lonc.parent.supervisor;"
-            " good = lonc.child.child.Pool.open;"
-            "lonc.child.child.READY = b'ready\\nnonsense\\n';"
-            " lonc.parent.child_process.READY = b'ready\\n';"
-            "lonc.parent.supervisor.ChildProcess.kill = lambda *_: None;"
-            f"enough = {str(enough)!r};"
-            "lonc.child.child.Pool.open = lambda pool: os._exit(3) if os.path.exists(enough) "
-            "else good(pool)"
-        )
-        machine.start(program=program(dying))
+        machine.start(program=program(preparations.say_nonsense_and_exit, enough))
         enough.touch()
         os.kill(machine.children()["l1"], signal.SIGKILL)
         eventually(lambda: machine.log().count("child ") > 2)

@@ -14,6 +14,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import preparations
+from support.import_record import record_imports
 from support.machine import (
     AS_NOBODY,
     LONC,
@@ -22,7 +24,6 @@ from support.machine import (
     exists,
     in_child,
     program,
-    program_of,
     read_line,
 )
 
@@ -302,7 +303,7 @@ class TestLifeAsTheUser:
             assert theirs.command("status", program=whoever).returncode == 0
             assert theirs.command("reload", program=whoever).returncode == 0
             assert theirs.command("start", program=whoever).stdout.startswith(b"lonc is running already")
-        stranger = program_of(STRANGER)
+        stranger = program(preparations.become, STRANGER)
         for command in ("status", "reload", "stop"):
             assert theirs.command(command, program=stranger).returncode == 4
         first = theirs.lonc.pid
@@ -325,7 +326,7 @@ class TestLifeAsTheUser:
             assert_nothing_left_of_root(pid)
 
     def test_nobody_else_can_start_it(self, theirs):
-        stranger = program_of(STRANGER)
+        stranger = program(preparations.become, STRANGER)
         why = f"only root can become nobody:{GROUP} (loncUser, loncGroup)"
         for directory in (theirs.sockets, theirs.pid_file.parent):
             directory.mkdir(mode=0o750)
@@ -345,11 +346,7 @@ class TestLifeAsTheUser:
         theirs.start_lond("l1")
         theirs.table.write_text(theirs.table.read_text() + "l3:dom:library:localhost\n")
         theirs.configure(loncUser="nobody", loncDelayedInterval=0.1)
-        hook = (
-            "lambda event, arguments: event == 'import' and os.getuid() != 0"
-            f" and open({str(imported)!r}, 'a').write(arguments[0] + '\\n')"
-        )
-        theirs.start(program=program(f"sys.addaudithook({hook})"))
+        theirs.start(program=program(record_imports, imported))
         assert theirs.ask(b"encrypt:put:a:b:c:d=1") == b"ok"
         assert theirs.ask(b"ping", "l3") == b"con_lost"
         assert "Connection refused" in theirs.status("l3")["last_error"][1]
@@ -396,11 +393,7 @@ class TestLifeAsTheUser:
         imported = theirs.directory / "imported"
         imported.touch()
         imported.chmod(0o666)
-        hook = (
-            "lambda event, arguments: event == 'import' and os.getuid() != 0"
-            f" and open({str(imported)!r}, 'a').write(arguments[0] + '\\n')"
-        )
-        theirs.start(program=program(f"sys.addaudithook({hook})"))
+        theirs.start(program=program(record_imports, imported))
         assert theirs.ask(b"encrypt:echo:x") == b"x"
         assert theirs.status()["mode"] == "ssl"
         assert theirs.command("reload").returncode == 0
@@ -667,7 +660,7 @@ class TestFailingClosed:
 
     @pytest.mark.parametrize("call", ["setgroups", "setresgid", "setresuid"])
     def test_a_call_that_says_yes_and_does_nothing_is_found_out(self, theirs, call):
-        lying = program(f"os.setgroups([4, 5]); os.{call} = lambda *_: None")
+        lying = program(preparations.pretend_to_become_another_user, call)
         done = theirs.command("run", program=lying, timeout=20)
         assert done.returncode == 1
         assert b"become" in done.stderr

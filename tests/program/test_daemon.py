@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import preparations
 from support.machine import (
     AS_NOBODY,
     LONC,
@@ -94,13 +95,7 @@ class TestStart:
         assert holders(three.pid_file) == [three.lonc.pid]
 
     def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
-        dying = program(
-            "import lonc.child.child, lonc.lifecycle.start;"
-            " good = lonc.child.child.Child.make_lond_connection;"
-            "lonc.child.child.Child.make_lond_connection ="
-            " lambda child: good(child) if child._host.id != 'l2' else 1 / 0;"
-            "lonc.child.child.READY = b''"  # whoever opens no connection is never ready
-        )
+        dying = program(preparations.crash_when_connecting, "l2")
         done = three.command("start", program=dying)
         assert (done.returncode, done.stdout) == (1, b"")
         words = (
@@ -115,11 +110,7 @@ class TestStart:
 
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         three.configure(loncDrainTimeout=1)
-        hanging = program(
-            "import lonc.child.child, lonc.parent.child_process, time;"
-            " lonc.parent.child_process.READY_WITHIN = 0.3;"
-            "lonc.child.child.Child.run = lambda child: time.sleep(100)"
-        )
+        hanging = program(preparations.hang_in_every_child)
         done = three.command("start", program=hanging)
         assert done.returncode == 1
         assert re.fullmatch(
@@ -128,10 +119,7 @@ class TestStart:
         assert three.socket_files() == []
 
     def test_a_daemon_that_crashes_before_it_serves_is_told(self, three):
-        crashing = program(
-            "import lonc.lifecycle.start, lonc.parent.parent;"
-            " lonc.parent.parent.Parent.run = lambda _: 1 / 0"
-        )
+        crashing = program(preparations.crash_in_parent)
         done = three.command("start", program=crashing)
         assert done.returncode == 1
         assert b"lonc: ZeroDivisionError: division by zero (" in done.stderr
@@ -139,10 +127,7 @@ class TestStart:
         assert len(log.splitlines()) == 1
 
     def test_a_daemon_that_is_killed_before_it_serves_is_told(self, three):
-        killed = program(
-            "import lonc.lifecycle.start, lonc.parent.parent;"
-            "lonc.parent.parent.Parent.run = lambda _: os.kill(os.getpid(), 9)"
-        )
+        killed = program(preparations.kill_parent)
         done = three.command("start", program=killed)
         assert done.returncode == 1
         log = three.pid_file.with_name("lonc.log")
@@ -294,9 +279,7 @@ class TestOneInstance:
         )
         try:
             assert stranger.stdout.readline() == "held\n"
-            impatient = program(
-                "import lonc.lifecycle.instance; lonc.lifecycle.instance.settled.__defaults__ = (0.2,)"
-            )
+            impatient = program(preparations.ask_impatiently)
             why = f"{three.pid_file} is locked, and there is no lonc {stranger.pid}\n"
             done = three.command("status", program=impatient)
             assert done.returncode == 4
@@ -364,9 +347,7 @@ class TestOneInstance:
             three.start()
             pid = three.lonc.pid
             three.pid_file.write_text(content.format(stranger=stranger.pid))
-            impatient = program(
-                "import lonc.lifecycle.instance; lonc.lifecycle.instance.settled.__defaults__ = (0.2,)"
-            )
+            impatient = program(preparations.ask_impatiently)
             if content:
                 done = three.command("status", program=impatient)
                 assert (done.returncode, f"pid {pid}," in done.stdout.decode()) == (0, True)
@@ -514,7 +495,7 @@ class TestStop:
             client.sendall(b"slow\n")
             in_flight(three)
             three.configure(loncDrainTimeout=0)
-            hasty = program("import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0")
+            hasty = program(preparations.kill_after, 0)
             stopping = subprocess.Popen(
                 [*hasty, "-c", three.configuration, "stop"], stdout=subprocess.PIPE
             )
@@ -582,11 +563,7 @@ class TestStop:
 
     def test_a_child_that_hangs_is_killed(self, three):
         three.configure(loncDrainTimeout=0.1)
-        three.start(
-            program=program(
-                "import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.3"
-            )
-        )
+        three.start(program=program(preparations.kill_after, 0.3))
         all_ = processes(three)
         hanging = three.children()["l2"]
         os.kill(hanging, signal.SIGSTOP)
@@ -600,10 +577,7 @@ class TestStop:
         three.start()
         all_ = processes(three)
         three.lonc.send_signal(signal.SIGSTOP)
-        impatient = program(
-            "import lonc.lifecycle.stop; lonc.lifecycle.stop.KILL_AFTER = 0.3;"
-            "lonc.lifecycle.control_client.ask.__defaults__ = (0.2,)"
-        )
+        impatient = program(preparations.ask_impatiently)
         done = three.command("status", program=impatient)
         assert done.returncode == 4
         assert done.stdout.decode() == f"lonc is running, pid {three.lonc.pid}\n"
@@ -699,10 +673,7 @@ class TestStop:
 
     def test_a_term_while_it_starts_ends_it_and_the_start_says_so(self, three):
         three.hosts(*[f"h{number}" for number in range(60)])
-        slowly = program(
-            "import lonc.child.child, time; run = lonc.child.child.Child.run;"
-            "lonc.child.child.Child.run = lambda child: (time.sleep(0.3), run(child))"
-        )
+        slowly = program(preparations.start_late, 0.3)
         command = [*slowly, "-c", three.configuration, "start"]
         starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         (pid,) = eventually(lambda: holders(three.pid_file))

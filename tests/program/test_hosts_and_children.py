@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from support import preparations
 from support.machine import asked, children_of, eventually, exists, program, read_line, without_prefix
 from support.scripted_lond import ScriptedLond, remembering
 
@@ -134,13 +135,7 @@ class TestUpdate:
 
     def test_what_did_not_come_about_is_tried_again_by_the_next_one(self, three):
         obstacle = three.directory / "obstacle"
-        three.start(
-            program=program(
-                "import lonc.child.child; run = lonc.child.child.Child.run;"
-                f"fails = lambda self: self._host.id == 'l1' and os.path.exists({str(obstacle)!r});"
-                "lonc.child.child.Child.run = lambda self: os._exit(3) if fails(self) else run(self)"
-            )
-        )
+        three.start(program=program(preparations.exit_at_start, "l1", obstacle))
         before = three.children()
         obstacle.touch()
         three.table.write_text(three.table.read_text().replace("l1.example.org", "other.example.org"))
@@ -160,13 +155,8 @@ class TestUpdate:
 
 
 class TestHanging:
-    QUICK = (
-        "import lonc.parent.child_process; lonc.parent.child_process.PING_EVERY = 0.1;"
-        "lonc.parent.child_process.MAX_UNANSWERED = 10"
-    )
-
     def test_a_child_that_hangs_is_killed_and_replaced(self, three):
-        three.start(program=program(self.QUICK))
+        three.start(program=program(preparations.check_children_often))
         child = three.children()["l1"]
         os.kill(child, signal.SIGSTOP)
         eventually(lambda: not exists(child))
@@ -174,7 +164,7 @@ class TestHanging:
         assert f"child {child} of l1 was killed: it has not answered for 1 s" in three.log()
 
     def test_a_parent_that_was_stopped_itself_blames_nobody(self, three):
-        three.start(program=program(self.QUICK))
+        three.start(program=program(preparations.check_children_often))
         before = three.children()
         three.lonc.send_signal(signal.SIGSTOP)
         time.sleep(2)  # all this time is to pass
@@ -279,8 +269,7 @@ class TestOnDemand:
 
     def test_one_that_keeps_dying_waits_for_its_delay_though_somebody_wants_it(self, three):
         three.configure(loncChildren="ondemand")
-        dying = "import lonc.child.child, os; lonc.child.child.Child.run = lambda child: os._exit(3)"
-        three.start(program=program(dying))
+        three.start(program=program(preparations.exit_at_start))
         begun = time.monotonic()
         client = three.connect()
         client.sendall(b"ping\n")
@@ -384,11 +373,7 @@ class TestDelayed:
 
     def test_what_a_writer_that_was_killed_has_left_is_removed_in_the_end(self, three):
         three.configure(loncDelayedInterval=0.2)
-        three.start(
-            program=program(
-                "import lonc.parent.spool_scan; lonc.parent.spool_scan.ABANDONED_AFTER = 0.5"
-            )
-        )
+        three.start(program=program(preparations.abandon_after, 0.5))
         left = three.sockets / "delayed" / ".1.0.1.x.l1"
         left.write_bytes(b"half")
         eventually(lambda: not left.exists())

@@ -2,12 +2,12 @@
 
 import contextlib
 import resource
-import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support import preparations
 from support.machine import eventually, peak_memory, read_line
 from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
@@ -113,13 +113,8 @@ def test_idle_connections_are_closed_and_made_anew_when_needed(machine):
 
 def test_if_the_system_has_no_descriptor_left_accepting_waits_and_nobody_else_does(machine):
     machine.start_lond("l1")
-    poor = (
-        "import errno, socket, pathlib; accept = socket.socket.accept; flag = pathlib.Path({flag!r});"
-        "socket.socket.accept = lambda self: accept(self) if not flag.exists()"
-        " else (_ for _ in ()).throw(OSError(errno.ENFILE, 'none left'))"
-    )
     flag = machine.directory / "poor"
-    machine.run_with(poor.format(flag=str(flag)))
+    machine.run_with(preparations.no_descriptors_while, flag)
     kept = machine.connect()
     kept.sendall(b"ping\n")
     assert read_line(kept) == b"l1"
@@ -228,9 +223,7 @@ def test_a_resolver_that_hangs_delays_its_host_only(machine):
     )
     machine.configure(loncConnectTimeout=0.5)
     machine.start_lond("l1")
-    machine.run_with(
-        "import socket, time; socket.getaddrinfo = lambda *_: time.sleep(60)",
-    )
+    machine.run_with(preparations.resolve_slowly)
     begun = time.monotonic()
     slow = machine.connect("l2")
     slow.sendall(b"ping\n")
@@ -244,12 +237,9 @@ def test_a_resolver_that_hangs_delays_its_host_only(machine):
 
 def test_all_addresses_of_a_name_are_tried(machine):
     machine.table.write_text("l1:dom:library:l1.example.org\n")
-    found = [
-        (int(socket.AF_INET), int(socket.SOCK_STREAM), 6, "", (address, machine.port))
-        for address in (machine.address(2), machine.address(3), machine.address(1))
-    ]
+    found = [(machine.address(number), machine.port) for number in (2, 3, 1)]
     with ScriptedLond(machine.address(1), machine.port, echoing):
-        machine.run_with(f"import socket; socket.getaddrinfo = lambda *_: {found!r}")
+        machine.run_with(preparations.resolve_to, *found)
         assert machine.ask(b"hello") == b"hello"
         assert "WARNING" not in machine.log()
         machine.stop()
@@ -259,12 +249,8 @@ def test_all_addresses_of_a_name_are_tried(machine):
 def test_the_wall_clock_changes_nothing(machine, years):
     machine.configure(**TIMEOUTS)
     flag = machine.directory / "jump"
-    jump = (
-        "import time, pathlib; flag = pathlib.Path({flag!r}); real = time.time;"
-        "time.time = lambda: real() + (flag.exists() and {years} * 31536000)"
-    )
     with ScriptedLond(machine.address(1), machine.port, silent_after(3)):
-        machine.run_with(jump.format(flag=str(flag), years=years))
+        machine.run_with(preparations.jump_in_time, years * 31536000, flag)
         client = machine.connect()
         client.sendall(b"ping\n")
         eventually(lambda: machine.status()["connections"].get("ReceivingReply") == 1)

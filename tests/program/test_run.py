@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import preparations
 from support.load import Load
 from support.machine import (
     LONC,
@@ -440,9 +441,7 @@ class TestPool:
         with ScriptedLond(machine.address(1), machine.port, script):
             machine.configure(loncMaxConnections=1)
             # So small that the whole of it, and what is beyond, arrive in one piece.
-            machine.run_with(
-                "import lonc.child.lond_connection; lonc.child.lond_connection.RECEIVE_SIZE = 4096"
-            )
+            machine.run_with(preparations.receive_at_most, 4096)
             clients = [machine.connect() for _ in range(6)]
             for round_ in range(30):
                 for number, client in enumerate(clients):
@@ -554,7 +553,7 @@ class TestParentAndChild:
         assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
 
     def test_one_that_lived_long_is_replaced_as_if_it_were_the_first_to_die(self, machine):
-        machine.run_with("import lonc.parent.supervisor; lonc.parent.supervisor.LIVED_LONG = 0.2")
+        machine.run_with(preparations.lived_long_after, 0.2)
         for _ in range(3):
             dead = eventually(lambda: machine.children().get("l1"))
             time.sleep(0.3)  # it lives long
@@ -581,18 +580,13 @@ class TestParentAndChild:
         assert machine.ask(b"ping", "l1") == b"l1"
 
     def test_a_child_that_says_what_it_should_not_is_killed_and_replaced(self, machine):
-        machine.run_with(
-            "import lonc.parent.supervisor; lonc.child.child.READY = b'ready\\nnonsense\\n'"
-        )
+        machine.run_with(preparations.say_nonsense_when_ready)
         eventually(lambda: "was killed: it said b'nonsense" in machine.log())
         assert machine.lonc.poll() is None
 
     @pytest.mark.parametrize("status", [b"nonsense", b"{}", b'{"host": 1, "state": 2}', b"[" * 9999])
     def test_a_child_whose_status_makes_no_sense_is_killed_and_replaced(self, machine, status):
-        machine.run_with(
-            "import lonc.child.child;"
-            f" lonc.child.child.Child.status_line = lambda self: {status!r} + b'\\n'"
-        )
+        machine.run_with(preparations.report_status, status)
         child = machine.children()["l1"]
         (host,) = json.loads(asked(machine, b"status"))["hosts"]
         assert host["state"] == "no child"
@@ -612,10 +606,7 @@ class TestParentAndChild:
         assert "was killed" not in machine.log()
 
     def test_the_last_words_of_a_child_are_heard_whatever_is_in_them(self, machine):
-        crash = "(_ for _ in ()).throw(Exception('one' + chr(10) + 'two' + chr(0xdcff)))"
-        machine.run_with(
-            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {crash}"
-        )
+        machine.run_with(preparations.crash_when_asked_for_status)
         asked(machine, b"status")
         eventually(lambda: r"exited with status 1: Exception: one\ntwo\udcff (" in machine.log())
 
@@ -694,7 +685,7 @@ class TestParentAndChild:
 
     def test_a_child_that_does_not_hear_term_is_killed_in_the_end(self, machine):
         machine.configure(loncDrainTimeout=0.1)
-        machine.run_with("import lonc.parent.child_process; lonc.parent.child_process.KILL_AFTER = 0.3")
+        machine.run_with(preparations.kill_after, 0.3)
         child = machine.children()["l1"]
         os.kill(child, signal.SIGSTOP)
         assert machine.stop() == 0

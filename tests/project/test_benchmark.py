@@ -36,13 +36,17 @@ def test_a_group_that_is_not_there_is_named():
     assert b"there is no nothing" in done.stderr
 
 
-def test_forks_that_fail_are_said_and_leave_nobody_behind(monkeypatch, tmp_path):
+def test_forks_that_fail_are_said_and_leave_nobody_behind(restore_afterwards, tmp_path):
     file = tmp_path / "group"
-    children = "open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read()"
-    fails = f"open({str(file)!r}, 'w').write({children}); 1 / 0\nprint"  # once they are there
-    failing = hosts.FORKS.replace("print", fails)
-    monkeypatch.setattr(hosts, "HOSTS", 3)
-    monkeypatch.setattr(hosts, "FORKS", failing)
+    failing = (
+        "import os, signal, sys\n"
+        "children = [os.fork() or signal.pause() for _ in range(int(sys.argv[2]))]\n"
+        "open(sys.argv[1], 'w').write(' '.join(map(str, children)))\n"
+        "1 / 0"
+    )
+    restore_afterwards(hosts)
+    hosts.HOSTS = 3
+    hosts.FORKS = [sys.executable, "-c", failing, str(file)]
     with pytest.raises(AssertionError, match="cannot be forked"):
         hosts.forks()
     pids = list(map(int, file.read_text().split()))

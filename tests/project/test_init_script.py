@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.machine import BIN_LONC, Daemon, exists
+from support.machine import BIN_LONC, Daemon, exists, holders
 
 SCRIPT = Path(__file__).parents[2] / "init.d" / "lonc"
 VENV = BIN_LONC.parent.parent
@@ -48,7 +48,7 @@ def test_the_whole_cycle(script, machine):
         assert (done.returncode, done.stderr) == (7, "lonc: it is not running\n")
     assert script("try-restart").returncode == 0
     assert script("stop").returncode == 0
-    assert machine.lonc is None
+    assert holders(machine.pid_file) == []
 
     done = script("start")
     assert (done.returncode, done.stderr) == (0, "")

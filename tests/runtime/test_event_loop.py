@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import time
+from typing import Any
 
 import pytest
 from support.clock import FakeClock
@@ -84,7 +85,7 @@ def test_what_was_forgotten_is_not_called_even_in_the_same_turn(loop, pair):
 
 def test_a_descriptor_closed_and_reused_in_the_same_turn_is_not_taken_for_the_old_one(loop, pair):
     others = [socket.socketpair(), socket.socketpair()]
-    calls = []
+    calls: list[Any] = []
 
     def replace(index):
         old = others[1 - index][0]

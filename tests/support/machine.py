@@ -12,10 +12,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from support import preparations
 
 from lonc.configuration_file import read_settings
 
+TESTS = str(Path(__file__).parents[1])
 BIN_LONC = Path(sys.executable).with_name("lonc")
 LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]
 
@@ -29,22 +34,22 @@ def eventually(predicate, seconds=10.0):
     return answer
 
 
-def program(preparation):
-    """A lonc command in a process where `preparation` has been executed first."""
-    code = f"import os, sys; from lonc.commands.cli import main; {preparation}; sys.exit(main())"
+def program(preparation: Callable[..., None], *arguments: object) -> list[str]:
+    """A lonc command in a process that first calls `preparation(*arguments)`.
+
+    `preparation` is a function of a module in tests/support or tests/faults, which the process imports;
+    `arguments` are what `repr` writes as Python can read it: paths, texts, bytes, numbers, tuples, None.
+    """
+    name = preparation.__qualname__
+    code = (
+        f"import sys; from pathlib import PosixPath; sys.path.append({TESTS!r});"
+        f"from {preparation.__module__} import {name}; {name}(*{arguments!r});"
+        "from lonc.commands.cli import main; sys.exit(main())"
+    )
     return [sys.executable, "-bb", "-W", "error", "-c", code]
 
 
-def program_of(number):
-    """A lonc command of the user, and of the group, of that number.
-
-    Whatever a command imports must be there before: the environment may be root's alone.
-    """
-    ids = f"os.setgroups([]); os.setgid({number}); os.setuid({number})"
-    return program(f"import daemon, lonc.lifecycle.start, lonc.demo.tour; {ids}")
-
-
-AS_NOBODY = program_of(65534)
+AS_NOBODY = program(preparations.become, 65534)
 
 
 def title(pid):
@@ -147,7 +152,7 @@ class Machine:
         self.log_file = directory / "log"
         self.table.parent.mkdir()
         (directory / "daemons").mkdir()
-        self.lonc = None
+        self.lonc: Any = None  # a Popen or a Daemon
         self._processes = []
         self._clients = []
         self.configure()
@@ -199,9 +204,9 @@ class Machine:
             eventually(self.serves)
         return process
 
-    def run_with(self, preparation):
-        """`lonc run` in a process where `preparation` has been executed first."""
-        return self.run(program=program(preparation))
+    def run_with(self, preparation: Callable[..., None], *arguments: object) -> subprocess.Popen:
+        """`lonc run` in a process that first calls `preparation(*arguments)`."""
+        return self.run(program=program(preparation, *arguments))
 
     def start(self, command="start", **options):
         """Start the daemon; the log is its own from now on."""

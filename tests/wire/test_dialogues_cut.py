@@ -50,8 +50,13 @@ def contexts(tmp_path_factory):
 
 
 @pytest.fixture(params=["classic", "insecure", "local", "ssl"])
-def start(request, contexts):
-    """A protocol that begins in that mode, and its lond."""
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def start(mode, contexts):
+    """A function that returns a protocol that begins in that mode, and its lond."""
 
     def ssl(_):
         return Opening("ssl", b"init:ssl:1\n", tunnel=Tunnel(contexts[0], "msul1.example"))
@@ -59,11 +64,10 @@ def start(request, contexts):
     ways = {"classic": init, "insecure": insecure, "local": local, "ssl": ssl}
 
     def start():
-        protocol = LondProtocol("msul1", "msua3", 200, ways[request.param])
+        protocol = LondProtocol("msul1", "msua3", 200, ways[mode])
         protocol.connected("192.0.2.9")
         return protocol, Lond(contexts[1])
 
-    start.mode = request.param
     return start
 
 
@@ -83,19 +87,19 @@ def talk(protocol, lond, size, end=None):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10**6])
-def test_however_it_is_cut_it_comes_to_idle(start, size):
+def test_however_it_is_cut_it_comes_to_idle(start, mode, size):
     protocol, lond = start()
     talk(protocol, lond, size)
     assert protocol.state is State.IDLE
-    assert protocol.mode == start.mode
+    assert protocol.mode == mode
     assert protocol.held == 0
     protocol.start_request(b"ping\n")
     protocol.data_sent(5)
     assert protocol.receive(lond.hear(b"ping\n")) == b"msul1\n"
 
 
-def test_wherever_it_ends_it_has_not_come_to_idle_and_holds_no_more_than_was_said(start):
-    last = BUILD_KEY.encode() + b"\n" if start.mode in ("classic", "insecure") else b"\nok\n"
+def test_wherever_it_ends_it_has_not_come_to_idle_and_holds_no_more_than_was_said(start, mode):
+    last = BUILD_KEY.encode() + b"\n" if mode in ("classic", "insecure") else b"\nok\n"
     for end in itertools.count():
         protocol, lond = start()
         said = talk(protocol, lond, 10**6, end)

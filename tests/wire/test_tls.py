@@ -64,7 +64,7 @@ def version(request, contexts):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10**6])
 def test_the_key_and_what_lies_behind_it_in_clear(contexts, version, size):
-    talk = Talk(*contexts, size)
+    talk = Talk(*contexts, size=size)
     assert talk.go(behind=b"2.11.4\n") == b"2.11.4\n"
     assert talk.lonc.key == KEY
     assert len(talk.lonc) == 0
