@@ -21,7 +21,7 @@ from lonc.spool.sealing import longest_sealed, read_keys
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Who writes in place is given less time here than a second."""
-    monkeypatch.setattr("lonc.child.replay.LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(replay, "LOOK_AGAIN", 0.05)
 
 
 class Bench:
