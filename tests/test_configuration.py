@@ -280,9 +280,10 @@ def test_a_file_that_may_not_be_read(tmp_path):
     assert as_nobody(read) == f"{file}: Permission denied"
 
 
-def test_which_file_is_read(tmp_path, monkeypatch):
+def test_which_file_is_read(tmp_path, restore_afterwards):
     default = tmp_path / "loncapa.conf"
-    monkeypatch.setattr(configuration_file, "DEFAULT_FILES", (tmp_path / "first", default))
+    restore_afterwards(configuration_file)
+    configuration_file.DEFAULT_FILES = (tmp_path / "first", default)
     assert find_configuration("named", {"LONC_CONF": "other"}) == Path("named")
     assert find_configuration(None, {"LONC_CONF": "other"}) == Path("other")
     with pytest.raises(Misconfigured, match=f"{tmp_path}/first: no such file, nor is there {default}"):

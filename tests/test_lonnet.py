@@ -242,11 +242,10 @@ def test_a_reply_that_does_not_come_in_time_is_none(machine, in_background):
         machine.stop()
 
 
-def test_who_says_nothing_of_timeouts_gives_up_later_than_lonc(settings, monkeypatch):
+def test_who_says_nothing_of_timeouts_gives_up_later_than_lonc(settings, restore_afterwards):
     given = []
-    monkeypatch.setattr(
-        lonnet.Lonc, "_try", lambda self, line, host, deadline: given.append(deadline) or b""
-    )
+    restore_afterwards(lonnet.Lonc)
+    lonnet.Lonc._try = lambda self, line, host, deadline: given.append(deadline) or b""
     begun = time.monotonic()
     lonnet.reply("ping", "l1", settings=settings)
     lonnet.critical("ping", "l1", settings=settings)
@@ -362,7 +361,9 @@ class TestAKeptConnection:
         assert serve(b"2\n")[1] == b"two"
         assert result() == b"2"
 
-    def test_who_is_interrupted_keeps_no_connection(self, kept, serve, in_background, monkeypatch):
+    def test_who_is_interrupted_keeps_no_connection(
+        self, kept, serve, in_background, restore_afterwards
+    ):
         result = in_background(lambda: kept.reply("one", "l1"))
         client, _ = serve(b"1\n")
         assert result() == b"1"
@@ -370,10 +371,10 @@ class TestAKeptConnection:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as context:
-            context.setattr(lonnet, "_remaining", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                kept.reply("two", "l1")
+        restore_afterwards(lonnet)
+        lonnet._remaining = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            kept.reply("two", "l1")
         assert client.recv(1) == b""
 
     def test_one_that_was_told_while_it_was_sending_is_not_kept(self, machine):

@@ -10,7 +10,7 @@ from support.dialogue import BUILD_KEY, reach
 
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.resolver import fixed_address
-from lonc.runtime.event_loop import READ, EventLoop
+from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
@@ -390,9 +390,10 @@ def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
     assert wire.events[-1][0] == "closed"
 
 
-def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, monkeypatch):
+def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, restore_afterwards):
     in_state(wire, State.IDLE)
-    monkeypatch.setattr("lonc.runtime.event_loop.Watch.readable", lambda _: True)
+    restore_afterwards(Watch)
+    Watch.readable = lambda _: True
     assert wire.connection.still_idle()
     assert wire.connection.state is State.IDLE
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.delayed_files import write_keys
 
+from lonc.child import replay
 from lonc.child.replay import FileState, Replay, _File
 from lonc.configuration import Settings
 from lonc.errors import LoncError
@@ -19,9 +20,10 @@ from lonc.spool.sealing import longest_sealed, read_keys
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
+def soon(restore_afterwards):
     """Who writes in place is given less time here than a second."""
-    monkeypatch.setattr(replay, "LOOK_AGAIN", 0.05)
+    restore_afterwards(replay)
+    replay.LOOK_AGAIN = 0.05
 
 
 class Bench:

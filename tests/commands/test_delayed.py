@@ -337,10 +337,11 @@ class TestTheDaemon:
         eventually(lambda: admin.waiting(settings) == [])
 
     def test_whatever_is_resealed_while_it_is_carried_out_is_carried_out_once_and_in_order(
-        self, machine, keys, monkeypatch
+        self, machine, keys, restore_afterwards
     ):
         """Invariant: lond sees each request once, in the order in which they were saved."""
-        monkeypatch.setattr(admin, "READ_BACK_WITHIN", 0)
+        restore_afterwards(admin)
+        admin.READ_BACK_WITHIN = 0
         machine.start()
         settings = machine.settings()
         expected = [b"put:%d" % number for number in range(60)]

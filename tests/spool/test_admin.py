@@ -215,8 +215,11 @@ class TestResealing:
                 admin.reseal(keys, entry(settings))
             assert path.read_bytes() == b"put:other\n"
 
-    def test_a_writer_may_still_read_back_what_it_has_written(self, settings, keys, file, monkeypatch):
-        monkeypatch.setattr(admin, "READ_BACK_WITHIN", 0.3)
+    def test_a_writer_may_still_read_back_what_it_has_written(
+        self, settings, keys, file, restore_afterwards
+    ):
+        restore_afterwards(admin)
+        admin.READ_BACK_WITHIN = 0.3
         os.utime(file())
         begun = time.time()
         admin.reseal(keys, entry(settings))

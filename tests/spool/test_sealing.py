@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.machine import as_nobody, in_child
+from support.import_record import print_when_the_library_of_keys_is_imported
+from support.machine import as_nobody, in_child, python_calling
 
 from lonc.errors import CannotStart, Misconfigured
 from lonc.spool import sealing
@@ -224,13 +225,8 @@ class TestTheFile:
 
     def test_the_library_is_loaded_only_for_who_has_keys(self, file):
         written(file, f"a:{NEW.hex()}\n")
-        program = (
-            "import sys, pathlib, lonc.child.child, lonc.lonnet, lonc.commands.cli;"
-            " from lonc.spool.sealing import require_keys;"
-            "require_keys(None); print('Crypto' in sys.modules);"
-            "require_keys(pathlib.Path(sys.argv[1])); print('Crypto' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True)
+        command = python_calling(print_when_the_library_of_keys_is_imported, file)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.stdout.split() == ["False", "True"]
 
 
@@ -281,9 +277,10 @@ class TestANewKey:
         assert file.is_symlink()
         assert target.read_text() == file.read_text()
 
-    def test_no_two_keys_are_the_same(self, file, tmp_path, monkeypatch):
+    def test_no_two_keys_are_the_same(self, file, tmp_path, restore_afterwards):
         ids = iter(["one", "one", "two"])
-        monkeypatch.setattr(sealing, "_new_id", lambda: next(ids))
+        restore_afterwards(sealing)
+        sealing._new_id = lambda: next(ids)
         assert [add_key(file, tmp_path), add_key(file, tmp_path)] == ["one", "two"]
         one, two = re.findall(r"^(?:one|two):(\w+)$", file.read_text(), re.M)
         assert one != two

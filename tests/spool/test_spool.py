@@ -34,14 +34,15 @@ def directory(settings):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch, restore_afterwards):
     """The wall clock, at NOW until it is set."""
 
     class Clock:
         now = NOW + 0.5
 
     monkeypatch.setattr(time, "time", lambda: Clock.now)
-    monkeypatch.setattr(spool, "_last_used", {})
+    restore_afterwards(spool)
+    spool._last_used = {}
     return Clock
 
 
@@ -238,11 +239,12 @@ class TestSaving:
             done.set()
             thread.join()
 
-    def test_a_name_in_existence_is_never_replaced(self, settings, directory, clock, monkeypatch):
+    def test_a_name_in_existence_is_never_replaced(self, settings, directory, clock, restore_afterwards):
         theirs = f"{NOW}.0.{os.getpid()}.x.l1"
         (directory / theirs).write_bytes(b"theirs\n")
         (directory / f".{NOW}.1.{os.getpid()}.x.l1").write_bytes(b"left by one that was killed")
-        monkeypatch.setattr(spool, "newest", lambda *_: None)  # they came after the look
+        restore_afterwards(spool)
+        spool.newest = lambda *_: None  # they came after the look
         save(settings, b"x", "l1")
         assert contents(directory) == {
             theirs: b"theirs\n",

@@ -1,6 +1,6 @@
-"""Records what a process imports once it is not root any more.
+"""Shows what a process imports.
 
-It imports nothing but `os` and `sys`, since what it imports itself could not be seen.
+The module imports only `os` and `sys`: what it imports itself could not be seen.
 """
 
 import os
@@ -16,3 +16,15 @@ def record_imports(file):
                 record.write(f"{arguments[0]}\n")
 
     sys.addaudithook(note)
+
+
+def print_when_the_library_of_keys_is_imported(key_file):
+    """One line without a key file, one with it."""
+    import lonc.child.child
+    import lonc.commands.cli
+    import lonc.lonnet  # noqa: F401
+    from lonc.spool.sealing import require_keys
+
+    for file in (None, key_file):
+        require_keys(file)
+        print("Crypto" in sys.modules)

@@ -18,6 +18,7 @@ from typing import Any
 
 from support import preparations
 
+from lonc.commands.cli import main
 from lonc.configuration_file import read_settings
 
 TESTS = str(Path(__file__).parents[1])
@@ -34,19 +35,24 @@ def eventually(predicate, seconds=10.0):
     return answer
 
 
-def program(preparation: Callable[..., None], *arguments: object) -> list[str]:
-    """A lonc command in a process that first calls `preparation(*arguments)`.
+def python_calling(function: Callable[..., object], *arguments: object, then: str = "") -> list[str]:
+    """A Python that imports the module of `function` and calls it.
 
-    `preparation` is a function of a module in tests/support or tests/faults, which the process imports;
-    `arguments` are what `repr` writes as Python can read it: paths, texts, bytes, numbers, tuples, None.
+    `function` belongs to a module in tests/support or tests/faults; `arguments` are paths, texts, bytes,
+    numbers, None, or tuples of them.
     """
-    name = preparation.__qualname__
+    name = function.__name__
     code = (
         f"import sys; from pathlib import PosixPath; sys.path.append({TESTS!r});"
-        f"from {preparation.__module__} import {name}; {name}(*{arguments!r});"
-        "from lonc.commands.cli import main; sys.exit(main())"
+        f"from {function.__module__} import {name}; {name}(*{arguments!r}); {then}"
     )
     return [sys.executable, "-bb", "-W", "error", "-c", code]
+
+
+def program(preparation: Callable[..., None], *arguments: object) -> list[str]:
+    """A lonc command in a process that first calls `preparation(*arguments)`."""
+    run = f"from {main.__module__} import {main.__name__}; sys.exit({main.__name__}())"
+    return python_calling(preparation, *arguments, then=run)
 
 
 AS_NOBODY = program(preparations.become, 65534)

@@ -98,12 +98,13 @@ def test_a_build_key_must_fill_32_digits_with_the_ids():
         shared_key("l1", "a1", b"123456\n")
 
 
-def test_a_cryptography_without_idea_is_named_with_what_to_install(monkeypatch):
+def test_a_cryptography_without_idea_is_named_with_what_to_install(restore_afterwards):
     require_idea()
 
     def without(key):
         raise UnsupportedAlgorithm("IDEA")
 
-    monkeypatch.setattr(cipher, "LineCipher", without)
+    restore_afterwards(cipher)
+    cipher.LineCipher = without
     with pytest.raises(CannotStart, match="pip install"):
         require_idea()
