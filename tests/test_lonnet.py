@@ -148,8 +148,9 @@ def test_a_missing_socket_is_waited_for_as_long_as_a_restart_takes(settings):
     assert 1.9 < time.monotonic() - begun < 4
 
 
-def test_a_lonc_that_comes_back_in_time_is_asked(machine, settings, in_background, monkeypatch):
-    monkeypatch.setattr(lonnet, "RESTART", 60.0)  # a loaded machine may start lonc slowly
+def test_a_lonc_that_comes_back_in_time_is_asked(machine, settings, in_background, restore_afterwards):
+    restore_afterwards(lonnet)
+    lonnet.RESTART = 60.0  # a loaded machine may start lonc slowly
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(machine.sockets / "l1"))
     dead.close()  # a socket that refuses, as a killed lonc leaves it

@@ -594,10 +594,8 @@ class TestParentAndChild:
         assert machine.lonc.poll() is None
 
     def test_a_child_whose_status_is_out_of_its_bounds_goes_on(self, machine):
-        status = b'{"host": "l1", "state": "ready", "clients": -1, "waiting": 3, "seconds": NaN}\n'
-        machine.run_with(
-            f"import lonc.child.child; lonc.child.child.Child.status_line = lambda self: {status!r}"
-        )
+        status = b'{"host": "l1", "state": "ready", "clients": -1, "waiting": 3, "seconds": NaN}'
+        machine.run_with(preparations.report_status, status)
         child = machine.children()["l1"]
         (host,) = json.loads(asked(machine, b"status"))["hosts"]
         known = (host["state"], host["clients"], host["waiting"], host["seconds"])
