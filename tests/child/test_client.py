@@ -342,11 +342,14 @@ def test_what_is_read_ahead_is_reported_as_growth_and_whole_lines_are_not(house)
 @pytest.mark.parametrize(
     ("owner", "may"), [((0, 1), True), ((-1, 1), False), ("user", True), ("group", True)]
 )
-def test_root_and_our_own_user_and_group_may_administer(house, monkeypatch, owner, may):
+def test_root_and_our_own_user_and_group_may_administer(
+    house, monkeypatch, restore_afterwards, owner, may
+):
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(os, "getegid", lambda: 4712)
     owner = {"user": (4711, 1), "group": (1, 4712)}.get(owner, owner)
-    monkeypatch.setattr(Client, "owner", owner)
+    restore_afterwards(Client)
+    Client.owner = owner
     house.connect()
     assert only(house).may_administer is may
 

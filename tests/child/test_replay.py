@@ -238,14 +238,16 @@ def test_a_look_leads_from_each_state_to_one(state):
         assert _File(state, SAME).looked_at(fingerprint) is changed
 
 
-def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, monkeypatch):
+def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, restore_afterwards):
     for number in (1, 2):
         bench.file(f"{number}.0.1.put.l1", b"%d\n" % number)
     bench.look()
     bench.file("3.0.1.put.l1", b"3\n")
-    with monkeypatch.context() as failing:
-        failing.setattr("lonc.child.replay.waiting", _fails)
-        bench.replay._look()
+    restore_afterwards(replay)
+    waiting = replay.waiting
+    replay.waiting = _fails
+    bench.replay._look()
+    replay.waiting = waiting
     assert bench.told == [f"cannot read {bench.directory}: it fails"]
     assert bench.states() == [FileState.IN_FLIGHT, FileState.SETTLED]
     bench.answer()
