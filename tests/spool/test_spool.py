@@ -494,3 +494,27 @@ class TestPuttingAside:
     def test_what_is_gone_already_is_an_error(self, directory):
         with pytest.raises(FileNotFoundError):
             spool.move_to_bad(directory, "nonsense")
+
+
+class TestDirectoryOfAnother:
+    """Between mkdir and open, a user that may write the parent can replace the new directory."""
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change modes of others' directories")
+    def test_its_mode_is_not_changed(self, tmp_path, monkeypatch):
+        mkdir = os.mkdir
+
+        def replaced(path):
+            mkdir(path, 0o700)
+            os.chown(path, 4711, 4711)
+
+        monkeypatch.setattr(os, "mkdir", replaced)
+        spool.make_directory(tmp_path / "delayed")
+        assert (tmp_path / "delayed").stat().st_mode & 0o7777 == 0o700
+
+    def test_a_link_is_not_followed(self, tmp_path, monkeypatch):
+        victim = tmp_path / "victim"
+        victim.mkdir(mode=0o700)
+        monkeypatch.setattr(os, "mkdir", lambda path: os.symlink(victim, path))
+        with pytest.raises(OSError, match="delayed"):
+            spool.make_directory(tmp_path / "delayed")
+        assert victim.stat().st_mode & 0o7777 == 0o700

@@ -1,0 +1,120 @@
+"""The two locks and the pid file, held by this process in the daemon's place."""
+
+import fcntl
+import os
+from contextlib import contextmanager
+
+import pytest
+
+from lonc.configuration import Settings
+from lonc.errors import Busy, CannotStart
+from lonc.lifecycle.instance import State, find, hold, make_directories, settled
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(socket_directory=tmp_path / "sockets", daemons=tmp_path)
+
+
+@contextmanager
+def locked(path):
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield
+    os.close(fd)
+
+
+class TestHolding:
+    def test_the_pid_file_is_empty_before_and_after(self, settings):
+        with hold(settings) as write_pid:
+            assert settings.pid_file.read_bytes() == b""
+            write_pid(b"12345\n")
+            write_pid(b"67\n")
+            assert settings.pid_file.read_bytes() == b"67\n"
+        assert settings.pid_file.read_bytes() == b""
+
+    def test_missing_directories_are_made_with_their_modes_whatever_the_umask(self, settings):
+        before = os.umask(0o777)
+        try:
+            make_directories(settings)
+        finally:
+            assert os.umask(before) == 0o777
+        for directory in (settings.socket_directory, settings.log_directory):
+            assert directory.stat().st_mode & 0o7777 == 0o750
+        with hold(settings):
+            assert settings.delayed_directory.is_dir()
+
+    def test_a_directory_that_cannot_be_made(self, settings, tmp_path):
+        (tmp_path / "logs").touch()
+        with pytest.raises(CannotStart), hold(settings):
+            pass
+
+    def test_another_daemon_is_busy(self, settings):
+        with hold(settings), pytest.raises(Busy, match="sockets is in use by another lonc"):
+            with hold(settings):
+                pass
+
+    def test_a_pid_file_that_stays_locked_is_another_configurations(self, settings):
+        make_directories(settings)
+        settings.pid_file.touch()
+        with locked(settings.pid_file), pytest.raises(CannotStart, match=r"lonc\.pid is in use") as why:
+            with hold(settings):
+                pass
+        assert not isinstance(why.value, Busy)
+        with hold(settings):  # and the other lock was released
+            pass
+
+
+class TestFinding:
+    def test_nothing_at_all(self, settings):
+        assert find(settings).state is State.NOT_RUNNING
+
+    def test_an_empty_pid_file_without_a_lock(self, settings):
+        with hold(settings):
+            pass
+        assert find(settings).state is State.NOT_RUNNING
+
+    def test_a_pid_without_a_lock_is_a_daemon_that_was_killed(self, settings):
+        with hold(settings):
+            pass
+        settings.pid_file.write_bytes(b"1\n")
+        assert find(settings).state is State.DEAD
+
+    def test_locked_and_empty_is_starting(self, settings):
+        with hold(settings):
+            found = find(settings)
+            assert (found.state, found.pid) == (State.STARTING, None)
+            assert found.why == f"{settings.pid_file} is locked, and there is no pid in it"
+
+    @pytest.mark.parametrize("content", [b"%d" % os.getpid(), b"nonsense", "٣".encode()])
+    def test_the_pid_of_another_program_is_not_a_daemon(self, settings, content):
+        with hold(settings) as write_pid:
+            write_pid(content)
+            found = find(settings)
+        assert (found.state, found.pid) == (State.STARTING, None)
+        assert found.why.endswith(f"there is no lonc {content.decode()}")
+
+    def test_a_socket_directory_in_use_without_the_pid_file(self, settings):
+        with hold(settings):
+            settings.pid_file.unlink()
+            found = find(settings)
+        assert found.state is State.UNKNOWN
+        assert f"not by the lonc of {settings.pid_file}" in found.why
+
+    def test_a_pid_file_that_is_no_file(self, settings):
+        make_directories(settings)
+        settings.pid_file.mkdir()
+        assert find(settings).state is State.UNKNOWN
+        settings.pid_file.rmdir()
+        os.mkfifo(settings.pid_file)
+        find(settings)  # returns at once
+
+    def test_a_start_that_does_not_settle_is_unknown(self, settings):
+        with hold(settings):
+            assert settled(settings, patience=0.1).state is State.UNKNOWN
+        assert settled(settings, patience=0.1).state is State.NOT_RUNNING
+
+    def test_between_the_two_locks_it_is_waited_for(self, settings):
+        make_directories(settings)
+        with locked(settings.socket_directory):
+            assert settled(settings, patience=60).state is State.UNKNOWN

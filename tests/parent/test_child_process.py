@@ -1,0 +1,252 @@
+"""A real process, forked from a loop with a clock of the test's, that says what the test wants."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from lonc.configuration import Settings
+from lonc.hosts import Host
+from lonc.monitoring.status import HostStatus
+from lonc.parent import child_process
+from lonc.parent.child_process import (
+    ANSWER_WITHIN,
+    KILL_AFTER,
+    LEAVING_WITHIN,
+    MAX_UNANSWERED,
+    PING_EVERY,
+    READY_WITHIN,
+    ChildProcess,
+)
+from lonc.runtime.event_loop import EventLoop
+
+HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
+
+
+class ScriptedChild:
+    """In the place of `Child`."""
+
+    def __init__(self, host, settings, listening, to_parent, predecessor, disabled):
+        self._to_parent = to_parent
+
+    def run(self):
+        """Say what the test has written into the environment, and end then or with the parent."""
+        words = os.environ["SCRIPT"]
+        if words == "crash":
+            raise ValueError("a\nb")
+        self._to_parent.sendall(words.encode())
+        if words.endswith("bye\n"):
+            return
+        while self._to_parent.recv(1000):
+            pass
+
+
+class Bench:
+    def __init__(self):
+        self.now = 1000.0
+        self.loop = EventLoop(clock=lambda: self.now)
+        self.said, self.ended = [], []
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.child = None
+
+    def fork(self, monkeypatch, script="", drain_timeout=30.0):
+        monkeypatch.setattr(child_process, "Child", ScriptedChild)
+        monkeypatch.setenv("SCRIPT", script)
+        self.child = ChildProcess(
+            self.loop,
+            HOST,
+            Settings(drain_timeout=drain_timeout),
+            self.listening,
+            None,
+            False,
+            on_word=lambda _, word: self.said.append(word),
+            on_ended=self.ended.append,
+        )
+        return self.child
+
+    def turn_until(self, condition):
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline
+            self.loop.turn(0.05)
+
+    def pass_time(self, seconds):
+        self.now += seconds
+        for _ in range(2):
+            self.loop.turn(0)
+
+    def is_killed(self):
+        """Whether it is dead of a KILL by now; it is reaped then."""
+        pid, status = os.waitpid(self.child.pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        self.child.ended(status)
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+    def reap(self):
+        _, status = os.waitpid(self.child.pid, 0)
+        self.child.ended(status)
+
+    def close(self):
+        if self.child is not None and not self.ended:
+            self.child.kill("the test is over")
+            self.reap()
+        self.loop.close()
+        self.listening.close()
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+class TestWords:
+    def test_what_is_not_handled_here_is_called_back(self, bench, monkeypatch):
+        bench.fork(monkeypatch, "ready\npong\nnonsense\n")
+        bench.turn_until(lambda: len(bench.said) == 2)
+        assert bench.said == [b"ready\n", b"nonsense\n"]
+
+    def test_what_it_says_once_it_is_to_be_killed_is_not(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "ready\nbye\n")
+        child.kill("a reason")
+        bench.reap()
+        assert bench.said == []
+
+    def test_last_words_and_status_are_in_the_sentence(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "crash")
+        bench.reap()
+        assert not child.left
+        start = f"child {child.pid} of l1 exited with status 1: ValueError: a\\nb ("
+        assert child.how_it_ended.startswith(start)
+
+    def test_one_that_leaves_has_left_and_is_heard_to_the_end(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "status nonsense\nbye\n")
+        bench.reap()
+        assert child.left
+        assert child.how_it_ended == f"child {child.pid} of l1 exited"
+        assert bench.ended == [child]
+
+    def test_nothing_is_signalled_once_it_is_reaped(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "bye\n")
+        bench.reap()
+        child.kill("late")
+        child.terminate()
+        bench.pass_time(100)
+        assert child.how_it_ended == f"child {child.pid} of l1 exited"
+
+
+class TestDeadlines:
+    """Each with the moment before it, at which the child lives."""
+
+    def expect_kill_after(self, bench, seconds, why):
+        bench.pass_time(seconds - 0.1)
+        assert not bench.is_killed()
+        bench.pass_time(0.2)
+        bench.turn_until(bench.is_killed)
+        assert bench.child.how_it_ended == f"child {bench.child.pid} of l1 was killed: {why}"
+
+    def test_it_must_become_ready(self, bench, monkeypatch):
+        bench.fork(monkeypatch)
+        self.expect_kill_after(bench, READY_WITHIN, "it was not ready in time")
+
+    def test_once_it_is_ready_it_may_live(self, bench, monkeypatch):
+        bench.fork(monkeypatch, "ready\n")
+        bench.turn_until(lambda: bench.said)
+        bench.pass_time(READY_WITHIN + 1)
+        assert not bench.is_killed()
+
+    def test_it_must_leave(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "ready\n")
+        bench.turn_until(lambda: bench.said)
+        ours, theirs = socket.socketpair()
+        child.leave(theirs)
+        assert theirs.fileno() == -1
+        ours.close()
+        self.expect_kill_after(bench, LEAVING_WITHIN, "it did not leave in time")
+
+    def test_it_must_drain_in_its_own_drain_timeout(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "ready\n", drain_timeout=2.0)
+        bench.turn_until(lambda: bench.said)
+        os.kill(child.pid, signal.SIGSTOP)  # so that the TERM does not end it
+        child.terminate()
+        self.expect_kill_after(bench, 2.0 + KILL_AFTER, "it did not drain in time")
+
+    def test_it_must_answer_pings(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "ready\n")
+        bench.turn_until(lambda: bench.said)
+        for _ in range(MAX_UNANSWERED):
+            bench.pass_time(PING_EVERY)
+        assert not bench.is_killed()
+        bench.pass_time(PING_EVERY)
+        bench.turn_until(bench.is_killed)
+        seconds = MAX_UNANSWERED * PING_EVERY
+        assert child.how_it_ended.endswith(f"was killed: it has not answered for {seconds:.0f} s")
+
+    def test_any_line_is_an_answer(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "ready\n")
+        bench.turn_until(lambda: bench.said)
+        for _ in range(MAX_UNANSWERED):
+            bench.pass_time(PING_EVERY)
+        child._heard(b"pong\n")
+        for _ in range(MAX_UNANSWERED):
+            bench.pass_time(PING_EVERY)
+        assert not bench.is_killed()
+
+
+class TestStatus:
+    def test_many_requests_are_one_question_and_all_have_the_answer(self, bench, monkeypatch):
+        status = HostStatus("l1", "ready")
+        child = bench.fork(monkeypatch)
+        statuses = []
+        sent = []
+        monkeypatch.setattr(child._channel.__class__, "send", lambda _, line: sent.append(line))
+        for _ in range(2):
+            child.ask_status(statuses.append)
+        assert sent == [b"status\n"]
+        child._heard(b"status " + status.to_line())
+        assert statuses == [status, status]
+        child.ask_status(statuses.append)
+        assert sent == [b"status\n"] * 2
+
+    def test_a_late_answer_is_for_nobody(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch)
+        early, late = [], []
+        child.ask_status(early.append)
+        bench.pass_time(ANSWER_WITHIN)
+        child.ask_status(late.append)
+        child._heard(b"status " + HostStatus("l1", "ready").to_line())
+        assert (len(early), len(late)) == (0, 1)
+
+    def test_its_end_is_an_answer(self, bench, monkeypatch):
+        child = bench.fork(monkeypatch, "bye\n")
+        statuses = []
+        child.ask_status(statuses.append)
+        bench.reap()
+        assert statuses == [HostStatus("l1", "no child")]
+
+    def test_one_that_makes_no_sense_is_its_end(self, bench, monkeypatch):
+        bench.fork(monkeypatch, "status nonsense\n")
+        bench.turn_until(bench.is_killed)
+        assert bench.child.how_it_ended.endswith("was killed: its status makes no sense")
+
+
+def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch):
+    def fail(_):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(child_process, "fork", fail)
+    with pytest.raises(OSError, match="Resource"):
+        bench.fork(monkeypatch)
+
+
+def test_pings_of_many_children_come_in_few_moments(bench, monkeypatch):
+    child = bench.fork(monkeypatch, "ready\n")
+    moments = set()
+    monkeypatch.setattr(bench.loop, "at", lambda when, _: moments.add(round(when, 6)))
+    for number in range(1000):
+        child._ping_in(number / 1000 * PING_EVERY)
+    assert len(moments) <= child_process.PINGS_ALIGNED + 1
