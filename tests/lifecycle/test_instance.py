@@ -50,16 +50,16 @@ class TestHolding:
             pass
 
     def test_another_daemon_is_busy(self, settings):
-        with hold(settings), pytest.raises(Busy, match="sockets is in use by another lonc"):
-            with hold(settings):
-                pass
+        in_use = pytest.raises(Busy, match="sockets is in use by another lonc")
+        with hold(settings), in_use, hold(settings):
+            pass
 
     def test_a_pid_file_that_stays_locked_is_another_configurations(self, settings):
         make_directories(settings)
         settings.pid_file.touch()
-        with locked(settings.pid_file), pytest.raises(CannotStart, match=r"lonc\.pid is in use") as why:
-            with hold(settings):
-                pass
+        in_use = pytest.raises(CannotStart, match=r"lonc\.pid is in use")
+        with locked(settings.pid_file), in_use as why, hold(settings):
+            pass
         assert not isinstance(why.value, Busy)
         with hold(settings):  # and the other lock was released
             pass
@@ -86,8 +86,9 @@ class TestFinding:
             assert (found.state, found.pid) == (State.STARTING, None)
             assert found.why == f"{settings.pid_file} is locked, and there is no pid in it"
 
-    @pytest.mark.parametrize("content", [b"%d" % os.getpid(), b"nonsense", "٣".encode()])
-    def test_the_pid_of_another_program_is_not_a_daemon(self, settings, content):
+    @pytest.mark.parametrize("text", ["own", "nonsense", "\N{ARABIC-INDIC DIGIT THREE}"], ids=ascii)
+    def test_the_pid_of_another_program_is_not_a_daemon(self, settings, text):
+        content = b"%d" % os.getpid() if text == "own" else text.encode()
         with hold(settings) as write_pid:
             write_pid(content)
             found = find(settings)
