@@ -26,7 +26,7 @@ from lonc import __version__
 
 
 class Row(NamedTuple):
-    """One scenario of the table. `alone`: beside others its figures would be theirs, too."""
+    """One scenario of the table. `alone`: it is measured while no other one runs."""
 
     title: str
     goal: str
@@ -175,7 +175,7 @@ def sizing():
 
 
 def storms(minutes, seed):
-    """Storms one after the other, in any order and length, for so long: their sums."""
+    """Run storms of random kind and length for so many minutes; returns the sums of their figures."""
     rng = random.Random(seed)
     over = time.monotonic() + 60 * minutes
     sums = {}

@@ -1,4 +1,4 @@
-"""Programs that ask for what must not get lost, by `lonnet.critical`, at a steady rate."""
+"""Clients that send critical requests at a steady rate, with `lonnet.critical`; all are recorded."""
 
 import threading
 import time
@@ -17,9 +17,11 @@ class Critical(NamedTuple):
 
 
 class Critics:
-    """`threads` programs that together ask `rate` times a second to put something for one of `users` in
-    turn. One that has no answer yet asks nothing else: then the rate is less. Use as a context manager;
-    `done` are all that have ended, in that order."""
+    """`threads` clients that together send `rate` requests a second, for `users` in turn.
+
+    A client waits for its answer before its next request: while answers are late, the rate is lower. Use
+    as a context manager. `done` are the requests that have ended, in the order of their ends.
+    """
 
     def __init__(self, settings, rate, users=1, threads=4, host="l1"):
         self.done = []
@@ -44,25 +46,27 @@ class Critics:
         self.end()
 
     def end(self):
-        """Ask nothing more, and wait for what is under way."""
+        """Send no more requests, and wait for the answers of those in flight."""
         self._end.set()
         for each in self._threads:
             each.join()
 
     def since(self, moment, answer=None):
-        """What ended after that moment, with that answer or any."""
+        """The requests that ended after that moment, with that answer or any."""
         return [
             each for each in list(self.done) if each.ended > moment and answer in (None, each.answer)
         ]
 
     def lost_from(self, carried_out):
-        """What was answered with ok or con_delayed, and is not among these requests."""
+        """The requests that were answered with ok or con_delayed and are not in `carried_out`."""
         promised = {each.request for each in list(self.done) if each.answer in (OK, DELAYED)}
         return promised - set(carried_out)
 
     def out_of_order(self, carried_out):
-        """How many pairs of one user's requests, the second asked after the first was answered, ended in
-        the other order: what counts is when each was carried out last."""
+        """How many requests were carried out, for the last time, after the same user's next request.
+
+        Only requests that were sent after the answer to the one before are compared.
+        """
         last = {request: number for number, request in enumerate(carried_out)}
         before, count = {}, 0
         for each in sorted(self.done, key=lambda critical: critical.asked):

@@ -1,4 +1,4 @@
-"""Programs that ask lonc, in a thread: what each of their requests came to, and when."""
+"""Clients that send requests in a thread of their own; each request is recorded with its outcome."""
 
 import selectors
 import socket
@@ -24,12 +24,13 @@ class Request(NamedTuple):
 
 
 class Crowd:
-    """`clients` connections to the socket `path`, each with one request under way at any time, or none
-    for `pause` seconds between two. Each asks for the echo of what no other request contains, of `size`
-    bytes.
+    """`clients` connections to the UNIX socket `path`, each with one request in flight at a time.
 
-    Use as a context manager. `requests` are those that have ended, in that order; `under_way` what has
-    not: client -> when it asked.
+    A request is an echo of at least `size` bytes that are unique, so that another request's reply is
+    recognized. After a right reply a client pauses for `pause` seconds, otherwise for PAUSE.
+
+    Use as a context manager. `requests` are those that have ended, in the order of their ends;
+    `under_way` are the others: client -> time.monotonic() when it asked.
     """
 
     def __init__(self, path, clients, pause=0.0, size=40):
@@ -59,7 +60,7 @@ class Crowd:
         self._selector.close()
 
     def since(self, moment, outcome=None):
-        """What has ended after that moment, with that outcome or any."""
+        """The requests that ended after that moment, with that outcome or any."""
         return [
             each
             for each in list(self.requests)
@@ -67,7 +68,7 @@ class Crowd:
         ]
 
     def next_right(self, moment, seconds):
-        """When the first request after that moment was answered; None if none was within so long."""
+        """When the first right reply after that moment came; None if none did within so many seconds."""
         deadline = time.monotonic() + seconds
         while not (found := self.since(moment, RIGHT)) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -77,15 +78,15 @@ class Crowd:
         return sum(each.outcome == outcome for each in list(self.requests))
 
     def is_served(self, each=2, seconds=60):
-        """Wait until so many requests for each client have been answered."""
+        """Wait until there are so many right replies for each client, on average."""
         eventually(lambda: self.count(RIGHT) >= each * len(self._received), seconds)
 
     def oldest(self):
-        """For how many seconds the request that was asked first of those under way has been."""
+        """Seconds since the oldest request in flight was sent; about 0 if there is none."""
         return time.monotonic() - min(self.under_way.copy().values(), default=time.monotonic())
 
     def longest(self, moment=0.0):
-        """Seconds of the longest request that ended after that moment, or has not."""
+        """Seconds of the longest request that ended after that moment or is still in flight."""
         return max([self.oldest(), *(each.seconds for each in self.since(moment))])
 
     def _run(self):

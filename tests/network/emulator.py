@@ -41,8 +41,8 @@ REMOTE_ADDRESSES = [f"10.99.0.{number}" for number in range(2, 6)]
 REMOTE_ADDRESS6 = "2001:db8:99::2"
 IPV4_PREFIX, IPV6_PREFIX = 24, 64
 PACKET_SIZE = 65536
-AT_ONCE = 64  # packets of one device before the other is looked at
-QUEUE_LENGTH = 5000  # packets, so that the kernel drops none before we see it
+AT_ONCE = 64  # packets of one device, then the other one is read
+QUEUE_LENGTH = 5000  # packets; the kernel must not drop any before we read them
 
 
 def make_namespace(addresses, address6):

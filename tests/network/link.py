@@ -1,4 +1,4 @@
-"""What happens to a packet between two machines, with a given clock: pure logic, no device.
+"""The emulated network between two machines: pure logic, with a given clock.
 
 A Link has two directions, OUT from the local machine and BACK to it. Each has Conditions of its own; one
 firewall stands before both.
@@ -22,23 +22,25 @@ class Conditions:
     """Of one direction."""
 
     delay_ms: float = 0.0
-    jitter_ms: float = 0.0  # up to so much more; by itself it changes no order
-    loss: float = 0.0  # share of packets
+    jitter_ms: float = 0.0  # up to so much more; the order stays
+    loss: float = 0.0  # share of packets that are dropped
     rate: float = 0.0  # bits per second; 0 is no limit
-    queue: int = 100_000  # bytes that wait for the rate; what comes then is dropped
-    reorder: float = 0.0  # share of packets that are overtaken
-    reorder_ms: float = 20.0  # by what comes within that time
-    down: bool = False  # drops all
+    queue: int = 100_000  # bytes that may wait for the rate; more are dropped
+    reorder: float = 0.0  # share of packets that arrive late, after later ones
+    reorder_ms: float = 20.0  # so much later
+    down: bool = False  # every packet is dropped
     drop_ipv6: bool = False
-    mtu: int = 65535  # bytes; a longer packet is dropped, without a word
+    mtu: int = 65535  # bytes; a longer packet is dropped without an ICMP message
 
 
 NAMES = frozenset(each.name for each in fields(Conditions))
 
 
 class Firewall:
-    """Lets a TCP flow through from its SYN until it has been idle for `forget_after` seconds (0: for
-    ever); what comes of it then is dropped without an answer."""
+    """Forgets a TCP flow that has been idle for `forget_after` seconds (0: never).
+
+    Packets of a flow that it does not know are dropped without an answer, unless they open it (SYN).
+    """
 
     def __init__(self):
         self.forget_after = 0.0
@@ -62,7 +64,7 @@ class Firewall:
 
 
 def _flow(packet):
-    """What both directions of a TCP connection have in common, and whether this packet opens one."""
+    """A key that both directions of a TCP connection share, and whether this packet opens it."""
     if packet[0] >> 4 == 4:
         protocol, addresses, start = packet[9], (packet[12:16], packet[16:20]), (packet[0] & 0xF) * 4
     else:
@@ -110,7 +112,7 @@ class Link:
             )
 
     def _dropped(self, direction, packet, now):
-        """Why it does not arrive; None if it does."""
+        """Why the packet is dropped; None if it is not."""
         conditions = self.conditions[direction]
         if conditions.down:
             return "down"

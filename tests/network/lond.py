@@ -4,15 +4,15 @@ python lond.py ADDRESS PORT [--record FILE] [--unasked SECONDS [--later SECONDS]
 
 Runs until TERM.
 
-One whose first line is not `init` is served without the dialogue. Requests that begin with `put:` are
-written to FILE, one a line, before they are answered with `ok`.
+A client whose first line is not `init` is served without the dialogue. Requests that begin with `put:`
+are written to FILE, one a line, before they are answered with `ok`.
 
 With --unasked, every so many seconds a request is answered with a line that nobody has asked for, and
 --later seconds after that with its own reply: where the client has sent its next request meanwhile, that
 is taken for the reply to it.
 
-When it is killed it says nothing but RST on any connection: while the network is down that looks like a
-machine that has lost its power.
+When it is killed, each connection ends with RST and no FIN: while the network is down, none of that
+arrives, as if the machine had lost its power.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A nameserver that knows one machine, and one that takes queries and never answers."""
+"""Nameservers: one that answers with given addresses, and one that never answers."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _TTL = 0
 
 
 def _response(query, addresses):
-    """The answer to a query: all addresses that are of the type it asks for."""
+    """The response to a query: all addresses of the type asked for."""
     end = query.index(b"\0", _HEADER) + 5  # of the name; behind it type and class
     (kind,) = struct.unpack_from("!H", query, end - 4)
     family = {_A: socket.AF_INET, _AAAA: socket.AF_INET6}.get(kind)
@@ -33,8 +33,10 @@ def _response(query, addresses):
 
 
 class Nameserver:
-    """Answers every query with those of `addresses` that are of its type, whatever the name. They may be
-    changed at any time. Without any address it is silent: it takes queries and drops them."""
+    """Answers a query, for any name, with those of `addresses` that are of the type asked for.
+
+    `addresses` may be changed at any time. Without addresses it receives queries and answers none.
+    """
 
     def __init__(self, where, addresses=()):
         self.addresses = list(addresses)
@@ -61,8 +63,10 @@ class Nameserver:
 
 @contextlib.contextmanager
 def nameservers(namespace, servers):
-    """Nameservers inside that namespace: their address -> the addresses that each answers with. Yields
-    them by address."""
+    """Nameservers inside that namespace; `servers` has for each one's address what it answers with.
+
+    Yields the Nameservers by their address.
+    """
     made = {}
     try:
         with namespace.entered():

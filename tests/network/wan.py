@@ -1,6 +1,6 @@
-"""A wide area network for a test: two machines, as network namespaces, and what is between them.
+"""A wide area network for a test: two machines, as network namespaces, and an emulated network between.
 
-Nothing of it can be seen from outside, and all of it ends with its emulator's process.
+Nothing of it is visible outside, and all of it ends with the emulator's process.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def why_not():
-    """Why there can be no namespaces with tun devices here: a sentence; "" if there can."""
+    """Why namespaces with tun devices cannot be made here, as a sentence; "" if they can."""
 
     def attempt():
         try:
@@ -38,14 +38,16 @@ class Namespace:
         self.path = path
 
     def inside(self, command, files=()):
-        """The command that runs `command` in here, with the same process id; of `files`, pairs
-        (source, target), each source is mounted over its target for it."""
+        """The command that runs `command` in this namespace; its process id stays the same.
+
+        `files` are pairs (source, target): for that program each source is mounted over its target.
+        """
         mounts = [f"{source}={target}" for source, target in files]
         return [sys.executable, str(HERE / "inside.py"), self.path, *mounts, "--", *map(str, command)]
 
     @contextlib.contextmanager
     def entered(self):
-        """This thread is in here for a while: sockets made meanwhile belong here for ever."""
+        """Move this thread into the namespace for a while. Sockets created there stay there."""
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with entered(fd):
@@ -57,7 +59,7 @@ class Namespace:
 class Wan:
     """`local` and `remote` are the two machines. Use as a context manager, or close it.
 
-    Whatever is ordered is in force when the call returns. Conditions are those of link.Conditions;
+    A change is in force when the call returns. Conditions are those of link.Conditions;
     `direction` is link.OUT, from local to remote, or link.BACK, or None for both.
     """
 
@@ -89,7 +91,7 @@ class Wan:
         self.close()
 
     def close(self):
-        """The namespaces, and whatever connection is left in them, end."""
+        """End the emulator, and with it the namespaces and the connections in them."""
         self._lines.close()
         self._control.close()
         self.process.wait(20)
@@ -104,7 +106,7 @@ class Wan:
         self.forget_after(0)
 
     def down(self, direction=None):
-        """A partition: from now on no packet arrives, nor does what was under way."""
+        """A partition: no packet arrives any more, those under way included."""
         self.change(direction, down=True)
 
     def up(self, direction=None):

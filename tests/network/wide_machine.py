@@ -29,36 +29,39 @@ class Lond:
         self._record = record
 
     def carried_out(self):
-        """The requests `put:…` in the order in which they came, those that came twice twice."""
+        """The requests `put:…` in the order of their arrival, repetitions included."""
         return self._record.read_bytes().splitlines()
 
     def stop(self):
-        """Its machine goes on to acknowledge; it does nothing."""
+        """SIGSTOP: its kernel goes on to acknowledge what arrives, lond reads nothing."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
-        """Its connections end by RST; while the network is down, by nothing at all."""
+        """SIGKILL: its connections end with RST, which does not arrive while the network is down."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
 
 
 class WideMachine(Machine):
-    """`l1`, `l2`… are at 10.99.0.2, 10.99.0.3…, four at most; see Machine. `wan` is between."""
+    """A Machine that runs its lonc on the local side of `wan`.
+
+    The hosts of its table, at most four, are at 10.99.0.2, 10.99.0.3… on the remote side.
+    """
 
     def __init__(self, directory, wan):
         self.wan = wan
         self._stack = contextlib.ExitStack()
-        self._files = []  # pairs: what is mounted over what for lonc
+        self._files = []  # pairs (source, target): mounted for lonc
         super().__init__(directory)
         self.port = PORT
         self.configure()
 
     def configure(self, **settings):
-        """Settings that this lonc does not have are left out: they are for one that does."""
+        """Settings that this version of lonc does not have are left out."""
         super().configure(**{name: settings[name] for name in settings if name in KNOWN_SETTINGS})
 
     def address(self, number):
@@ -78,7 +81,7 @@ class WideMachine(Machine):
         return Lond(process, record)
 
     def demo_lond(self, host="l1", *arguments):
-        """Start `lonc lond`, see there."""
+        """Start the demo's lond, `lonc lond HOST …`, on the remote side."""
         command = [*LONC, "-c", self.configuration, "lond", host, *arguments]
         process = subprocess.Popen(self.wan.remote.inside(command), stdout=subprocess.PIPE)
         self._processes.append(process)
@@ -86,7 +89,7 @@ class WideMachine(Machine):
         return process
 
     def scripted_lond(self, script, number=1):
-        """A ScriptedLond at the address of that number: in this process, its sockets in the other."""
+        """A ScriptedLond at the address of that number; only its sockets are on the remote side."""
         with self.wan.remote.entered():
             return ScriptedLond(self.address(number), self.port, script)
 

@@ -13,7 +13,7 @@ from lonc.spool import spool
 
 def delayed_with_busy_pool(machine, files=10, clients=30, delay_ms=20.0, watch=45.0, **settings):
     """Live clients keep the pool busy; files are saved meanwhile."""
-    lond = start(machine, delay_ms=delay_ms, loncDelayedInterval=1, **settings)
+    lond = start(machine, delay_ms=delay_ms, **{"loncDelayedInterval": 1, **settings})
     with Crowd(machine.sockets / "l1", clients) as crowd:
         crowd.is_served()
         begun = time.monotonic()
@@ -36,8 +36,10 @@ def delayed_with_busy_pool(machine, files=10, clients=30, delay_ms=20.0, watch=4
 
 
 def lond_away_for_a_moment(machine, rate=20.0, away=1.0, delay_ms=0.0, watch=15.0, **settings):
-    """lond is killed and started again after so long; `critical` is asked for all the time. When is the
-    last one saved?"""
+    """lond is killed, and started again after `away` seconds, while critical requests go on.
+
+    When is the last of them saved, instead of sent?
+    """
     lond = start(machine, delay_ms=delay_ms, **settings)
     with Critics(machine.settings(), rate, users=5, threads=max(1, min(4, int(rate)))) as critics:
         eventually(lambda: len(critics.done) > 5)

@@ -1,4 +1,4 @@
-"""Networks that lose, delay, reorder and come and go, and a count of what goes wrong in them."""
+"""Networks that lose, delay, reorder and fail for a while, with a count of what goes wrong in them."""
 
 import time
 
@@ -16,6 +16,7 @@ from network.scenarios.measuring import (
 )
 
 IN_TIME = 26.0  # seconds: loncPeerTimeout + loncConnectTimeout + 1, at their defaults
+CALM = 5.0  # seconds before and after a storm
 
 
 def _partition_of(seconds):
@@ -64,18 +65,22 @@ STORMS = {
 
 
 def storm(machine, name, scale=1.0, clients=20, in_time=IN_TIME, delay_ms=20.0, size=300, **settings):
-    """One of STORMS, `scale` times as long, over clients that check each reply, and others that put what
-    must not get lost; then all that was promised has `in_time` and a minute to arrive."""
-    lond = start(machine, delay_ms=delay_ms, loncDelayedInterval=1, **settings)
+    """One of STORMS, `scale` times as long, while clients check every reply and others ask critically.
+
+    After it every request has `in_time` seconds to end, and every saved one a minute more.
+    """
+    lond = start(machine, delay_ms=delay_ms, **{"loncDelayedInterval": 1, **settings})
     critics = Critics(machine.settings(), rate=10, users=5)
     with Crowd(machine.sockets / "l1", clients, size=size) as crowd:
         crowd.is_served()
         with critics:
+            time.sleep(CALM * scale)
             STORMS[name](machine.wan, scale)
             machine.wan.calm()
             machine.wan.change(delay_ms=delay_ms)
             over = time.monotonic()
             first = crowd.next_right(over, in_time)
+            time.sleep(CALM * scale)
             when(lambda: not asked_before(crowd, over), in_time)
             hanging = asked_before(crowd, over)
             critics.end()
@@ -97,7 +102,7 @@ def storm(machine, name, scale=1.0, clients=20, in_time=IN_TIME, delay_ms=20.0, 
 
 
 def poor_path(machine, seconds=60.0, clients=10, size=300, conditions=None, **settings):
-    """A path that is slow and loses, and a lond that is well: how many requests are told con_lost?"""
+    """A slow path with loss, and a lond that serves: how many requests end with con_lost?"""
     start(machine, **settings)
     with Crowd(machine.sockets / "l1", clients, size=size) as crowd:
         crowd.is_served()
@@ -113,7 +118,7 @@ def poor_path(machine, seconds=60.0, clients=10, size=300, conditions=None, **se
 
 
 def poor_path_idle(machine, seconds=120.0, conditions=None, **settings):
-    """The same with an idle pool: how many connections does lonc take for dead?"""
+    """The same with an idle pool: how many connections does lonc close?"""
     start(machine, **settings)
     filled = fill_pool(machine)
     machine.wan.change(**(conditions or {"delay_ms": 150, "loss": 0.15}))

@@ -68,7 +68,7 @@ def firewall_forgets(machine, idle=240.0, requests=10, watch=20.0, **settings):
 
 
 def first_of_each(crowd):
-    """Of each client the request that ended first, if one has."""
+    """Each client's first request, if it has ended."""
     return list({each.client: each for each in reversed(crowd.requests.copy())}.values())
 
 
@@ -126,7 +126,7 @@ def peer_crashes(machine, idle=5.0, requests=10, **settings):
 
 
 def critical_after_a_crash(machine, idle=5.0, requests=5, **settings):
-    """The same, and what is asked for must not get lost."""
+    """The same, with critical requests."""
     lond = start(machine, **settings)
     fill_pool(machine)
     time.sleep(idle)
@@ -141,8 +141,10 @@ def critical_after_a_crash(machine, idle=5.0, requests=5, **settings):
 
 
 def stopped_lond(machine, after=25.0, clients=10, watch=30.0, **settings):
-    """lond's machine answers, lond does not; a client that comes `after` so many seconds asks; then lond
-    goes on."""
+    """lond is stopped while its kernel acknowledges; another client asks `after` seconds later.
+
+    After its answer, or after `watch` seconds, lond goes on.
+    """
     lond = start(machine, **settings)
     with Crowd(machine.sockets / "l1", clients) as crowd:
         crowd.is_served()
