@@ -21,7 +21,7 @@ from lonc.hosts import Host
 from lonc.lifecycle import instance
 from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.stop import stop as stop_daemon
-from lonc.monitoring.status import stray
+from lonc.monitoring.status import describe_stray
 from lonc.parent.spool_scan import count_strays
 from lonc.spool import spool
 
@@ -119,7 +119,7 @@ def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """What is allowed, and yet hardly meant."""
-    from lonc.monitoring.health import of_certificate
+    from lonc.monitoring.health import certificate_verdict
     from lonc.wire.key_exchange import require_certificates
 
     if not hosts:
@@ -128,9 +128,12 @@ def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator
         yield Fault(file, None, f"warning: {doubt}")
     with contextlib.suppress(CannotStart):  # which is told beside the others
         until = require_certificates(settings)
-        if until is not None and (verdict := of_certificate(until, datetime.now(timezone.utc))).level:
+        if (
+            until is not None
+            and (verdict := certificate_verdict(until, datetime.now(timezone.utc))).level
+        ):
             yield Fault(file, None, f"warning: {verdict.text}")
     with contextlib.suppress(OSError):
         names, _ = spool.waiting(settings.delayed_directory)
         for id_, count in count_strays(names, {each for host in hosts for each in host.ids}).items():
-            yield Fault(settings.delayed_directory, None, f"warning: {stray(id_, count)}")
+            yield Fault(settings.delayed_directory, None, f"warning: {describe_stray(id_, count)}")

@@ -1,7 +1,7 @@
-"""What is measured and how it is shown; knows neither child nor parent.
+"""Measures, judges and shows the daemon; knows neither child nor parent.
 
 - `statistics` counts transactions and their times in fixed memory;
-- `status` is the report on a host, and on all of them: what a child sends and all the others show;
-- `health` judges a report;
-- `text`, `html`, `prometheus` and `top` show one.
+- `status` is the report on a host and on all hosts: a child sends it, the modules below show it;
+- `health` gives the verdict on a report;
+- `text`, `html`, `prometheus` and `top` show a report.
 """

@@ -1,4 +1,4 @@
-"""Whether all is well: the verdict on each host, and on all of them in one sentence."""
+"""The verdict on each host, and on the whole daemon in one sentence."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 
-from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, stray
+from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, describe_stray
 
-MOST_NAMED = 3  # hosts in a sentence
-FAILURES_OF = 5  # minutes, the last
-FEW = 20  # requests; of fewer no share is taken
+MAX_NAMED_HOSTS = 3  # in the sentence
+FAILURE_MINUTES = 5  # the last minutes, whose failures count
+MIN_REQUESTS = 20  # with fewer requests, no percentage of failures is computed
 
 
 class Level(IntEnum):
-    """By Nagios' exit statuses."""
+    """The exit statuses of Nagios plugins."""
 
     OK = 0
     WARNING = 1
@@ -26,7 +26,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Threshold:
-    """From `warning` on it is a warning, from `critical` on it is critical."""
+    """A value from `warning` on is a warning, from `critical` on it is critical."""
 
     warning: float
     critical: float = math.inf
@@ -39,19 +39,19 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is taken for trouble."""
+    """The limits of a healthy daemon."""
 
-    dead: Threshold = Threshold(1)  # hosts; all of them are critical anyway
-    wait: Threshold = Threshold(5, 30)  # seconds of the transaction that waits longest for a connection
-    failed: Threshold = Threshold(5, 50)  # percent of a host's requests in the last minutes
+    dead: Threshold = Threshold(1)  # hosts; if all are DEAD, that is critical anyway
+    wait: Threshold = Threshold(5, 30)  # seconds that a transaction has waited for a connection
+    failed: Threshold = Threshold(5, 50)  # percent of a host's requests in FAILURE_MINUTES
     latency: Threshold = Threshold(10, 60)  # seconds, p99 of a host's replies in the last minute
     delayed: Threshold = Threshold(1000)  # delayed transactions of all hosts
-    age: Threshold = Threshold(86400)  # seconds of the oldest of them
+    age: Threshold = Threshold(86400)  # seconds, the age of the oldest delayed transaction
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text` is what can follow a host's name, or a sentence."""
+    """`text` follows the name of a host, or is a sentence of its own."""
 
     level: Level
     text: str
@@ -59,14 +59,19 @@ class Verdict:
 
 DEFAULT = Thresholds()
 
-# Seconds since our certificate has expired. (To get another may take a colleague some days.)
+# Seconds since the certificate has expired; negative: before. Getting another may take some days.
 EXPIRED = Threshold(-14 * 86400.0, -3 * 86400.0)
 
 
 class Health:
-    """`level` and `sentence` are of all together; `hosts` is each with its verdict, the worst first.
+    """The verdicts on a report.
 
-    The sentence is made of `in_short`, some names, and `others`, what is no single host's trouble.
+    `level`: the worst level.
+    `sentence`: `summary`, the names of some hosts, and `other_problems`.
+    `hosts`: each host with its verdict, the worst first.
+    `other_problems`: a sentence for each problem that is not one of a single host.
+
+    `now`: with its time zone; default: the current time.
     """
 
     def __init__(
@@ -79,37 +84,37 @@ class Health:
         self._dead = Level.CRITICAL if all_dead else thresholds.dead.level(dead)
         judged = [(host, self._judge(host)) for host in report.hosts]
         self.hosts = sorted(judged, key=lambda each: -each[1].level)
-        others = list(self._others(report))
+        others = list(self._other_verdicts(report))
         verdicts = [*(verdict for _, verdict in self.hosts), *others]
         self.level = max((verdict.level for verdict in verdicts), default=Level.OK)
-        self.in_short, names = self._of_hosts()
-        self.others = [verdict.text for verdict in others]
-        self.sentence = "; ".join([self.in_short + names, *self.others])
+        self.summary, names = self._summarize_hosts()
+        self.other_problems = [verdict.text for verdict in others]
+        self.sentence = "; ".join([self.summary + names, *self.other_problems])
 
     def _judge(self, host: HostStatus) -> Verdict:
-        """The worst of all that can be said about it, and of that the first."""
+        """The worst verdict on a host; of several equally bad ones, the first."""
         limits = self._thresholds
         wait = host.oldest_wait or 0.0
         percent = 0.0 if host.state in ("DEAD", "disabled") else _percent_failed(host)
         p99 = (host.last_minute or {}).get("p99", 0.0)
         age = 0.0 if host.oldest_delayed is None else self._now.timestamp() - host.oldest_delayed
         return max(
-            Verdict(self._of_state(host.state), self._state_in_words(host)),
-            Verdict(limits.wait.level(wait), f"has a request that has waited for {short_time(wait)}"),
+            Verdict(self._state_level(host.state), self._describe_state(host)),
+            Verdict(limits.wait.level(wait), f"has a request waiting for {short_time(wait)}"),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
-            Verdict(limits.age.level(age), f"has not got a transaction of {short_time(age)} ago"),
+            Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),
             key=lambda verdict: verdict.level,
         )
 
-    def _of_state(self, state: str) -> Level:
+    def _state_level(self, state: str) -> Level:
         if state in (NOT_ANSWERING, NO_CHILD):
             return Level.CRITICAL
         if state == "DEAD":
             return self._dead
         return Level.WARNING if state in ("connecting", "starting") else Level.OK
 
-    def _state_in_words(self, host: HostStatus) -> str:
+    def _describe_state(self, host: HostStatus) -> str:
         if host.state == NOT_ANSWERING:
             return "hangs"
         if host.state == NO_CHILD:
@@ -119,56 +124,56 @@ class Health:
         return f"is {host.state}"
 
     def age(self, at: str) -> float:
-        """Seconds since that time of day, ISO 8601."""
+        """Seconds since `at`, a time in ISO 8601."""
         return max(0.0, (self._now - datetime.fromisoformat(at)).total_seconds())
 
-    def _others(self, report: Report) -> Iterator[Verdict]:
-        """What is no single host's trouble."""
+    def _other_verdicts(self, report: Report) -> Iterator[Verdict]:
         delayed = report.total("delayed")
         if level := self._thresholds.delayed.level(delayed):
             yield Verdict(level, f"{delayed} delayed transactions wait")
         for id_, count in report.strays.items():
-            yield Verdict(Level.WARNING, stray(id_, count))
+            yield Verdict(Level.WARNING, describe_stray(id_, count))
         if report.bad:
             yield Verdict(Level.WARNING, f"bad delayed transactions: {report.bad}")
         if report.certified_until is not None:
-            verdict = of_certificate(datetime.fromisoformat(report.certified_until), self._now)
+            verdict = certificate_verdict(datetime.fromisoformat(report.certified_until), self._now)
             if verdict.level:
                 yield verdict
         if not report.hosts:
             yield Verdict(Level.WARNING, "no requests are served")
 
-    def _of_hosts(self) -> tuple[str, str]:
-        """How many are well, and the names of those that need looking after."""
+    def _summarize_hosts(self) -> tuple[str, str]:
+        """The number of degraded hosts, and the names of some of them with their verdicts."""
         count = len(self.hosts)
-        of = f"{count or 'no'} host{'' if count == 1 else 's'}"
-        unwell = [(host, verdict) for host, verdict in self.hosts if verdict.level]
-        if unwell:
-            told = f"{len(unwell)} of {of} {'is' if len(unwell) == 1 else 'are'} not well"
+        hosts = f"{count or 'no'} host{'' if count == 1 else 's'}"
+        degraded = [(host, verdict) for host, verdict in self.hosts if verdict.level]
+        if degraded:
+            summary = f"{len(degraded)} of {hosts} {'is' if len(degraded) == 1 else 'are'} degraded"
         else:
-            unwell = [(host, verdict) for host, verdict in self.hosts if host.state == "disabled"]
-            told = f"{of}, all well" if count else of
-            told += f", but {len(unwell)} disabled" if unwell else ""
-        names = [f"{host.host} {verdict.text}" for host, verdict in unwell[:MOST_NAMED]]
-        names += [f"{len(unwell) - MOST_NAMED} more"] if len(unwell) > MOST_NAMED else []
-        return told, f": {', '.join(names)}" if names else ""
+            degraded = [(host, verdict) for host, verdict in self.hosts if host.state == "disabled"]
+            summary = f"{hosts}, all healthy" if count else hosts
+            summary += f", but {len(degraded)} disabled" if degraded else ""
+        names = [f"{host.host} {verdict.text}" for host, verdict in degraded[:MAX_NAMED_HOSTS]]
+        names += [f"{len(degraded) - MAX_NAMED_HOSTS} more"] if len(degraded) > MAX_NAMED_HOSTS else []
+        return summary, f": {', '.join(names)}" if names else ""
 
 
-def of_certificate(until: datetime, now: datetime) -> Verdict:
-    """On ours, by when it expires."""
+def certificate_verdict(until: datetime, now: datetime) -> Verdict:
+    """The verdict on the certificate of this machine, which expires at `until`."""
     since = (now - until).total_seconds()
     when = f"has expired {short_time(since)} ago" if since >= 0 else f"expires in {short_time(-since)}"
     return Verdict(EXPIRED.level(since), f"our certificate {when}")
 
 
 def _percent_failed(host: HostStatus) -> float:
-    failed = sum((host.failed_by_minute or [])[-FAILURES_OF:])
-    done = sum((host.done_by_minute or [])[-FAILURES_OF:])
-    return 100 * failed / (failed + done) if failed + done >= FEW else 0.0
+    """The share of failures in the last FAILURE_MINUTES; 0 for fewer than MIN_REQUESTS."""
+    failed = sum((host.failed_by_minute or [])[-FAILURE_MINUTES:])
+    done = sum((host.done_by_minute or [])[-FAILURE_MINUTES:])
+    return 100 * failed / (failed + done) if failed + done >= MIN_REQUESTS else 0.0
 
 
 def short_time(seconds: float) -> str:
-    """In one unit, as it fits: 0.4 ms, 12 s, 3 h."""
+    """A duration in the unit that fits: 0.4 ms, 12 s, 3 h."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if seconds >= 2 * size or (unit == "s" and seconds >= 1):
             number = seconds / size

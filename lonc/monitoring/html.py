@@ -1,4 +1,4 @@
-"""The status page: `index.html`, which needs neither network nor script, and `status.json` beside it."""
+"""The status page: `index.html`, which needs neither network nor scripts, and `status.json`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from lonc.errors import LoncError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
-from lonc.monitoring.status import HostStatus, Report, if_known
+from lonc.monitoring.status import HostStatus, Report, text_if_known
 from lonc.runtime.atomic_file import replace_file
 
-MODE = 0o644  # for whoever may see the page
-CHANGES = 30  # that the page tells, of all hosts together
-RATE_OF = 5  # minutes, the last
-WIDTH, HEIGHT, STEP = 180, 32, 3  # of a plot, and of a minute in it
+MODE = 0o644  # the web server may run as another user
+MAX_CHANGES = 30  # on the page, of all hosts together
+RATE_MINUTES = 5  # the last minutes, over which the rate is computed
+WIDTH, HEIGHT, STEP = 180, 32, 3  # of a plot, and of one minute in it; pixels
 
 _HEADINGS = (
     "host", "state", "for", "last hour", "a minute", "failed", "p50", "p99", "waiting", "delayed",
@@ -24,7 +24,7 @@ _HEADINGS = (
 
 
 def write(report: Report, directory: Path) -> None:
-    """Both files, each whole or as it was. Raises LoncError."""
+    """Write both files into `directory`, each atomically. Raises LoncError."""
     try:
         replace_file(directory / "status.json", report.to_line(), MODE)
         page = render(report, datetime.now().astimezone())
@@ -34,7 +34,7 @@ def write(report: Report, directory: Path) -> None:
 
 
 def render(report: Report, now: datetime) -> str:
-    """The page as text. Whatever hosts and their londs are called and say, it is no markup."""
+    """The page. All text of hosts and londs is escaped. `now`: with its time zone."""
     health = Health(report, now=now)
     level = health.level.name.lower()
     rows = "\n".join(_row(host, verdict, health) for host, verdict in health.hosts)
@@ -59,14 +59,14 @@ def render(report: Report, now: datetime) -> str:
 <h1>lonc</h1>
 <p class="verdict {level}"><strong>{health.level.name}</strong>
 <span>{escape(health.sentence)}</span></p>
-<p class="faint">{escape(lonc)}. This page is of {now.isoformat(timespec="seconds")}.</p>
+<p class="faint">{escape(lonc)}. This page was made at {now.isoformat(timespec="seconds")}.</p>
 <table>
 <thead><tr>{headings}</tr></thead>
 <tbody>
 {rows}
 </tbody>
 </table>
-<h2>The last changes of state</h2>
+<h2>Latest changes of state</h2>
 <ol>
 {changes}
 </ol>
@@ -85,12 +85,12 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
         ("state", "state" + level, escape(host.shown_state)),
         ("for", "", "" if host.state_since is None else short_time(health.age(host.state_since))),
         ("last hour", "", _plot(host.host, done, failed)),
-        ("a minute", "", f"{sum(done[-RATE_OF:]) / RATE_OF:.0f}" if done else ""),
+        ("a minute", "", f"{sum(done[-RATE_MINUTES:]) / RATE_MINUTES:.0f}" if done else ""),
         ("failed", "", str(sum(failed)) if failed else ""),
         ("p50", "", short_time(hour["p50"]) if hour else ""),
         ("p99", "", short_time(hour["p99"]) if hour else ""),
-        ("waiting", "", if_known(host.waiting)),
-        ("delayed", "", if_known(host.delayed)),
+        ("waiting", "", text_if_known(host.waiting)),
+        ("delayed", "", text_if_known(host.delayed)),
         ("last error", "error", escape(error)),
     ]
     tds = (f'<td data-label="{label}" class="{kind}">{text}</td>' for label, kind, text in cells)
@@ -98,7 +98,7 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
 
 
 def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:
-    """Requests and, below them in another colour, failures of each minute of the last hour."""
+    """An SVG of the last hour: a bar per minute for replies, stacked on one for failures."""
     most = max((sum(each) for each in zip(done, failed, strict=False)), default=0)
     if not most:
         return ""
@@ -123,11 +123,11 @@ def _plot(host: str, done: Sequence[int], failed: Sequence[int]) -> str:
 
 
 def _changes(hosts: Sequence[HostStatus]) -> list[str]:
-    """The last ones of all hosts, the last one first."""
+    """The most recent changes of all hosts, the latest first."""
     changes = [
         (at or "", number, f"{at} {host.host}: {state}" + (f": {why}" if why else ""))
         for host in hosts
         for number, (at, state, why) in enumerate(host.changes or ())
     ]
-    # (By the text of the time: all are of this machine.)
-    return [text for *_, text in sorted(changes, reverse=True)[:CHANGES]]
+    # Times sort as text, since all are in the time zone of this machine.
+    return [text for *_, text in sorted(changes, reverse=True)[:MAX_CHANGES]]

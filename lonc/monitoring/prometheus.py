@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: asks the daemon at each scrape."""
+"""The exporter of metrics for Prometheus; asks the daemon at each scrape."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lonc.errors import LoncError, UsageError
-from lonc.monitoring.statistics import TOLD_BOUNDS
+from lonc.monitoring.statistics import REPORTED_BOUNDS
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
 
-UP = {"ready", "resting", "connecting"}  # states in which a host is worth asking
+UP = {"ready", "resting", "connecting"}  # the states in which requests can succeed
 HOST = ["host"]
 
-# Name, help, and where in the status it stands.
+# Name, help, and the value in a host's status.
 _GAUGES = (
     ("lonc_clients", "Local programs that are connected.", lambda host: host.clients),
     ("lonc_queue_length", "Transactions that wait for a connection.", lambda host: host.waiting),
-    ("lonc_queue_oldest_seconds", "How long one of them has waited.", lambda host: host.oldest_wait),
-    ("lonc_delayed_files", "Delayed transactions on the disk.", lambda host: host.delayed),
+    (
+        "lonc_queue_oldest_seconds",
+        "How long the oldest of them has waited.",
+        lambda host: host.oldest_wait,
+    ),
+    ("lonc_delayed_files", "Delayed transactions in the spool.", lambda host: host.delayed),
     (
         "lonc_delayed_oldest_timestamp_seconds",
-        "When the oldest of them was saved.",
+        "When the oldest of them was saved, UNIX time.",
         lambda host: host.oldest_delayed,
     ),
     ("lonc_child_memory_bytes", "Resident memory of the host's child.", lambda host: host.memory),
     (
         "lonc_child_start_timestamp_seconds",
-        "When the host's child, and with it each counter, began.",
+        "When the host's child started, UNIX time; its counters start at 0.",
         lambda host: None if host.since is None else datetime.fromisoformat(host.since).timestamp(),
     ),
-    ("lonc_host_up", "Whether the host can be asked.", lambda host: int(host.state in UP)),
+    (
+        "lonc_host_up",
+        "1 if requests to the host can succeed, else 0.",
+        lambda host: int(host.state in UP),
+    ),
     (
         "lonc_host_hung",
-        "Whether the host's child does not answer.",
+        "1 if the host's child does not answer, else 0.",
         lambda host: int(host.state == NOT_ANSWERING),
     ),
 )
@@ -56,13 +64,13 @@ Value = Callable[[HostStatus], "float | None"]
 
 
 class StatusCollector(Collector):
-    """`current()` reports how lonc is doing, or raises LoncError."""
+    """`current`: returns the daemon's report, or raises LoncError."""
 
     def __init__(self, current: Callable[[], Report]) -> None:
         self._current = current
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand: nobody is to be asked when the exporter starts."""
+        """No metrics: registration must not ask the daemon."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -70,12 +78,12 @@ class StatusCollector(Collector):
             report = self._current()
         except (LoncError, OSError):
             report = None
-        yield GaugeMetricFamily("lonc_up", "Whether the daemon answers.", value=float(bool(report)))
+        yield GaugeMetricFamily("lonc_up", "1 if the daemon answers, else 0.", value=float(bool(report)))
         if report is not None:
-            yield InfoMetricFamily("lonc_build", "Of the daemon.", {"version": report.version})
-            yield from self._of_hosts(report)
+            yield InfoMetricFamily("lonc_build", "Version of the daemon.", {"version": report.version})
+            yield from self._host_metrics(report)
 
-    def _of_hosts(self, report: Report) -> Iterator[Metric]:
+    def _host_metrics(self, report: Report) -> Iterator[Metric]:
         for name, help_, value in _GAUGES:
             gauge = GaugeMetricFamily(name, help_, labels=HOST)
             _add(gauge, report, value)
@@ -85,18 +93,20 @@ class StatusCollector(Collector):
             _add(counter, report, value)
             yield counter
         states = GaugeMetricFamily(
-            "lonc_host_state", "1 for the state it is in.", labels=["host", "state"]
+            "lonc_host_state", "1 for the current state of the host.", labels=["host", "state"]
         )
         connections = GaugeMetricFamily(
             "lonc_connections",
-            "Connections to lond, by state of the dialogue.",
+            "Connections to lond by state of the dialogue.",
             labels=["host", "state"],
         )
         transactions = CounterMetricFamily(
-            "lonc_transactions", "Transactions that ended: done, or why not.", labels=["host", "result"]
+            "lonc_transactions",
+            "Transactions that ended, by result: done, or the reason of the failure.",
+            labels=["host", "result"],
         )
         durations = HistogramMetricFamily(
-            "lonc_request_duration_seconds", "From the request to its reply.", labels=HOST
+            "lonc_request_duration_seconds", "Time from a request to its reply.", labels=HOST
         )
         for host in report.hosts:
             states.add_metric([host.host, host.state], 1)
@@ -109,7 +119,7 @@ class StatusCollector(Collector):
                 transactions.add_metric([host.host, reason], count)
             buckets = [
                 (f"{bound:g}", float(count))
-                for bound, count in zip(TOLD_BOUNDS, host.durations, strict=True)
+                for bound, count in zip(REPORTED_BOUNDS, host.durations, strict=True)
             ]
             durations.add_metric(
                 [host.host], [*buckets, ("+Inf", float(host.done))], host.seconds or 0.0
@@ -127,17 +137,19 @@ def serve(current: Callable[[], Report], listen: str) -> None:
     """Answer scrapes at ADDRESS:PORT until TERM or INT. Raises UsageError, LoncError."""
     address, _, port = listen.rpartition(":")
     if not (address and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise UsageError(f"{listen!r} is no ADDRESS:PORT")
+        raise UsageError(f"{listen!r} is not ADDRESS:PORT")
     registry = CollectorRegistry()
     registry.register(StatusCollector(current))
-    told = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, told)  # in the server's threads, too
+    stop_signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, stop_signals
+    )  # before the server starts threads, which inherit the mask
     try:
         server, thread = start_http_server(int(port), address.strip("[]"), registry)
     except OSError as error:
         raise LoncError(f"cannot listen at {listen}: {error.strerror}") from error
     print(f"metrics at http://{address}:{server.server_port}/metrics", flush=True)
-    signal.sigwait(told)
+    signal.sigwait(stop_signals)
     server.shutdown()
     server.server_close()
     thread.join()

@@ -1,6 +1,7 @@
-"""What became of a host's transactions: how many, how long they took, and all that for the last minutes.
+"""Counts the transactions of a host, their failures and their latencies.
 
-Of fixed size, whatever happens: times are counted in BOUNDS, slots are summed up when they are over.
+Fixed memory: latencies go into histogram buckets (BOUNDS); slots of 5 s roll up into minutes and an
+hour.
 """
 
 from __future__ import annotations
@@ -13,46 +14,49 @@ from itertools import accumulate
 from operator import add, sub
 from typing import Any
 
-# Upper bounds in seconds, ten a decade, each a quarter above the last (the preferred numbers R10).
+# Upper bounds of the buckets in seconds: ten per decade, each about a quarter above the last (the
+# preferred numbers R10).
 BOUNDS = tuple(
     float(f"{digits}e{power}")
     for power in range(-5, 3)
     for digits in (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
 )
-TOLD_BOUNDS = tuple(bound for bound in BOUNDS if f"{bound:e}"[:3] in ("1.0", "2.5", "5.0"))
-_TOLD = [BOUNDS.index(bound) for bound in TOLD_BOUNDS]
-_NONE = [0] * (len(BOUNDS) + 1)  # the last is for what took longer than all
+REPORTED_BOUNDS = tuple(bound for bound in BOUNDS if f"{bound:e}"[:3] in ("1.0", "2.5", "5.0"))
+_REPORTED_INDICES = [BOUNDS.index(bound) for bound in REPORTED_BOUNDS]
+_NO_REPLIES = [0] * (len(BOUNDS) + 1)  # the last bucket: longer than every bound
 
-SLOT = 5.0  # seconds; what is over for a minute leaves it so much later at most
+SLOT = 5.0  # seconds; a transaction counts in "the last minute" for at most so much longer
 SLOTS_A_MINUTE = 12
 MINUTES = 60
 
 
 class Reason(Enum):
-    """Why there was no reply, in the words of the status report."""
+    """Why a transaction failed, in the words of the status report."""
 
     DEAD = "host dead"
     DISABLED = "host disabled"
-    UNREACHABLE = "no connection"  # the attempt that it waited for has failed
+    UNREACHABLE = "no connection"  # the attempt to connect that it waited for failed
     QUEUE_TIMEOUT = "queue timeout"
     REQUEST_TIMEOUT = "request timeout"
-    LOST = "connection lost"  # with the request on its way
+    LOST = "connection lost"  # while the request was in flight
     STOPPED = "lonc stopped"
 
 
 @dataclass
 class Slot:
-    """What ended in a stretch of time: replies by how long they took, and failures.
+    """The transactions that ended within a period.
 
-    `done` is the number of the replies, known once the slot is over.
+    `replies`: their number per bucket. `longest`: the longest latency, in seconds. `done`: the sum of
+    `replies`, valid after `close`.
     """
 
-    replies: list[int] = field(default_factory=_NONE.copy)
+    replies: list[int] = field(default_factory=_NO_REPLIES.copy)
     longest: float = 0.0
     failures: int = 0
     done: int = 0
 
-    def over(self) -> Slot:
+    def close(self) -> Slot:
+        """Compute `done`; returns the slot itself."""
         self.done = sum(self.replies)
         return self
 
@@ -63,36 +67,39 @@ class Slot:
         self.failures += other.failures
 
     def percentile(self, share: float) -> float:
-        """A time that this share of the replies took at most: a quarter too long, if not exact."""
-        left = share * self.done
+        """The latency that a `share` (0 to 1) of the replies did not exceed.
+
+        It is the upper bound of a bucket, at most a quarter too long.
+        """
+        remaining = share * self.done
         for bound, count in zip(BOUNDS, self.replies, strict=False):
-            left -= count
-            if left <= 0:
+            remaining -= count
+            if remaining <= 0:
                 return min(bound, self.longest)
         return self.longest
 
 
-_EMPTY = Slot(_NONE)  # stands for all slots in which nothing ended; nothing is added to it
+_EMPTY = Slot(_NO_REPLIES)  # shared by all slots in which nothing ended; never modified
 
 
 class _Window:
-    """The sum of the last so many slots, and each of them."""
+    """The last `slots` slots and their sum."""
 
     def __init__(self, slots: int) -> None:
         self.slots = deque([_EMPTY] * slots, maxlen=slots)
-        self._replies = _NONE.copy()
+        self._replies = _NO_REPLIES.copy()
         self._done = 0
 
     def push(self, slot: Slot) -> bool:
-        """One more slot is over, and the oldest leaves; whether there was anything in that."""
-        gone = self.slots[0]
+        """Add a closed slot and drop the oldest. Returns whether the dropped one was not empty."""
+        dropped = self.slots[0]
         self.slots.append(slot)
-        if gone is not _EMPTY:
-            self._replies = list(map(sub, self._replies, gone.replies))
+        if dropped is not _EMPTY:
+            self._replies = list(map(sub, self._replies, dropped.replies))
         if slot is not _EMPTY:
             self._replies = list(map(add, self._replies, slot.replies))
-        self._done += slot.done - gone.done
-        return gone is not _EMPTY
+        self._done += slot.done - dropped.done
+        return dropped is not _EMPTY
 
     def empty(self) -> bool:
         return all(slot is _EMPTY for slot in self.slots)
@@ -107,7 +114,7 @@ class _Window:
 
 
 def _times(slot: Slot) -> dict[str, float] | None:
-    """Seconds: half of the replies took at most p50, and so on; None without any."""
+    """Percentiles of the latency in seconds; None without replies."""
     if not slot.done:
         return None
     times = {f"p{share}": slot.percentile(share / 100) for share in (50, 90, 99)}
@@ -115,33 +122,36 @@ def _times(slot: Slot) -> dict[str, float] | None:
 
 
 def _cumulative(slot: Slot) -> list[int]:
-    """How many replies took at most each of TOLD_BOUNDS."""
+    """For each of REPORTED_BOUNDS, the number of replies that took at most so long."""
     sums = list(accumulate(slot.replies))
-    return [sums[number] for number in _TOLD]
+    return [sums[number] for number in _REPORTED_INDICES]
 
 
 class Statistics:
-    """Counters begin with it. Times are seconds of the loop's clock."""
+    """The statistics of one host since its child started. All times are seconds of the loop's clock."""
 
     def __init__(self, now: float) -> None:
         self.done = 0
-        self.seconds = 0.0  # that all replies took, together
-        self.sent = 0  # bytes of requests that were answered
-        self.received = 0  # of their replies
+        self.seconds = 0.0  # sum of the latencies of all replies
+        self.sent = 0  # bytes of requests that got a reply
+        self.received = 0  # bytes of these replies
         self.failed = 0
         self.reasons: dict[Reason, int] = {}
         self._all_time = Slot()
         self._slot = Slot()
-        self._over_at = now + SLOT
+        self._slot_ends_at = now + SLOT
         self._minute = _Window(SLOTS_A_MINUTE)
         self._this_minute = _EMPTY
         self._slots_of_this_minute = 0
         self._hour = _Window(MINUTES - 1)
-        self._shifts = 0  # how often the sums of the last minutes have changed by time alone
+        self._shifts = 0  # how often passing time alone has changed the sums of the last minutes
 
     def replied(self, now: float, since: float, sent: int, received: int) -> None:
-        """A transaction that has waited since then, of so many bytes, got a reply of so many."""
-        if now >= self._over_at:  # (asked here too: each reply would pay for the call)
+        """Count a transaction with a reply.
+
+        `since`: when the request arrived. `sent`, `received`: bytes of the request and of the reply.
+        """
+        if now >= self._slot_ends_at:  # repeated here: a call costs 0.7 % of a transaction
             self._close_slots(now)
         seconds = now - since
         slot = self._slot
@@ -154,18 +164,19 @@ class Statistics:
         self.received += received
 
     def failed_for(self, now: float, reason: Reason, count: int) -> None:
+        """Count `count` transactions that failed for `reason`."""
         self._close_slots(now)
         self._slot.failures += count
         self.failed += count
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     def version(self, now: float) -> tuple[int, int, int]:
-        """Differs whenever the report does."""
+        """A value that differs whenever the report differs."""
         self._close_slots(now)
         return self.done, self.failed, self._shifts
 
     def report(self, now: float) -> dict[str, Any]:
-        """All of it, by the names that the status report has for it."""
+        """All statistics, as the fields of `HostStatus`."""
         done, failed = self.by_minutes(now)
         return {
             "done": self.done,
@@ -182,40 +193,41 @@ class Statistics:
         }
 
     def last_minute(self, now: float) -> Slot:
-        return self._so_far(now, self._minute)
+        return self._with_current_slot(now, self._minute)
 
     def last_hour(self, now: float) -> Slot:
-        total = self._so_far(now, self._hour)
+        total = self._with_current_slot(now, self._hour)
         total.add(self._this_minute)
         return total
 
     def by_minutes(self, now: float) -> tuple[list[int], list[int]]:
-        """Replies and failures of each of the last sixty minutes, the one that is not over last."""
-        this = self._so_far(now, None)
+        """Replies and failures of each of the last sixty minutes; the current one is the last item."""
+        this = self._with_current_slot(now, None)
         this.add(self._this_minute)
         slots = [*self._hour.slots, this]
         return [slot.done for slot in slots], [slot.failures for slot in slots]
 
     def all_time(self, now: float) -> Slot:
-        total = self._so_far(now, None)
+        total = self._with_current_slot(now, None)
         total.add(self._all_time)
         return total
 
-    def _so_far(self, now: float, window: _Window | None) -> Slot:
+    def _with_current_slot(self, now: float, window: _Window | None) -> Slot:
+        """The sum of the window, if there is one, and of the current slot."""
         self._close_slots(now)
         total = Slot() if window is None else window.sum()
-        total.add(self._slot.over())
+        total.add(self._slot.close())
         return total
 
     def _close_slots(self, now: float) -> None:
-        """Those that are over by now; after a longer rest the empty ones, too."""
-        if now < self._over_at:
+        """Close the slots that have ended by `now`; several, if nothing was counted for some time."""
+        if now < self._slot_ends_at:
             return
-        over = int((now - self._over_at) // SLOT) + 1
-        self._over_at += over * SLOT
-        slot, self._slot = self._slot.over(), Slot()
+        ended = int((now - self._slot_ends_at) // SLOT) + 1
+        self._slot_ends_at += ended * SLOT
+        slot, self._slot = self._slot.close(), Slot()
         self._close(slot if slot.done or slot.failures else _EMPTY)
-        for _ in range(min(over - 1, SLOTS_A_MINUTE * MINUTES)):
+        for _ in range(min(ended - 1, SLOTS_A_MINUTE * MINUTES)):
             self._close(_EMPTY)
 
     def _close(self, slot: Slot) -> None:

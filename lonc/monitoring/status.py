@@ -1,4 +1,4 @@
-"""What hosts are doing, and reports made of it: JSON for programs, text for people."""
+"""The status report: what a child sends about its host, and the parent about all of them, as JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
-from lonc.monitoring.statistics import MINUTES, TOLD_BOUNDS
+from lonc.monitoring.statistics import MINUTES, REPORTED_BOUNDS
 
 
 class Phase(Enum):
-    """What the daemon is about."""
+    """What the daemon is doing."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -24,12 +24,12 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
-# States of which only the parent can tell, and that others look for.
+# States that only the parent can know, and that other modules compare with.
 NO_CHILD = "no child"
 NOT_ANSWERING = "not answering"
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # no UTF-8
+_SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be encoded in UTF-8
 
 
 def _is_time(text: str) -> bool:
@@ -39,16 +39,16 @@ def _is_time(text: str) -> bool:
         return False
 
 
-# What may stand in a report, beyond its type: who shows one relies on it.
+# The bounds of each value, beyond its type; all that show a report rely on them.
 Count = Annotated[int, lambda count: 0 <= count < 10**18]
-Seconds = Annotated[float, lambda seconds: 0 <= seconds < 1e12]  # (NaN is not)
+Seconds = Annotated[float, lambda seconds: 0 <= seconds < 1e12]  # excludes NaN
 Text = Annotated[str, lambda text: not _SURROGATE.search(text)]
-Time = Annotated[str, _is_time]  # ISO 8601, with its zone
+Time = Annotated[str, _is_time]  # ISO 8601, with time zone
 Latency = Annotated[dict[Text, Seconds], lambda times: times.keys() == {"p50", "p90", "p99", "max"}]
-ByMinute = Annotated[list[Count], lambda counts: len(counts) == MINUTES]  # the present one last
-Durations = Annotated[list[Count], lambda counts: len(counts) == len(TOLD_BOUNDS)]
-Trouble = Annotated[Sequence[Text], lambda trouble: len(trouble) == 2]  # when, and what
-Change = Annotated[Sequence[Text | None], lambda change: len(change) == 3]  # when, to which state, why
+ByMinute = Annotated[list[Count], lambda counts: len(counts) == MINUTES]  # the current minute last
+Durations = Annotated[list[Count], lambda counts: len(counts) == len(REPORTED_BOUNDS)]
+Trouble = Annotated[Sequence[Text], lambda trouble: len(trouble) == 2]  # time and message
+Change = Annotated[Sequence[Text | None], lambda change: len(change) == 3]  # time, new state, reason
 
 
 class OutOfBounds(ValueError):
@@ -57,50 +57,50 @@ class OutOfBounds(ValueError):
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host at one moment. Counters begin with the child that counts; None is what is not known."""
+    """One host at one moment. Counters start at 0 with each child; None means unknown."""
 
     host: Text
-    state: Text  # the pool's; the parent's: starting, no child, resting, not answering
+    state: Text  # of the pool; or of the parent: starting, no child, resting, not answering
     state_since: Time | None = None
-    mode: Text | None = None  # how its connections came to their keys: one of loncKeyMode, but auto
-    lond_version: Text | None = None  # as lond says, where it is asked
-    connections: dict[Text, Count] | None = None  # how many are in each state of the dialogue
+    mode: Text | None = None  # key mode of its connections: a value of loncKeyMode except auto
+    lond_version: Text | None = None  # as lond reports it, in the modes that ask for it
+    connections: dict[Text, Count] | None = None  # number of connections by state of the dialogue
     clients: Count | None = None
-    waiting: Count | None = None  # transactions that no connection has taken yet
-    oldest_wait: Seconds | None = None  # of one of these
-    done: Count | None = None  # transactions with a reply
-    failed: Count | None = None  # and without
-    reasons: dict[Text, Count] | None = None  # why these failed
+    waiting: Count | None = None  # transactions that wait for a connection
+    oldest_wait: Seconds | None = None  # of the one that has waited longest
+    done: Count | None = None  # transactions that got a reply
+    failed: Count | None = None  # transactions that failed
+    reasons: dict[Text, Count] | None = None  # number of failures by reason
     sent: Count | None = None  # bytes of requests that got a reply
-    received: Count | None = None  # and of those replies
-    last_minute: Latency | None = None  # how long replies took
+    received: Count | None = None  # bytes of these replies
+    last_minute: Latency | None = None  # latencies of the last minute
     last_hour: Latency | None = None
-    seconds: Seconds | None = None  # that all replies took, together
-    durations: Durations | None = None  # how many took at most each of the statistics's TOLD_BOUNDS
+    seconds: Seconds | None = None  # sum of the latencies of all replies
+    durations: Durations | None = None  # number of replies within each of statistics.REPORTED_BOUNDS
     done_by_minute: ByMinute | None = None
     failed_by_minute: ByMinute | None = None
-    delayed: Count | None = None  # transactions on the disk, by the last look
+    delayed: Count | None = None  # delayed transactions, as of the last scan
     oldest_delayed: Count | None = None  # when it was saved, UNIX time
     last_error: Trouble | None = None
-    changes: Sequence[Change] | None = None  # the last ones
+    changes: Sequence[Change] | None = None  # the most recent ones
     since: Time | None = None  # when this child started
     pid: Count | None = None
-    memory: Count | None = None  # bytes that are in memory
+    memory: Count | None = None  # resident memory, bytes
     version: Text | None = None
 
     @property
     def shown_state(self) -> str:
-        """With the mode of its keys, as in the child's title, where that is not the mode of 2003."""
+        """The state, with the key mode unless it is classic; as in the title of the child."""
         plain = self.mode in (None, "classic") or self.state != "ready"
         return self.state if plain else f"{self.state} ({self.mode})"
 
     @property
     def connected(self) -> int | None:
-        """How many connections there are, in whatever state."""
+        """The number of connections in all states."""
         return None if self.connections is None else sum(self.connections.values())
 
     def to_line(self) -> bytes:
-        """One line of JSON, without what is not known."""
+        """One line of JSON, without unknown values."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return json.dumps(known, separators=(",", ":")).encode() + b"\n"
 
@@ -120,7 +120,7 @@ class HostStatus:
 
     @classmethod
     def from_line(cls, line: bytes) -> HostStatus:
-        """Raises ValueError if it is none."""
+        """Parse a line of `to_line`. Raises ValueError."""
         read: HostStatus = _loaded(line, cls)
         return read
 
@@ -131,7 +131,7 @@ class HostStatus:
         try:
             values = _checked_type(json.loads(line), dict)
         except RecursionError:
-            raise ValueError("no HostStatus") from None
+            raise ValueError("not a HostStatus") from None
         readers = {
             name: _reader(hint) for name, hint in get_type_hints(cls, include_extras=True).items()
         }
@@ -152,17 +152,17 @@ class Report:
     version: Text
     since: Time  # when the daemon started
     hosts: Sequence[HostStatus]
-    strays: dict[Text, Count]  # delayed transactions of hosts that are not in the table
-    bad: Count = 0  # delayed transactions that were put aside
-    certified_until: Time | None = None  # when our certificate expires, where one is needed
+    strays: dict[Text, Count]  # delayed transactions by host, for hosts that are not in hosts.tab
+    bad: Count = 0  # delayed transactions that were rejected
+    certified_until: Time | None = None  # when the certificate expires, if one is needed
 
     @property
     def oldest_wait(self) -> float:
-        """Of all hosts, in seconds."""
+        """The longest wait of all hosts, in seconds."""
         return max((host.oldest_wait or 0.0 for host in self.hosts), default=0.0)
 
     def total(self, name: str) -> int:
-        """Of what `name` counts, as far as it is known."""
+        """The sum of the field `name` of all hosts; unknown values count 0."""
         return sum(getattr(host, name) or 0 for host in self.hosts)
 
     def to_line(self) -> bytes:
@@ -171,7 +171,7 @@ class Report:
 
     @classmethod
     def from_line(cls, line: bytes) -> Report:
-        """Raises ValueError if it is none."""
+        """Parse a line of `to_line`. Raises ValueError."""
         read: Report = _loaded(line, cls)
         return read
 
@@ -180,14 +180,14 @@ def _loaded(line: bytes, kind: Any) -> Any:
     try:
         return _reader(kind)(json.loads(line))
     except (KeyError, TypeError, RecursionError):
-        raise ValueError(f"no {kind.__name__}") from None
+        raise ValueError(f"not a {kind.__name__}") from None
 
 
 @cache
 def _reader(kind: Any) -> Callable[[Any], Any]:
-    """What reads a value out of JSON as what is declared with that type.
+    """A function that checks a value from JSON against the type `kind`, and converts it.
 
-    It raises ValueError; for a class KeyError and TypeError for fields too many and too few.
+    It raises ValueError; for a dataclass KeyError for an unknown field, TypeError for a missing one.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
@@ -217,21 +217,21 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 
 def _checked(value: Any, holds: Callable[[Any], bool]) -> Any:
     if not holds(value):
-        raise OutOfBounds("beyond what was declared")
+        raise OutOfBounds("out of bounds")
     return value
 
 
 def _checked_type(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"no {kind.__name__}")
+        raise ValueError(f"not a {kind.__name__}")
     return value
 
 
-def if_known(count: int | None) -> str:
-    """As text; nothing for what is not known."""
+def text_if_known(count: int | None) -> str:
+    """The number as text; "" if it is unknown."""
     return "" if count is None else str(count)
 
 
-def stray(host: str, count: int) -> str:
-    """A sentence about what waits for a host that has left the table."""
+def describe_stray(host: str, count: int) -> str:
+    """The sentence about delayed transactions for a host that is not in hosts.tab."""
     return f"delayed transactions for {host}, which is not in the table: {count}"

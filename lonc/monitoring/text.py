@@ -1,4 +1,4 @@
-"""The status report as a table, the hosts that need looking after first."""
+"""The status report as a table for a terminal, the worst hosts first."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from lonc.monitoring.health import Health, Level, short_time
 from lonc.monitoring.status import HostStatus, Report
 
-SHORTEST_NAME = 4
+MIN_NAME_WIDTH = 4  # columns
 
 _HEADINGS = (
     "HOST", "STATE", "FOR", "CONN", "CLIENTS", "WAIT", "OLDEST", "DONE", "FAILED", "P50", "P99",
     "DELAYED",
 )  # fmt: skip
-_WORDS = 2  # columns of words, to the left
+_LEFT_ALIGNED = 2  # the first columns; they hold words, the others numbers
 
 _COLOURS = {Level.WARNING: "\x1b[33m", Level.CRITICAL: "\x1b[1;31m"}
 _PLAIN = "\x1b[0m"
 
 
 def to_text(report: Report, colour: bool = False, width: int | None = None) -> str:
-    """A sentence, a line for each host, the sums, and what is nobody's; names are cut where the lines
-    would pass `width` columns."""
+    """A sentence, a line per host, the sums, and the problems that are not of a single host.
+
+    `colour`: colour degraded hosts by escape sequences.
+    `width`: cut the names of hosts so that lines fit into so many columns; None: do not cut.
+    """
     health = Health(report)
-    said = f"lonc {report.version} is {report.phase.value}, pid {report.pid}, since {report.since}"
+    summary = f"lonc {report.version} is {report.phase.value}, pid {report.pid}, since {report.since}"
     rows = [_row(host, health) for host, _ in health.hosts]
     if len(rows) > 1:
         rows.append(_sums(report))
@@ -32,21 +35,21 @@ def to_text(report: Report, colour: bool = False, width: int | None = None) -> s
         for number, (_, verdict) in enumerate(health.hosts, start=1):
             if verdict.level:
                 lines[number] = f"{_COLOURS[verdict.level]}{lines[number]}{_PLAIN}"
-    return "\n".join([f"{said}: {health.in_short}", *lines, *health.others]) + "\n"
+    return "\n".join([f"{summary}: {health.summary}", *lines, *health.other_problems]) + "\n"
 
 
 def host_to_text(host: HostStatus, health: Health) -> str:
-    """All that is known of one host, a line for each thing."""
+    """All details of one host, one per line."""
     lines = [host.to_text()]
     if host.mode is not None:
         lond = "" if host.lond_version is None else f", with lond {host.lond_version}"
-        lines.append(f"keys were agreed upon last in mode {host.mode}{lond}")
+        lines.append(f"last key exchange: mode {host.mode}{lond}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):
         if times:
-            told = ", ".join(f"{what} {short_time(seconds)}" for what, seconds in times.items())
-            lines.append(f"replies of the last {name}: {told}")
+            latencies = ", ".join(f"{what} {short_time(seconds)}" for what, seconds in times.items())
+            lines.append(f"latency in the last {name}: {latencies}")
     if host.last_error:
         lines.append("last error, {}: {}".format(*host.last_error))
     for at, state, why in host.changes or ():
@@ -85,7 +88,7 @@ def _sums(report: Report) -> list[str]:
 
 
 def _number(count: int | None) -> str:
-    """In at most five characters."""
+    """The number in at most five characters; - if it is unknown."""
     if count is None:
         return "-"
     if count <= 99_999:
@@ -98,21 +101,21 @@ def _number(count: int | None) -> str:
 
 
 def _time(seconds: float) -> str:
-    """In at most five."""
+    """The duration in at most five characters."""
     return short_time(seconds).replace(" ", "")
 
 
 def _aligned(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Words to the left, numbers to the right; long names are cut if the table would be too wide."""
+    """The rows as lines: words left-aligned, numbers right-aligned, names cut to fit into `width`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
         too_wide = sum(widths) + 2 * (len(widths) - 1) - width
-        widths[0] = max(SHORTEST_NAME, widths[0] - max(0, too_wide))
+        widths[0] = max(MIN_NAME_WIDTH, widths[0] - max(0, too_wide))
     lines = []
     for name, *others in rows:
         cut = name if len(name) <= widths[0] else name[: widths[0] - 1] + "…"
         cells = [
-            text.ljust(size) if number < _WORDS else text.rjust(size)
+            text.ljust(size) if number < _LEFT_ALIGNED else text.rjust(size)
             for number, (text, size) in enumerate(zip([cut, *others], widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from lonc.errors import LoncError, NotRunning, UsageError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
-from lonc.monitoring.status import HostStatus, Report, if_known
+from lonc.monitoring.status import HostStatus, Report, text_if_known
 
 _BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 20  # shown in a sparkline
@@ -133,13 +133,13 @@ class Top:
                 Text(host.host),
                 Text(host.shown_state, style=STYLES[verdict.level]),
                 f"{rate:.0f}",
-                if_known(host.failed),
+                text_if_known(host.failed),
                 short_time(minute["p50"]) if minute else "",
                 short_time(minute["p99"]) if minute else "",
-                if_known(host.clients),
-                if_known(host.connected),
-                if_known(host.waiting),
-                if_known(host.delayed),
+                text_if_known(host.clients),
+                text_if_known(host.connected),
+                text_if_known(host.waiting),
+                text_if_known(host.delayed),
                 sparkline((host.done_by_minute or [])[-MINUTES:]),
             )
         keys = "  ".join(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lonc.log import RateLimitedLog, logger
-from lonc.monitoring.status import stray
+from lonc.monitoring.status import describe_stray
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool.spool import BAD, Name, listing, move_to_bad
 
@@ -50,7 +50,7 @@ class SpoolScan:
         self._reject(impossible)
         strays = count_strays(names, hosts)
         for host in strays.keys() - self.strays.keys():
-            logger.warning("%s", stray(host, strays[host]))
+            logger.warning("%s", describe_stray(host, strays[host]))
         self.strays = strays
         with contextlib.suppress(OSError):  # the directory is made with the first rejected file
             self.bad = len(os.listdir(self._directory / BAD))

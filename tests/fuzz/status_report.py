@@ -8,7 +8,7 @@ from lonc.commands import status
 from lonc.monitoring import html, text
 from lonc.monitoring.health import DEFAULT, Health
 from lonc.monitoring.prometheus import StatusCollector
-from lonc.monitoring.statistics import MINUTES, TOLD_BOUNDS
+from lonc.monitoring.statistics import MINUTES, REPORTED_BOUNDS
 from lonc.monitoring.status import HostStatus, Phase, Report
 from lonc.monitoring.top import Top
 
@@ -18,7 +18,7 @@ _AT = "2026-11-24T02:00:00+00:00"
 _TIMES = {"p50": 0.1, "p90": 0.1, "p99": 2.5, "max": 3}
 _HOST = HostStatus(
     "l1", "ready", _AT, {"Idle": 1}, 1, 1, 0.5, 30, 1, {"host dead": 1}, 1, 1, _TIMES, _TIMES, 1.5,
-    [1] * len(TOLD_BOUNDS), [1] * MINUTES, [1] * MINUTES, 1, 1, [_AT, "why"], [[_AT, "ready", None]],
+    [1] * len(REPORTED_BOUNDS), [1] * MINUTES, [1] * MINUTES, 1, 1, [_AT, "why"], [[_AT, "ready", None]],
     _AT, 2, 1, "1",
 )  # fmt: skip
 REPORT = Report(Phase.RUNNING, 1, "1", _AT, [_HOST, HostStatus("l2", "DEAD")], {"l3": 1}).to_line()

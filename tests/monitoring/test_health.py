@@ -27,62 +27,62 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
 @pytest.mark.parametrize(
     ("hosts", "level", "sentence"),
     [
-        ([well()], Level.OK, "1 host, all well"),
-        ([well(), HostStatus("l2", "resting")], Level.OK, "2 hosts, all well"),
+        ([well()], Level.OK, "1 host, all healthy"),
+        ([well(), HostStatus("l2", "resting")], Level.OK, "2 hosts, all healthy"),
         (
             [well(), HostStatus("l2", "disabled")],
             Level.OK,
-            "2 hosts, all well, but 1 disabled: l2 is disabled",
+            "2 hosts, all healthy, but 1 disabled: l2 is disabled",
         ),
         (
             [HostStatus("l1", "disabled", done_by_minute=[0], failed_by_minute=[99])],
             Level.OK,
-            "1 host, all well, but 1 disabled: l1 is disabled",
+            "1 host, all healthy, but 1 disabled: l1 is disabled",
         ),
-        ([well(), DEAD], Level.WARNING, "1 of 2 hosts is not well: l2 has been DEAD for 3 h"),
-        ([DEAD], Level.CRITICAL, "1 of 1 host is not well: l2 has been DEAD for 3 h"),
+        ([well(), DEAD], Level.WARNING, "1 of 2 hosts is degraded: l2 has been DEAD for 3 h"),
+        ([DEAD], Level.CRITICAL, "1 of 1 host is degraded: l2 has been DEAD for 3 h"),
         (
             [well(), DEAD, HostStatus("l3", "not answering")],
             Level.CRITICAL,
-            "2 of 3 hosts are not well: l3 hangs, l2 has been DEAD for 3 h",
+            "2 of 3 hosts are degraded: l3 hangs, l2 has been DEAD for 3 h",
         ),
         (
             [HostStatus("l1", "no child"), well("l2")],
             Level.CRITICAL,
-            "1 of 2 hosts is not well: l1 has no child",
+            "1 of 2 hosts is degraded: l1 has no child",
         ),
         (
             [well(), HostStatus("l2", "connecting")],
             Level.WARNING,
-            "1 of 2 hosts is not well: l2 is connecting",
+            "1 of 2 hosts is degraded: l2 is connecting",
         ),
         (
             [HostStatus(f"l{number}", "starting") for number in range(5)],
             Level.WARNING,
-            "5 of 5 hosts are not well: l0 is starting, l1 is starting, l2 is starting, 2 more",
+            "5 of 5 hosts are degraded: l0 is starting, l1 is starting, l2 is starting, 2 more",
         ),
         (
             [well(oldest_wait=31.0)],
             Level.CRITICAL,
-            "1 of 1 host is not well: l1 has a request that has waited for 31 s",
+            "1 of 1 host is degraded: l1 has a request waiting for 31 s",
         ),
         (
             [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
             Level.WARNING,
-            "1 of 1 host is not well: l1 has failed 25 % of its requests",
+            "1 of 1 host is degraded: l1 has failed 25 % of its requests",
         ),
-        ([well(done_by_minute=[0, 0], failed_by_minute=[0, 3])], Level.OK, "1 host, all well"),
+        ([well(done_by_minute=[0, 0], failed_by_minute=[0, 3])], Level.OK, "1 host, all healthy"),
         (
             [well(last_minute={"p99": 12.0})],
             Level.WARNING,
-            "1 of 1 host is not well: l1 takes 12 s for a reply",
+            "1 of 1 host is degraded: l1 takes 12 s for a reply",
         ),
         (
             [well(delayed=1, oldest_delayed=int(NOW.timestamp()) - 3 * 86400)],
             Level.WARNING,
-            "1 of 1 host is not well: l1 has not got a transaction of 3 d ago",
+            "1 of 1 host is degraded: l1 has a delayed transaction that is 3 d old",
         ),
-        ([well(delayed=1000)], Level.WARNING, "1 host, all well; 1000 delayed transactions wait"),
+        ([well(delayed=1000)], Level.WARNING, "1 host, all healthy; 1000 delayed transactions wait"),
         ([], Level.WARNING, "no hosts; no requests are served"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_is_said(hosts, level, sentence):
 def test_strays_are_no_hosts_trouble():
     verdict = health(well(), strays={"gone": 3})
     assert verdict.level is Level.WARNING
-    told = "1 host, all well; delayed transactions for gone, which is not in the table: 3"
+    told = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
     assert verdict.sentence == told
 
 

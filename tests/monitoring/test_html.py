@@ -57,7 +57,7 @@ def test_what_stands_on_it():
     page = Page(render(report(BUSY, DEAD), NOW))
     text = " ".join(page.texts)
     assert "WARNING" in text
-    assert "2 of 2 hosts are not well: busy has failed 40 % of its requests, gone has been DEAD" in text
+    assert "2 of 2 hosts are degraded: busy has failed 40 % of its requests, gone has been DEAD" in text
     cells = [attributes for tag, attributes in page.elements if tag == "td"]
     assert [cell["class"] for cell in cells if cell["data-label"] == "state"] == ["state warning"] * 2
     (plot,) = [attributes for tag, attributes in page.elements if tag == "svg"]

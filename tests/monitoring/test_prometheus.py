@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lonc.errors import LoncError, NotRunning, UsageError
 from lonc.monitoring.prometheus import StatusCollector, serve
-from lonc.monitoring.statistics import TOLD_BOUNDS, Reason, Statistics
+from lonc.monitoring.statistics import REPORTED_BOUNDS, Reason, Statistics
 from lonc.monitoring.status import HostStatus, Phase, Report
 
 SINCE = "2026-11-24T02:00:00+00:00"
@@ -85,7 +85,7 @@ def test_the_histogram(samples):
     assert samples[f"{name}_sum", L1] == pytest.approx(5.05)
     assert samples[f"{name}_bucket", L1, ("le", "0.05")] == pytest.approx(50, abs=1)
     assert samples[f"{name}_bucket", L1, ("le", "0.1")] == pytest.approx(100, abs=1)
-    assert len([key for key in samples if key[0] == f"{name}_bucket"]) == len(TOLD_BOUNDS) + 1
+    assert len([key for key in samples if key[0] == f"{name}_bucket"]) == len(REPORTED_BOUNDS) + 1
 
 
 def test_what_is_not_known_is_not_told(samples):
@@ -107,7 +107,7 @@ def test_without_a_daemon():
 
 @pytest.mark.parametrize("listen", ["9663", ":9663", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
 def test_what_is_no_address(listen):
-    with pytest.raises(UsageError, match="no ADDRESS:PORT"):
+    with pytest.raises(UsageError, match="not ADDRESS:PORT"):
         serve(lambda: REPORT, listen)
 
 

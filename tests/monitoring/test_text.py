@@ -38,7 +38,7 @@ REPORT = Report(
 
 def test_the_worst_first_and_the_sums_last():
     assert to_text(REPORT).splitlines() == [
-        f"lonc 1.0 is running, pid 41, since {SINCE}: 2 of 3 hosts are not well",
+        f"lonc 1.0 is running, pid 41, since {SINCE}: 2 of 3 hosts are degraded",
         "HOST     STATE          FOR  CONN  CLIENTS  WAIT  OLDEST  DONE  FAILED    P50    P99  DELAYED",
         "longer   not answering    -     -        -     -       -     -       -      -      -        -",
         "l3       no child         -     -        -     -       -     -       -      -      -        -",
@@ -106,7 +106,7 @@ def test_all_that_is_known_of_one_host():
         "l1: ready, connections 3, clients 30, waiting 4, done 1234567, failed 1, delayed 9,"
         f" up since {SINCE}",
         "l1: failed: connection lost 1",
-        "l1: replies of the last hour: p50 0.2 ms, p90 1.0 ms, p99 250 ms, max 1.0 s",
+        "l1: latency in the last hour: p50 0.2 ms, p90 1.0 ms, p99 250 ms, max 1.0 s",
         f"l1: last error, {SINCE}: lost a connection: it broke",
         f"l1: {SINCE} connecting",
         f"l1: {SINCE} ready: connected",

@@ -749,7 +749,7 @@ class TestStatus:
         first, heading, *rows = done.stdout.decode().splitlines()
         since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
         said = (
-            rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}: 2 of 3 hosts are not well"
+            rf"lonc 0\.1\.0 is running, pid {three.lonc.pid}, since {since}: 2 of 3 hosts are degraded"
         )
         assert re.fullmatch(said, first)
         assert " ".join(heading.split()) == HEADING

@@ -62,7 +62,7 @@ def test_a_request_enciphered_and_in_clear(machine, certified, mode, at_localhos
     assert machine.socket_files() == ["l1"]  # no key file is left
     with_lond = "" if comes_to == "classic" else ", with lond "
     said = machine.command("status", "l1").stdout.decode()
-    assert f"keys were agreed upon last in mode {comes_to}{with_lond}" in said
+    assert f"last key exchange: mode {comes_to}{with_lond}" in said
 
 
 def test_auto_without_certificates_is_insecure_and_the_log_warns_of_it(machine):
