@@ -166,3 +166,46 @@ def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cann
     assert [line.split(": ")[-1] for line in old] == ["four", "five", "a word of somebody else"]
     assert [line.split()[-1] for line in log.read_text().splitlines()] == ["six"]
     assert oct(log.stat().st_mode) == "0o100640"
+
+
+def test_after_a_line_that_a_full_disk_cut_the_next_begins_anew():
+    program = (
+        "import os; from lonc.log import *; open_log('info'); write = os.write\n"
+        "os.write = lambda fd, data: write(fd, data[:30])\n"
+        "logger.info('first')\n"
+        "os.write = write\n"
+        "logger.info('second'); logger.info('third')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    cut, second, third, last = done.stderr.split("\n")
+    assert len(cut) == 30
+    assert (LINE.fullmatch(second)[4], LINE.fullmatch(third)[4], last) == ("second", "third", "")
+
+
+def test_a_fifo_with_the_name_of_the_log_does_not_hang_it(tmp_path):
+    log = tmp_path / "lonc.log"
+    program = (
+        "import os; from pathlib import Path; from lonc.log import *\n"
+        f"file = Path({str(log)!r}); open_log('info', file)\n"
+        "file.rename(file.with_name('moved')); os.mkfifo(file); logger.info('written on')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
+    assert "written on" in (tmp_path / "moved").read_text()
+
+
+def test_the_file_is_opened_once_and_inherited_by_other_programs(tmp_path):
+    log = tmp_path / "lonc.log"
+    program = (
+        "import os; from pathlib import Path; from lonc.log import *\n"
+        f"open_log('info', Path({str(log)!r}))\n"
+        "opened, open_ = [], os.open\n"
+        "os.open = lambda *arguments: opened.append(arguments) or open_(*arguments)\n"
+        "logger.info('one'); logger.info('two'); os.open = open_\n"
+        "logger.info('%d %s', len(opened), os.get_inheritable(2))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [line.split(": ")[-1] for line in log.read_text().splitlines()] == ["one", "two", "0 True"]
+
+
+def test_a_root_logger_of_the_caller_gets_nothing():
+    assert len(say("import logging; logging.basicConfig(); logger.info('once')")) == 1

@@ -231,7 +231,7 @@ class EventLoop:
         """End `run` after this turn."""
         self._running = False
 
-    def turn(self, longest: float = LONGEST_WAIT) -> None:
+    def turn(self, longest: float = math.inf) -> None:
         """Wait until something is due, but at most `longest` seconds, and call what is due.
 
         Rule: a deadline is due if it was reached before the wait, not during it. If the process was

@@ -70,7 +70,11 @@ def require_no_other_file(path: Path) -> None:
 
 def require_writable_directory(path: Path) -> None:
     """Raises CannotListen if the directory of `path` does not exist, or this user cannot write to it."""
-    if not path.parent.is_dir():
+    try:
+        exists = path.parent.is_dir()
+    except OSError as error:
+        raise CannotListen(f"cannot listen at {path}: {error.strerror}") from error
+    if not exists:
         raise CannotListen(f"cannot listen at {path}: there is no {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise CannotListen(f"cannot listen at {path}: no permission to write to {path.parent}")

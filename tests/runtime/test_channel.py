@@ -1,16 +1,19 @@
 import errno
+import resource
 import socket
 
 import pytest
+from support.clock import FakeClock
 
-from lonc.runtime.channel import Channel
+from lonc.runtime.channel import PASS_AGAIN, Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
 
 
 class Line:
     def __init__(self):
-        self.loop = EventLoop()
+        self.clock = FakeClock()
+        self.loop = EventLoop(self.clock)
         ours, self.there = socket.socketpair()
         self.heard = []
         self.channel = Channel(
@@ -130,33 +133,87 @@ def test_what_has_arrived_can_still_be_heard_after_the_other_side_has_ended(line
     line.channel.receive_rest()
 
 
-def test_after_sockets_that_could_not_be_passed_nothing_goes_out_of_turn(line, monkeypatch):
-    """The kernel limits how many sockets of a user are under way: then all waits, and in its order."""
-    original = socket.send_fds
-
-    def refuse(*_):
-        raise OSError(errno.ETOOMANYREFS, "too many")
-
-    monkeypatch.setattr(socket, "send_fds", refuse)
+def test_sockets_are_sent_once_though_their_line_goes_in_parts(line):
+    received = []
+    other = Channel(line.loop, line.there, received.append, lambda: received.append("closed"))
     ours, theirs = socket.socketpair()
-    line.channel.send(b"with a socket\n", [theirs])
-    line.channel.send(b"behind it\n")
-    line.there.setblocking(False)
-    for _ in range(3):
+    long = b"x" * 1_000_000 + b"\n"
+    line.channel.send(long, [theirs])
+    for _ in range(1000):
+        if received:
+            break
+        line.loop.turn(0)
+    assert received == [long]
+    assert len(other.received) == 1
+    other.close()
+    ours.close()
+
+
+class TestTooManySocketsInFlight:
+    @pytest.fixture
+    def refused(self, line, monkeypatch):
+        """A line with a socket that the kernel did not take, until the test lets it."""
+        send_fds, refuse = socket.send_fds, [True]
+
+        def send(*arguments):
+            if refuse:
+                raise OSError(errno.ETOOMANYREFS, "too many references")
+            return send_fds(*arguments)
+
+        monkeypatch.setattr(socket, "send_fds", send)
+        ours, theirs = socket.socketpair()
+        line.channel.send(b"one\n", [theirs])
+        assert theirs.fileno() != -1
+        assert not line.channel.all_sent
+        yield refuse
+        ours.close()
+
+    def test_the_line_is_sent_later_and_nothing_overtakes_it(self, line, refused):
+        line.channel.send(b"two\n")
+        line.loop.turn(0)
+        line.there.setblocking(False)
         with pytest.raises(BlockingIOError):
             line.there.recv(100)
-        line.loop.turn(1)
-    assert theirs.fileno() != -1
-    assert not line.channel.all_sent
-    monkeypatch.setattr(socket, "send_fds", original)
-    received = b""
-    while not received.endswith(b"behind it\n"):
-        line.loop.turn(1)
-        data, descriptors, _, _ = socket.recv_fds(line.there, 100, 2)
-        received += data
-        for number in descriptors:
-            with socket.socket(fileno=number) as passed:
-                passed.sendall(b"hello")
-    assert received == b"with a socket\nbehind it\n"
-    assert ours.recv(10) == b"hello"
+        refused.clear()
+        line.loop.turn(0)
+        line.channel.send(b"three\n")
+        with pytest.raises(BlockingIOError):
+            line.there.recv(100)
+        line.clock.advance(PASS_AGAIN)
+        line.loop.turn(0)
+        data, descriptors, _, _ = socket.recv_fds(line.there, 100, 10)
+        data += line.there.recv(100)
+        assert data == b"one\ntwo\nthree\n"
+        assert len(descriptors) == 1
+        socket.socket(fileno=descriptors[0]).close()
+
+    def test_after_close_it_is_not_tried_again(self, line, refused):
+        line.channel.close()
+        refused.clear()
+        line.clock.advance(PASS_AGAIN)
+        line.loop.turn(0)
+        assert line.there.recv(100) == b""
+        assert line.heard == []
+
+
+def test_sockets_passed_after_the_end_are_closed(line):
+    ours, theirs = socket.socketpair()
+    line.channel.close()
+    line.channel.send(b"x\n", [theirs])
+    assert theirs.fileno() == -1
     ours.close()
+
+
+def test_sockets_that_find_no_descriptor_here_are_the_end(line):
+    pairs = [socket.socketpair() for _ in range(3)]
+    socket.send_fds(line.there, [b"one\n"], [theirs.fileno() for _, theirs in pairs])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        line.channel.receive_rest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert line.heard == ["closed"]
+    for pair in pairs:
+        for end in pair:
+            end.close()

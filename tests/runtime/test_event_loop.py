@@ -134,6 +134,7 @@ def test_a_hangup_is_not_told_to_one_who_was_forgotten(loop, pair):
     watch.forget()
     watch.forget()
     loop.turn(0)
+    assert not loop._hangup_watches  # else they would keep the watch and all that it refers to
     with pytest.raises(AssertionError, match="forgotten"):
         watch.want(read=True)
 
@@ -290,7 +291,7 @@ class TestAlarm:
 
     def test_a_later_time_costs_no_deadline(self, loop):
         alarm = loop.alarm(lambda: None)
-        for later in range(100):
+        for later in (0, 0, 1, 100):
             alarm.ring_by(2000.0 + later)
         assert len(loop._deadlines) == 1
 
@@ -354,7 +355,7 @@ def test_a_signal_wakes_the_loop_and_calls_back_in_its_turn(loop, handlers):
     assert calls == ["USR1"]
 
 
-def test_a_flood_of_one_signal_does_not_lose_another(loop, handlers):
+def test_a_flood_of_one_signal_does_not_lose_another_and_prints_nothing(loop, handlers, capfd):
     calls = set()
     loop.on_signal(signal.SIGUSR1, lambda: calls.add("USR1"))
     loop.on_signal(signal.SIGUSR2, lambda: calls.add("USR2"))
@@ -366,6 +367,36 @@ def test_a_flood_of_one_signal_does_not_lose_another(loop, handlers):
     os.kill(os.getpid(), signal.SIGUSR2)
     loop.turn(5)
     assert calls == {"USR2"}
+    assert capfd.readouterr().err == ""
+
+
+def test_signals_of_two_kinds_are_both_called_in_one_turn(loop, handlers):
+    calls = []
+    loop.on_signal(signal.SIGUSR1, lambda: calls.append("USR1"))
+    loop.on_signal(signal.SIGUSR2, lambda: calls.append("USR2"))
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+    loop.turn(5)
+    loop.turn(0)
+    assert sorted(calls) == ["USR1", "USR2"]
+
+
+def test_a_signal_that_was_blocked_is_unblocked(loop, handlers):
+    calls = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+    loop.on_signal(signal.SIGUSR1, lambda: calls.append("USR1"))
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    os.kill(os.getpid(), signal.SIGUSR1)
+    loop.turn(5)
+    assert calls == ["USR1"]
+
+
+def test_after_close_signals_write_to_no_descriptor(clock, handlers):
+    loop = EventLoop(clock)
+    loop.on_signal(signal.SIGUSR1, lambda: None)
+    loop.close()
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_an_idle_loop_does_not_wake(loop, pair):

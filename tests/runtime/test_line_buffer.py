@@ -92,3 +92,11 @@ def test_what_is_held_is_what_has_not_been_taken():
     buffer.feed(b"ee")
     buffer.next_line()
     assert buffer.held() == b"three"
+
+
+def test_exactly_one_line_is_returned_as_it_is_if_it_is_not_too_long():
+    buffer = LineBuffer(5)
+    line = b"12345\n"
+    assert buffer.next_line(line) is line
+    with pytest.raises(LineTooLong):
+        buffer.next_line(b"123456\n")

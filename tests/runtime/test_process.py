@@ -1,16 +1,30 @@
+import gc
 import os
+import re
 import resource
+import select
 import signal
+import socket
+import time
+from pathlib import Path
 
 import pytest
 
 from lonc.runtime.process import (
     close_all_except,
+    die_with_parent,
     exit_reason,
+    forbid_core_dumps,
     fork,
     ignore_signals,
     raise_descriptor_limit,
+    resident_memory,
 )
+
+
+def status_of(run):
+    """The exit status of a fork that calls `run`."""
+    return os.waitstatus_to_exitcode(os.waitpid(fork(run), 0)[1])
 
 
 @pytest.mark.parametrize(
@@ -83,3 +97,68 @@ def test_what_means_nothing_is_ignored_and_what_is_heard_is_not_even_for_an_inst
 
     child = fork(run)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_forks_signals_do_not_wake_its_parent_and_its_garbage_is_not_collected():
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    signal.set_wakeup_fd(there.fileno())
+    try:
+        assert status_of(lambda: 7 if signal.set_wakeup_fd(-1) == -1 else 1) == 7
+    finally:
+        signal.set_wakeup_fd(-1)
+        here.close()
+        there.close()
+    assert status_of(lambda: 7 if gc.get_freeze_count() > 1000 else 1) == 7
+
+
+def test_core_dumps_are_forbidden():
+    def run():
+        forbid_core_dumps()
+        return 7 if resource.getrlimit(resource.RLIMIT_CORE) == (0, 0) else 1
+
+    assert status_of(run) == 7
+
+
+def test_resident_memory_is_what_the_kernel_says():
+    status = Path("/proc/self/status").read_text()
+    kernels = int(re.search(r"VmRSS:\s*(\d+) kB", status)[1]) * 1024
+    virtual = int(re.search(r"VmSize:\s*(\d+) kB", status)[1]) * 1024
+    assert abs(resident_memory() - kernels) < (virtual - kernels) / 2
+
+
+def test_a_process_whose_parent_has_ended_already_ends():
+    def run():
+        die_with_parent(os.getppid())
+        die_with_parent(1 << 30)  # another process is its parent by now
+        return 7
+
+    assert status_of(run) == 1
+
+
+def test_a_process_ends_when_its_parent_ends():
+    alive, in_it = os.pipe()
+    go_on, go = os.pipe()
+
+    def child():
+        parent = os.getpid()
+
+        def grandchild():
+            die_with_parent(parent)
+            os.write(in_it, b"x")
+            time.sleep(20)
+            return 0
+
+        fork(grandchild)
+        os.read(go_on, 1)
+        return 0
+
+    pid = fork(child)
+    os.close(in_it)
+    assert os.read(alive, 1) == b"x"
+    os.write(go, b"x")
+    os.waitpid(pid, 0)
+    assert select.select([alive], [], [], 10)[0]
+    assert os.read(alive, 1) == b""  # nobody has the other end any more
+    for fd in (alive, go_on, go):
+        os.close(fd)

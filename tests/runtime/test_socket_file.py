@@ -1,10 +1,13 @@
 import os
 import socket
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
+from support.machine import as_nobody
 
-from lonc.runtime.socket_file import CannotListen, SocketFile
+from lonc.runtime.socket_file import CannotListen, SocketFile, require_writable_directory
 
 
 def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
@@ -57,3 +60,34 @@ def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path)
         accepted, _ = inherited.accept()
         accepted.close()
     inherited.close()
+
+
+def test_where_it_cannot_listen_no_descriptor_stays_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(CannotListen) as error:
+        SocketFile(tmp_path / "none" / "l1", 0o600)
+    assert os.listdir("/proc/self/fd") == before
+    assert error.value.__cause__ is not None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+def test_a_directory_that_is_missing_or_not_writable_is_a_sentence():
+    def sentence(path):
+        try:
+            require_writable_directory(path)
+        except CannotListen as error:
+            return str(error)
+        return ""
+
+    with tempfile.TemporaryDirectory() as public:
+        os.chmod(public, 0o755)
+        path = Path(public) / "sockets" / "l1"
+        assert sentence(path) == f"cannot listen at {path}: there is no {path.parent}"
+        path.parent.mkdir()
+        assert sentence(path) == ""
+        refusal = f"cannot listen at {path}: no permission to write to {path.parent}"
+        for mode, expected in ((0o777, ""), (0o775, refusal), (0o776, refusal)):
+            path.parent.chmod(mode)
+            assert as_nobody(lambda: sentence(path)) == expected
+        os.chmod(public, 0o700)
+        assert as_nobody(lambda: sentence(path)) == f"cannot listen at {path}: Permission denied"

@@ -108,3 +108,23 @@ def test_a_cryptography_without_idea_is_named_with_what_to_install(restore_after
     cipher.LineCipher = without
     with pytest.raises(CannotStart, match="pip install"):
         require_idea()
+
+
+@pytest.mark.parametrize("length", [65527, 65528, 65535, 65536, 131071, 131072, 200_003])
+def test_a_long_line_is_that_of_the_cipher_block_by_block(length):
+    text = bytes(byte % 251 for byte in range(length))
+    pair = LineCipher(KEY)
+    line = pair.encipher(text)
+    blocks = text.ljust(8 * (length // 8 + 1))
+    digits = b"".join(
+        pair.encipher(blocks[start : start + 4096])[len(b"enc:4096:") : -1][: 2 * 4096]
+        for start in range(0, len(blocks) // 4096 * 4096, 4096)
+    )
+    assert line.startswith(b"enc:%d:%b" % (length, digits))
+    assert len(line) == len(b"enc:%d:" % length) + 2 * len(blocks) + 1
+    assert pair.decipher(line) == text
+
+
+def test_a_text_that_fills_its_blocks_without_padding_is_accepted():
+    whole = LineCipher(KEY).encipher(b"eight888")
+    assert LineCipher(KEY).decipher(b"enc:8:" + whole[len(b"enc:8:") :][:16] + b"\n") == b"eight888"

@@ -1,5 +1,8 @@
+import errno
 import os
 import re
+import secrets
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -155,4 +158,42 @@ def test_certificates_that_vanish_later_are_a_failed_attempt_until_they_are_back
     with pytest.raises(ProtocolError, match="No such file"):
         key_exchange.choose("192.0.2.1")
     moved.write_bytes(certificate.read_bytes())
+    assert key_exchange.choose("192.0.2.1").mode == "ssl"
+
+
+def test_where_writing_a_key_file_fails_nothing_is_left(choose, tmp_path, monkeypatch):
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(ProtocolError, match=r"cannot write the key file .*: No space left"):
+        choose("local", "127.0.0.1")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_exists_already_is_not_taken_for_a_key_file(choose, tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    existing = tmp_path / f"{KEY_FILE}{'0' * 32}"
+    existing.write_text("another's")
+    with pytest.raises(ProtocolError, match=r"cannot write the key file .*: File exists"):
+        choose("local", "127.0.0.1")
+    assert existing.read_text() == "another's"
+
+
+def test_certificates_are_read_once(office, tmp_path):
+    names = ("certificate.pem", "key.pem", "ca.pem")
+    copies = [
+        tmp_path / shutil.copy2(file, tmp_path / name)
+        for file, name in zip(office.issue("lonc.example"), names, strict=True)
+    ]
+    settings = Settings(
+        "a1",
+        key_mode="ssl",
+        certificate_directory=Path("/"),
+        **dict(zip(("certificate", "private_key", "authority"), copies, strict=True)),
+    )
+    key_exchange = KeyExchange(HOST, settings)
+    key_exchange.choose("192.0.2.1")
+    for copy in copies:
+        copy.unlink()
     assert key_exchange.choose("192.0.2.1").mode == "ssl"

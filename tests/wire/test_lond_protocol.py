@@ -16,7 +16,7 @@ from support.dialogue import (
 
 from lonc.errors import ProtocolError
 from lonc.wire.cipher import LineCipher
-from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
+from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State
 
 
 @pytest.fixture(params=[1, 2, 3, 7, 10**6])
@@ -438,3 +438,82 @@ class TestTheLaterDialogue:
         talk = reach(State.READING_VERSION_STRING)
         talk.protocol.receive(b"\xff\n"[:1] * 150 + b"\n")
         assert talk.protocol.lond_version == "\\xff" * 80
+
+
+class Scripted:
+    """A tunnel that has the key after `received` data, and then passes all on in clear."""
+
+    def __init__(self):
+        self.key, self.received = None, []
+
+    def __len__(self):
+        return 5 if self.received and self.key is None else 0
+
+    def begin(self):
+        pass
+
+    def data_to_send(self):
+        return b""
+
+    def receive(self, data):
+        self.received.append(data)
+        if data == b"key":
+            self.key = b"0123456789abcdef" * 2
+        return data if self.key and data != b"key" else b""
+
+
+def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
+    tunnel = Scripted()
+    talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
+    talk.sent()
+    talk.pending = b"ok:ssl\n"
+    talk.arrive()
+    assert talk.protocol.held == 0
+    assert talk.protocol.receive(b"half a record") is None
+    assert talk.protocol.held == 5
+    assert talk.protocol.receive(b"key") is None
+    assert talk.sent() == b"version\n"
+    talk.pending = b"2.11.4\n"
+    talk.arrive()
+    assert talk.sent() == b"sethost:msul1\n"
+    talk.pending = b"ok\n"
+    talk.arrive()
+    assert talk.protocol.state is State.IDLE
+    assert tunnel.received == [b"half a record", b"key", b"2.11.4\n"]
+
+
+def test_where_tls_fails_there_is_an_alert_for_lond():
+    talk = reach(State.RECEIVING_KEY_IN_TLS)
+    with pytest.raises(ProtocolError, match="the data is not TLS"):
+        talk.protocol.receive(b"x")
+    assert talk.protocol.tls_alert == b"hello"
+
+
+def test_of_a_long_answer_the_first_80_bytes_are_named():
+    talk = reach(State.HOST_SET)
+    with pytest.raises(ProtocolError) as error:
+        talk.protocol.receive(b"x" * 150 + b"\n")
+    assert str(error.value) == f"lond answered sethost with b'{'x' * 80}', not ok"
+
+
+@pytest.mark.parametrize(
+    ("several_ids", "request_", "sent"),
+    [
+        (False, b"ping\n", b"ping\n"),
+        (False, b"sethost:other:ping\n", b"ping\n"),
+        (True, b"ping\n", b"sethost:msul1:ping\n"),
+        (True, b"sethost:other:ping\n", b"sethost:other:ping\n"),
+        (True, b"sethost:other:sethost:third:x\n", b"sethost:other:sethost:third:x\n"),
+        (False, b"encrypt:x\n", CIPHER.encipher(b"x")),
+        (True, b"encrypt:x\n", b"sethost:msul1:" + CIPHER.encipher(b"x")),
+        (True, b"sethost:other:encrypt:x\n", b"sethost:other:" + CIPHER.encipher(b"x")),
+        (False, b"sethost:other:encrypt:x\n", CIPHER.encipher(b"x")),
+    ],
+)
+def test_a_lond_with_several_ids_gets_the_id_with_each_request(several_ids, request_, sent):
+    talk = Talk(10**6)
+    talk.protocol = LondProtocol("msul1", "msua3", MAX_REPLY, several_ids=several_ids)
+    talk.protocol.connected("192.0.2.9")
+    talk.play(HANDSHAKE)
+    talk.protocol.start_request(request_)
+    assert talk.sent() == sent

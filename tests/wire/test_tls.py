@@ -1,10 +1,12 @@
 import os
 import ssl
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import Office
@@ -270,6 +272,7 @@ def test_a_client_without_a_certificate_is_refused(office, contexts, version):
 def test_tls_before_1_2_is_not_spoken(office, contexts):
     assert all(context.minimum_version is ssl.TLSVersion.TLSv1_2 for context in contexts)
     assert all(context.options & ssl.OP_NO_RENEGOTIATION for context in contexts)
+    assert all(context.options & ssl.OP_NO_COMPRESSION for context in contexts)
 
 
 class TestFiles:
@@ -338,3 +341,60 @@ def test_whatever_lond_says_instead_of_tls_is_a_failure_or_waits(office, pieces)
 
 
 CLIENT = {}
+
+
+def test_a_certificate_that_is_not_valid_yet(office, tmp_path, version, contexts):
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lond.example")])
+    issued = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(office._ours._name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("lond.example")]), critical=False)
+        .sign(office._ours._key, hashes.SHA256())
+    )
+    files = office.issue("lond.example")._replace(
+        certificate=tmp_path / "c.pem", private_key=tmp_path / "k.pem"
+    )
+    files.certificate.write_bytes(issued.public_bytes(serialization.Encoding.PEM))
+    files.private_key.touch(0o600)
+    files.private_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    with pytest.raises(ProtocolError, match="its certificate is not valid yet"):
+        Talk(contexts[0], server_context(files)).go()
+
+
+def test_records_behind_the_end_of_tls_are_not_held(contexts, version):
+    talk = Talk(*contexts)
+    assert talk.go(behind=b"\x17\x03\x03\x00\x02ab" * 1000) == b""
+    assert talk.lonc._incoming.pending == 0
+
+
+def test_the_longest_record_is_that_of_tls_1_2(contexts):
+    assert MAX_RECORD == 5 + 16384 + 2048
+    for length, fits in ((MAX_RECORD, True), (MAX_RECORD + 1, False)):
+        lonc = Tunnel(contexts[0], "lond.example")
+        header = b"\x16\x03\x03" + (length - 5).to_bytes(2, "big")
+        if fits:
+            assert lonc.receive(header) == b""
+        else:
+            with pytest.raises(ProtocolError, match=f"a TLS record of {length} bytes"):
+                lonc.receive(header)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601])
+def test_a_private_key_may_not_have_any_permission_for_all_users(office, mode):
+    files = office.issue("open.example")
+    os.chmod(files.private_key, mode)
+    with pytest.raises(CannotStart, match=f"mode 0{mode:o}"):
+        client_context(files)
+    os.chmod(files.private_key, 0o600)
