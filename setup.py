@@ -28,7 +28,7 @@ setup(
     name="lonc",
     version=version,
     description="Keeps the connections of a LON-CAPA server to all the others",
-    long_description=(here / "README.md").read_text(),
+    long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="The maintainers of lonc",
     license="GPL-2.0-or-later",
