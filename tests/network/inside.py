@@ -2,7 +2,8 @@
 
 python inside.py NAMESPACE [SOURCE=TARGET …] -- COMMAND …
 
-NAMESPACE is the path of a /proc/PID/ns/net or of a descriptor of it. The process id stays the same.
+NAMESPACE is the path of a /proc/PID/ns/net or of a descriptor of it. The process id stays the same. The
+program is killed when the thread that has started it ends, so that a test that is killed leaves none.
 """
 
 import os
@@ -11,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from network.namespaces import bind_mounts, enter
+from network.namespaces import bind_mounts, die_with_parent, enter
 
 
 def main(namespace, *words):
+    die_with_parent()
     end = words.index("--")
     fd = os.open(namespace, os.O_RDONLY)
     enter(fd)

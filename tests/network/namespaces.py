@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import ipaddress
 import os
+import signal
 import socket
 import struct
 import time
@@ -22,6 +23,8 @@ _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8916, 0x891C
 _SIOCGIFINDEX, _SIOCSIFTXQLEN = 0x8933, 0x8943
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
+_PR_SET_PDEATHSIG = 1
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +37,11 @@ def _call(function, *arguments):
 def unshare(flags):
     """Move this thread into new namespaces. Raises OSError."""
     _call(_libc.unshare, flags)
+
+
+def die_with_parent():
+    """This process, and the program that it executes, is killed when the parent's thread ends."""
+    _call(_libc.prctl, _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 def enter(fd):

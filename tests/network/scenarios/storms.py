@@ -64,7 +64,7 @@ STORMS = {
 }
 
 
-def storm(machine, name, scale=1.0, clients=20, in_time=IN_TIME, delay_ms=20.0, size=300, **settings):
+def storm(machine, name, scale=1.0, clients=20, in_time=IN_TIME, delay_ms=20.0, size=2000, **settings):
     """One of STORMS, `scale` times as long, while clients check every reply and others ask critically.
 
     After it every request has `in_time` seconds to end, and every saved one a minute more.
