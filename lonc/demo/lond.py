@@ -76,6 +76,7 @@ class DemoLond:
             self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
+            self.data.close()
             raise CannotStart(f"cannot listen at {self._where}: {error.strerror}") from error
         self._watch = self._loop.watch(self._socket, self._accept)
 
@@ -86,6 +87,7 @@ class DemoLond:
         self._loop.run()
         for session in list(self.sessions):
             session.close()
+        self.data.close()
         self._socket.close()
         self._loop.close()
 

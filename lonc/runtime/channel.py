@@ -5,6 +5,7 @@ The end of the stream reports that the other process has ended.
 
 from __future__ import annotations
 
+import array  # noqa: F401 (socket.send_fds imports it; later the user may not be able to)
 import errno
 import socket
 from collections import deque

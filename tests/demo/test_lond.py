@@ -2,9 +2,10 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 
 import pytest
-from support.machine import read_line
+from support.machine import LONC, read_line
 
 from lonc.wire.cipher import LineCipher, shared_key
 
@@ -233,3 +234,15 @@ def test_where_insecure_is_not_allowed_it_is_refused(machine):
         lonc = Lonc(machine)
         assert lonc.say(word) == b"refused"
         lonc.socket.close()
+
+
+def test_it_ends_without_a_word(machine):
+    """Python reports what was left open on standard error: since 3.13 also a database."""
+    command = [*LONC, "-c", machine.configuration, "lond", "l1"]
+    lond = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert lond.stdout.readline().startswith(b"l1 listens at ")
+    taken = subprocess.run(command, capture_output=True, timeout=20)
+    assert (taken.returncode, taken.stderr.count(b"\n")) == (1, 1)
+    lond.terminate()
+    assert lond.communicate(timeout=20) == (b"", b"")
+    assert lond.returncode == 0
