@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 
 from lonc import __version__
 from lonc.child.transaction import Transaction
@@ -59,9 +58,9 @@ class Orders:
         self._writing_status = False
         self._orders = {"status": self._answer_status, "retry": self.retry_all, **others}
         self._host_orders: dict[str, Callable[[Supervisor], None]] = {
-            "retry": Supervisor.retry,
-            "disable": partial(Supervisor.set_disabled, disabled=True),
-            "enable": partial(Supervisor.set_disabled, disabled=False),
+            "retry": lambda supervisor: supervisor.retry(),
+            "disable": lambda supervisor: supervisor.set_disabled(True),
+            "enable": lambda supervisor: supervisor.set_disabled(False),
         }
 
     def carry_out(self, transaction: Transaction) -> None:

@@ -1,0 +1,207 @@
+"""What arrives at the parent's sockets, and the answers: hosts are fakes."""
+
+import json
+import os
+
+import pytest
+from support.still_loop import StillLoop
+
+from lonc.configuration import Settings
+from lonc.errors import CannotStart
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.parent.orders import Orders
+from lonc.parent.reload import PhaseNotifier
+
+
+class FakeSupervisor:
+    def __init__(self, name):
+        self.name = name
+        self.outdated = False
+        self.calls = []
+        self.error = None
+
+    def ask_status(self, on_status):
+        on_status(HostStatus(self.name, "ready"))
+
+    def retry(self):
+        self.calls.append("retry")
+
+    def set_disabled(self, disabled):
+        self.calls.append("disable" if disabled else "enable")
+
+    def renew_socket(self):
+        if self.error is not None:
+            raise self.error
+        self.calls.append("renew")
+
+    def restart(self, on_restarted):
+        self.calls.append(on_restarted)
+
+
+class FakeServedHosts:
+    def __init__(self, settings):
+        self.settings = settings
+        self.certified_until = None
+        self.supervisors = {name: FakeSupervisor(name) for name in ("a.example.org", "l2")}
+        self.names = {"l1": "a.example.org", "l9": "a.example.org", "l2": "l2"}
+
+    def __iter__(self):
+        return iter(self.supervisors.values())
+
+    def __str__(self):
+        return "2 hosts"
+
+
+class FakeSpoolScan:
+    def __init__(self):
+        self.strays = {"gone": 3}
+        self.bad = 4
+
+
+class Order:
+    def __init__(self, line):
+        self.request = line
+        self.replies = []
+
+    def complete(self, reply):
+        self.replies.append(reply)
+
+    @property
+    def reply(self):
+        (reply,) = self.replies
+        assert reply.endswith(b"\n")
+        return reply[:-1]
+
+
+class Bench:
+    def __init__(self, tmp_path):
+        (tmp_path / "logs").mkdir()
+        self.loop = StillLoop()
+        self.served = FakeServedHosts(Settings(daemons=tmp_path))
+        self.phase = PhaseNotifier()
+        self.phase.enter(Phase.RUNNING)
+        self.reloads = []
+        self.orders = Orders(
+            self.loop, self.served, self.phase, FakeSpoolScan(), {"reload": self.reloads.append}
+        )
+
+    def carry_out(self, line):
+        order = Order(line + b"\n")
+        self.orders.carry_out(order)
+        return order
+
+    def outcome(self, line):
+        answer = json.loads(self.carry_out(line).reply)
+        return answer["exit"], answer["text"]
+
+    def create(self, line):
+        order = Order(line + b"\n")
+        self.orders.create_socket(order)
+        return order
+
+    def calls(self, name="a.example.org"):
+        return self.served.supervisors[name].calls
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+class TestOrders:
+    def test_status_is_the_report(self, bench):
+        report = Report.from_line(bench.carry_out(b"status").reply + b"\n")
+        assert (report.phase, report.pid) == (Phase.RUNNING, os.getpid())
+        assert [each.host for each in report.hosts] == ["a.example.org", "l2"]
+        assert (report.strays, report.bad) == ({"gone": 3}, 4)
+
+    def test_retry_is_for_all_hosts_or_one(self, bench):
+        assert bench.outcome(b"retry") == (0, "trying 2 hosts")
+        assert bench.outcome(b"retry l2") == (0, "l2 is ready")
+        assert (bench.calls(), bench.calls("l2")) == (["retry"], ["retry", "retry"])
+
+    @pytest.mark.parametrize("word", ["disable", "enable"])
+    @pytest.mark.parametrize("host", ["l1", "l9", "a.example.org"])
+    def test_a_host_is_named_by_any_id_or_its_dns_name(self, bench, word, host):
+        assert bench.outcome(f"{word} {host}".encode()) == (0, "a.example.org is ready")
+        assert bench.calls() == [word]
+
+    def test_a_host_that_is_not_in_the_table(self, bench):
+        assert bench.outcome(b"disable a.example.or")[0] == 2
+        text = "a.example.or is not in the table; did you mean a.example.org?"
+        assert bench.outcome(b"disable a.example.or") == (2, text)
+
+    @pytest.mark.parametrize("line", [b"disable", b"disable ", b"reload l1", b"", b"nonsense", b"\xff"])
+    def test_what_is_no_order(self, bench, line):
+        status, text = bench.outcome(line)
+        assert (status, text) == (2, f"there is no order {line.decode(errors='backslashreplace')!r}")
+
+    def test_others_are_carried_out_elsewhere(self, bench):
+        order = bench.carry_out(b"reload")
+        assert bench.reloads == [order]
+        assert order.replies == []
+
+
+class TestCreation:
+    @pytest.mark.parametrize("line", [b"a.example.org:l1", b"a.example.org:l1:more", b"other:l2", b"l2"])
+    def test_a_socket_in_place_is_done(self, bench, line):
+        assert bench.create(line).reply == b"done"
+        name = "l2" if b"l2" in line else "a.example.org"
+        assert bench.calls(name) == ["renew"]
+
+    def test_a_host_that_is_not_in_the_table(self, bench):
+        assert bench.create(b"other:l3").reply == b"no_such_host"
+
+    def test_a_child_at_a_missing_socket_is_replaced_first(self, bench):
+        bench.served.supervisors["l2"].outdated = True
+        orders = [bench.create(b"x:l2") for _ in range(2)]
+        assert [each.replies for each in orders] == [[], []]
+        _, first, _, second = bench.calls("l2")
+        first(None)
+        second("a reason")
+        assert [each.reply for each in orders] == [b"done", b"error: a reason"]
+
+    def test_a_socket_that_cannot_be_bound(self, bench, caplog):
+        bench.served.supervisors["l2"].error = CannotStart("a directory is in the way")
+        assert bench.create(b"x:l2").reply == b"error: a directory is in the way"
+        assert caplog.messages == ["a directory is in the way"]
+
+    def test_while_it_stops_no_socket_is_bound(self, bench):
+        bench.phase.enter(Phase.STOPPING)
+        assert bench.create(b"x:l2").reply == b"error: lonc is stopping"
+        assert bench.calls("l2") == []
+
+
+class TestStatusFile:
+    def test_it_is_replaced_as_a_whole_and_the_log_has_a_line_a_host(self, bench, caplog):
+        caplog.set_level("INFO")
+        file = bench.served.settings.status_file
+        file.write_text("before")
+        with file.open() as before:
+            bench.orders.write_status()
+            assert before.read() == "before"
+        assert "a.example.org" in file.read_text()
+        assert os.listdir(file.parent) == [file.name]
+        assert [message.split(":")[0] for message in caplog.messages] == [
+            "status of a.example.org",
+            "status of l2",
+        ]
+
+    def test_several_requests_at_once_are_one(self, bench):
+        asked = []
+        for supervisor in bench.served:
+            supervisor.ask_status = asked.append
+        for _ in range(3):
+            bench.orders.write_status()
+        assert len(asked) == 2
+        bench.loop.advance(0)
+        for number, on_status in enumerate(asked):
+            on_status(HostStatus(f"l{number}", "ready"))
+        bench.orders.write_status()
+        assert len(asked) == 4
+
+    def test_one_that_cannot_be_written_is_an_error_in_the_log(self, bench, caplog):
+        file = bench.served.settings.status_file
+        file.mkdir()
+        bench.orders.write_status()
+        assert caplog.messages == [f"cannot write {file}: Is a directory"]
