@@ -24,6 +24,8 @@ class FakeChild:
     ):
         self.host, self.settings, self.listening = host, settings, listening
         self.predecessor = None if predecessor is None else predecessor.dup()
+        if self.predecessor is not None:
+            self.predecessor.setblocking(False)
         self.disabled = disabled
         self.pid = pid
         self.ready_at = None
