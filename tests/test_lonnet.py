@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from lonc import lonnet
 from lonc.configuration_file import read_settings
 from lonc.errors import Misconfigured
 from lonc.spool import spool
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -253,6 +256,14 @@ def test_who_says_nothing_of_timeouts_gives_up_later_than_lonc(settings, restore
     quick = replace(settings, connect_timeout=1.0, queue_timeout=2.0, request_timeout=3.0)
     lonnet.reply("ping", "l1", settings=quick)
     assert [round(deadline - begun) for deadline in given] == [370, 370, 11]
+
+
+def test_the_public_api_is_exactly_what_the_documents_describe():
+    assert sorted(re.findall(r"`(\w+)`", lonnet.__doc__)) == sorted(lonnet.__all__)
+    programs = (ROOT / "doc" / "programs.md").read_text()
+    used = set(re.findall(r"\blonnet\.(\w+)\(", programs + lonnet.__doc__))
+    assert {"reply", "critical", "Lonc"} <= used <= set(lonnet.__all__)
+    assert all(hasattr(lonnet, name) for name in lonnet.__all__)
 
 
 def test_the_installed_package_says_that_it_has_types():

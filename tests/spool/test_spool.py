@@ -195,6 +195,16 @@ class TestSaving:
             given.add(path.name)
         assert len(given) == 4
 
+    def test_nor_if_only_an_older_one_still_waits(self, settings, directory, clock):
+        clock.now = NOW + 1
+        save(settings, b"x", "l1")
+        (newest_path,) = directory.iterdir()
+        newest_path.unlink()
+        (directory / f"{NOW}.0.1.x.l1").touch()
+        clock.now = NOW
+        save(settings, b"x", "l1")
+        assert newest(directory, "l1") == (NOW + 1, 1)
+
     def test_threads_save_under_different_names(self, settings, directory, clock):
         begin = threading.Barrier(8)
 
