@@ -31,7 +31,7 @@ def settings(machine):
     machine.sockets.mkdir(mode=0o750)
     settings, faults = read_settings(machine.configuration)
     assert faults == []
-    return settings
+    return replace(settings, queue_timeout=1.0, request_timeout=5.0)  # so that a failed test ends soon
 
 
 @pytest.fixture
@@ -246,7 +246,8 @@ def test_a_reply_that_does_not_come_in_time_is_none(machine, in_background):
         machine.stop()
 
 
-def test_who_says_nothing_of_timeouts_gives_up_later_than_lonc(settings, restore_afterwards):
+def test_the_default_timeout_is_longer_than_those_of_lonc(machine, restore_afterwards):
+    settings = machine.settings()
     given = []
     restore_afterwards(lonnet.Lonc)
     lonnet.Lonc._try = lambda self, line, host, deadline: given.append(deadline) or b""

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import os
 import re
 import resource
@@ -5,6 +7,7 @@ import stat
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -296,6 +299,21 @@ class TestSaving:
             ("fsync", "delayed"),
         ]
 
+    def test_a_name_that_may_not_be_on_the_disk_is_taken_back(self, settings, directory, restore_afterwards):
+        def fail(_):
+            raise OSError(errno.EIO, "Input/output error")
+
+        restore_afterwards(spool)
+        spool.sync_directory = fail
+        with pytest.raises(OSError, match="Input/output error"):
+            save(settings, b"x", "l1")
+        assert os.listdir(directory) == []
+
+    def test_a_directory_of_another_user_keeps_its_mode(self, settings, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 54321)
+        spool.make_directory(settings.delayed_directory)
+        assert stat.S_IMODE(settings.delayed_directory.stat().st_mode) != spool.DIRECTORY_MODE
+
     def test_a_disk_that_takes_little_at_a_time_gets_all_of_it(self, settings, monkeypatch):
         write = os.write
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
@@ -307,6 +325,11 @@ class TestSaving:
         with pytest.raises(OSError, match="not what was written"):
             save(settings, b"x", "l1")
         assert os.listdir(directory) == []
+
+    def test_what_is_read_back_with_more_behind_it_is_not_saved(self, settings, directory, monkeypatch):
+        monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"x\nmore"[:size])
+        with pytest.raises(OSError, match="not what was written"):
+            save(settings, b"x", "l1")
 
     def test_who_is_interrupted_leaves_nothing(self, settings, directory, monkeypatch):
         def interrupt(_):
@@ -442,6 +465,25 @@ class TestRecord:
         record(settings, "D", "l1", b"x")
         assert settings.perm_log.read_bytes().startswith(b"before\n")
         assert stat.S_IMODE(settings.perm_log.stat().st_mode) == 0o600
+
+    def test_the_log_gets_the_group_of_the_directory(self, settings, directory, monkeypatch):
+        given = []
+        monkeypatch.setattr(os, "fchown", lambda fd, *owner: given.append((os.fstat(fd).st_ino, owner)))
+        spool.make_log(settings)
+        assert given == [(settings.perm_log.stat().st_ino, (-1, directory.stat().st_gid))]
+
+    @pytest.mark.parametrize(("owner", "followed"), [(0, True), (1000, True), (1001, False)])
+    def test_a_link_is_followed_if_it_belongs_to_root_or_us(
+        self, settings, tmp_path, monkeypatch, owner, followed
+    ):
+        target = tmp_path / "target"
+        target.touch()
+        settings.perm_log.symlink_to(target)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "lstat", lambda _: SimpleNamespace(st_uid=owner))
+        with contextlib.nullcontext() if followed else pytest.raises(OSError, match="symbolic links"):
+            record(settings, "D", "l1", b"x")
+        assert (target.stat().st_size > 0) == followed
 
     def test_who_makes_the_log_at_the_same_time_makes_the_same(self, settings, monkeypatch):
         original = os.open
