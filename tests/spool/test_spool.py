@@ -299,7 +299,9 @@ class TestSaving:
             ("fsync", "delayed"),
         ]
 
-    def test_a_name_that_may_not_be_on_the_disk_is_taken_back(self, settings, directory, restore_afterwards):
+    def test_a_name_that_may_not_be_on_the_disk_is_taken_back(
+        self, settings, directory, restore_afterwards
+    ):
         def fail(_):
             raise OSError(errno.EIO, "Input/output error")
 
