@@ -279,11 +279,11 @@ class Pool(Generic[C]):
             self._schedule_retry()
             if not self._connections or self._dead:
                 unserved = self._pop_waiting()
-        # In this order, since each callback may queue another transaction at once. The state comes
-        # first: that transaction must be refused if the host is DEAD by now. The lost one fails before
-        # those that wait, as it is older. A new connection comes last, for the transactions that wait
-        # then: if it fails at once, it comes back in here, and everything of this failure must have been
-        # done.
+        # In this order, since a client may send its next request from within its failure. First the
+        # state is updated: if the host is DEAD by now, that request must be refused. The lost
+        # transaction is older than those that wait, so it fails before them. Connecting comes last: only
+        # then is it known what waits, and an attempt may fail at once and call this again, which must
+        # find all done.
         self._notify(why)
         self._fail(lost, why, how)
         self._fail(unserved, why, Reason.UNREACHABLE)

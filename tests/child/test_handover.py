@@ -26,9 +26,14 @@ class Change:
         self.ours = []
         ours, theirs = socket.socketpair()
         self.handover = Handover(
-            self.loop, ours, lambda: None, on_broken=lambda: self.told.append("broken")
+            self.loop, ours, self.count_passed, on_broken=lambda: self.told.append("broken")
         )
         self.succession = Succession(self.loop, theirs, self.told.append, self.adopted.append)
+
+    passed = 0
+
+    def count_passed(self):
+        self.passed += 1
 
     def pass_on(self, owed=b"", held=b"", ended=False):
         ours, theirs = socket.socketpair()
@@ -97,6 +102,7 @@ def test_a_thousand_clients_and_one_with_a_long_line(change):
     change.pass_on(held=b"x" * 10_000_000)
     for number in range(1000):
         change.pass_on(held=b"%d" % number)
+    assert change.passed == 1001
     change.turn_until(lambda: len(change.adopted) == 1001)
     assert len(change.adopted[0].held) == 10_000_000
     assert [each.held for each in change.adopted[1:]] == [b"%d" % number for number in range(1000)]

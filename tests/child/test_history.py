@@ -51,3 +51,21 @@ def test_only_the_last_changes_are_remembered(history):
         history.record_state(HostState.CONNECTING, None)
         history.record_state(HostState.READY, None)
     assert len(history.changes) == MAX_CHANGES
+
+
+def test_the_version_differs_after_each_change_and_error(history):
+    versions = [history.version]
+    for state, why in ((HostState.CONNECTING, None), (HostState.CONNECTING, "refused")):
+        history.record_state(state, why)
+        versions.append(history.version)
+    history.record_error("cannot accept")
+    versions.append(history.version)
+    assert len(set(versions)) == 4
+    history.record_state(HostState.CONNECTING, None)
+    assert history.version == versions[-1]
+
+
+def test_the_cause_of_a_change_is_not_logged_again_as_an_error(history, caplog):
+    history.record_state(HostState.DEAD, "refused")
+    history.record_error("refused")
+    assert [record.getMessage() for record in caplog.records] == ["DEAD: refused"]

@@ -356,3 +356,41 @@ def test_whoever_accepts_no_more_lets_go_of_the_socket(house, next_child, how):
     with pytest.raises(ConnectionResetError):
         late.recv(1)
     house.waiting.pop().complete(b"one\n")
+
+
+def test_each_adopted_client_is_one_less_that_is_expected(successor):
+    successor.listener.expect(2)
+    client, passed = passing()
+    successor.clients.append(client)
+    successor.listener.adopt(passed)
+    assert successor.listener.expected == 1
+    successor.listener.expect(0)
+
+
+def test_when_the_last_client_has_left_it_is_reported(house):
+    calls = []
+    house.listener._on_no_clients = lambda: calls.append(len(house.listener.clients))
+    first, second = house.connect(), house.connect()
+    first.close()
+    house.turn()
+    assert calls == []
+    second.close()
+    house.turn()
+    assert calls == [0]
+
+
+def test_when_the_next_child_ends_in_the_midst_of_it_a_request_in_flight_is_served_here(
+    house, next_child
+):
+    house.connect()
+    busy = house.connect()
+    busy.sendall(b"1\n2\n")
+    house.turn()
+    pass_on = next_child.pass_on
+    next_child.pass_on = lambda passing: (pass_on(passing), house.listener.drain())
+    house.listener.leave(next_child)
+    for number in (b"1\n", b"2\n"):
+        house.waiting.pop().complete(number)
+        house.turn()
+    assert busy.recv(100) == b"1\n2\n"
+    assert len(next_child.passed) == 1

@@ -779,6 +779,16 @@ def test_what_a_failure_calls_back_finds_it_all_done(host):
     assert len(host.made) == 2
 
 
+def test_the_client_of_a_lost_transaction_finds_the_host_dead_if_that_was_its_last_retry():
+    host = Host(connect_retries=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.pool.queue_transaction(Asked(b"1\n", pytest.fail, lambda _: host.ask("next")))
+    host.made[0].close("reset")
+    assert host.outcomes == {"next": "the host is DEAD"}
+    assert len(host.made) == 1
+
+
 def test_the_lost_transaction_fails_before_those_that_wait(host):
     host = Host(max_connections=1, connect_retries=1)
     host.pool.open()

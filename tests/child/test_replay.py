@@ -40,6 +40,7 @@ class Bench:
         self.rests = 0
         self.transaction = None
         self.dead = False
+        self.tries = 0
         self.replay = self.make()
 
     def make(self):
@@ -58,6 +59,7 @@ class Bench:
         self.rests += 1
 
     def take(self, transaction):
+        self.tries += 1
         if self.dead:
             transaction.fail("the host is DEAD")
             return
@@ -153,6 +155,7 @@ def test_a_dead_host_costs_one_try(bench):
     bench.file("2.0.1.put.l1")
     bench.dead = True
     bench.look()
+    assert bench.tries == 1
     assert len(bench.left()) == 2
     assert not bench.replay.in_flight
     assert bench.replay.waiting == 2

@@ -1,0 +1,127 @@
+"""The status report of a child, from parts that the test plays."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from lonc import __version__
+from lonc.child.pool import HostState
+from lonc.child.report import ReportWriter
+from lonc.monitoring.statistics import Statistics
+from lonc.monitoring.status import HostStatus
+
+AT = "2026-11-24T02:00:00+00:00"
+
+
+class Pool(list):
+    """Connections, each with a state."""
+
+    state = HostState.READY
+    waiting = 0
+    attempting = 0
+    oldest_wait = 0.0
+
+    @property
+    def census(self):
+        return self.state, len(self)
+
+
+class Parts:
+    """All that a report is made of."""
+
+    def __init__(self):
+        self.loop = SimpleNamespace(now=1000.0)
+        self.statistics = Statistics(self.loop.now)
+        self.history = SimpleNamespace(version=0, changes=[(AT, "ready", None)], last_error=None)
+        self.pool = Pool()
+        self.listener = SimpleNamespace(clients={})
+        self.replay = SimpleNamespace(waiting=0, oldest=None)
+        self.writer = ReportWriter(
+            self.loop,
+            SimpleNamespace(name="l1"),
+            self.statistics,
+            self.history,
+            self.pool,
+            self.listener,
+            self.replay,
+        )
+
+    def report(self):
+        return HostStatus.from_line(self.writer.line())
+
+    def add_connection(self, state):
+        self.pool.append(SimpleNamespace(state=SimpleNamespace(value=state)))
+
+
+@pytest.fixture
+def parts():
+    return Parts()
+
+
+def test_each_part_gives_its_figures(parts):
+    for state in ("Idle", "Idle", "ReceivingReply"):
+        parts.add_connection(state)
+    parts.pool.waiting, parts.pool.oldest_wait = 4, 1.23456
+    parts.listener.clients = {"a": None, "b": None}
+    parts.replay.waiting, parts.replay.oldest = 3, 17
+    parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
+    parts.history.last_error = (AT, "refused")
+    parts.statistics.replied(parts.loop.now, parts.loop.now - 1, 5, 7)
+    report = parts.report()
+    assert (report.host, report.state, report.state_since) == ("l1", "ready", AT)
+    assert report.connections == {"Idle": 2, "ReceivingReply": 1}
+    assert (report.clients, report.waiting, report.oldest_wait) == (2, 4, 1.235)
+    assert (report.delayed, report.oldest_delayed) == (3, 17)
+    assert (report.mode, report.lond_version) == ("ssl", "2.11")
+    assert report.last_error == [AT, "refused"]
+    assert report.changes == [[AT, "ready", None]]
+    assert (report.done, report.sent, report.received) == (1, 5, 7)
+    assert (report.pid, report.version) == (os.getpid(), __version__)
+    assert report.memory > 0
+
+
+def test_while_nothing_changes_the_line_is_the_same_object(parts):
+    line = parts.writer.line()
+    assert parts.writer.line() is line
+    parts.loop.now += 1
+    assert parts.writer.line() is line
+
+
+def reply(parts):
+    parts.statistics.replied(parts.loop.now, parts.loop.now, 1, 1)
+
+
+def error(parts):
+    parts.history.version += 1
+    parts.history.last_error = (AT, "refused")
+
+
+def client(parts):
+    parts.listener.clients["a"] = None
+
+
+def delayed(parts):
+    parts.replay.waiting += 1
+
+
+def connection(parts):
+    parts.add_connection("Idle")
+
+
+@pytest.mark.parametrize("change", [reply, error, client, delayed, connection])
+def test_each_change_is_in_the_next_line(parts, change):
+    before = parts.report()
+    change(parts)
+    assert parts.report() != before
+
+
+@pytest.mark.parametrize("what", ["waiting", "attempting"])
+def test_what_waits_grows_older_with_the_time(parts, what):
+    setattr(parts.pool, what, 1)
+    parts.pool.oldest_wait = 1.0
+    assert parts.report().oldest_wait == 1.0
+    parts.pool.oldest_wait = 2.0
+    assert parts.report().oldest_wait == 1.0  # in the same turn of the loop
+    parts.loop.now += 1
+    assert parts.report().oldest_wait == 2.0
