@@ -61,6 +61,14 @@ def test_every_file_of_the_project_that_is_named_exists(document):
             assert (ROOT / path).exists() or (ROOT / "lonc" / path).exists(), path
 
 
+def test_every_function_that_the_design_names_exists():
+    source = "".join(file.read_text() for file in (ROOT / "lonc").rglob("*.py"))
+    named = re.findall(r"`([a-z]+(?:_[a-z]+)+)(?:\([a-z, ]*\))?`", read("doc", "design.md"))
+    assert len(named) > 5
+    for name in named:
+        assert re.search(rf"\b{name}\b", source), name
+
+
 def test_every_message_that_troubleshooting_quotes_is_one_of_lonc():
     """Those in italics that begin with a small letter; the others are the system's."""
     table = read("doc", "operations.md").partition("## Troubleshooting")[2].partition("\n## ")[0]
@@ -103,7 +111,7 @@ def test_the_examples_run(document, tmp_path):
     )
     daemon = tmp_path / "try" / "logs" / "lonc.pid"
     with contextlib.suppress(subprocess.TimeoutExpired):
-        bash.wait(60)
+        bash.wait(180)
     try:
         if bash.returncode == 0:
             eventually(

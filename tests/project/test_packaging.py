@@ -14,12 +14,9 @@ NOT_SOURCE = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*
 pytest.importorskip("build", reason="build is not installed")
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A copy of the checkout, without what is made in it."""
-    copy = tmp_path / "checkout"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    return copy
+def copy_of_the_checkout(directory):
+    """Without what is made in it."""
+    return shutil.copytree(ROOT, directory / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCE))
 
 
 def python(*arguments, **options):
@@ -33,7 +30,8 @@ def files(directory):
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-def test_an_installation_is_complete_and_leaves_nothing_in_the_checkout(checkout, tmp_path):
+def test_an_installation_is_complete_and_leaves_nothing_in_the_checkout(tmp_path):
+    checkout = copy_of_the_checkout(tmp_path)
     before = files(checkout)
     target = tmp_path / "target"
     without_network = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
@@ -45,16 +43,14 @@ def test_an_installation_is_complete_and_leaves_nothing_in_the_checkout(checkout
     assert (target / "bin" / "lonc").exists()
 
 
-def test_the_source_distribution_contains_the_whole_project(checkout, tmp_path):
-    python("-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path / "dist", checkout)
-    (archive,) = (tmp_path / "dist").iterdir()
-    with tarfile.open(archive) as opened:
-        packed = {name.partition("/")[2] for name in opened.getnames()}
-    made = {file for file in files(checkout) if file.startswith("lonc.egg-info/")}
-    assert files(checkout) - made - {".gitignore"} <= packed
-
-
-def test_the_descriptions_of_the_package_are_accepted(checkout, tmp_path):
+def test_the_source_distribution_contains_the_whole_project_and_twine_accepts_it(tmp_path):
     pytest.importorskip("twine", reason="twine is not installed")
-    python("-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", checkout)
-    python("-m", "twine", "check", "--strict", *(tmp_path / "dist").iterdir())
+    checkout, built = copy_of_the_checkout(tmp_path), tmp_path / "dist"
+    source = files(checkout) - {".gitignore"}
+    python("-m", "build", "--no-isolation", "--outdir", built, checkout)
+    archives = sorted(built.iterdir())
+    assert [archive.suffix for archive in archives] == [".whl", ".gz"]
+    with tarfile.open(archives[1]) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    assert source <= packed
+    python("-m", "twine", "check", "--strict", *archives)
