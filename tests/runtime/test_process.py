@@ -150,6 +150,8 @@ def test_a_process_ends_when_its_parent_ends():
             return 0
 
         fork(grandchild)
+        os.close(in_it)
+        os.close(go)
         os.read(go_on, 1)
         return 0
 
