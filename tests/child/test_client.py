@@ -6,112 +6,112 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.house import MAX_REQUEST, House
+from support.fake_child import MAX_REQUEST, FakeChild
 
 from lonc.child.client import READ_AHEAD, Client
 from lonc.runtime.event_loop import FORGOTTEN, READ, WRITE, EventLoop
 
 
 @pytest.fixture
-def house(tmp_path):
-    house = House(tmp_path / "l1")
-    yield house
-    house.end()
+def fake(tmp_path):
+    fake = FakeChild(tmp_path / "l1")
+    yield fake
+    fake.end()
 
 
-def test_a_line_in_and_a_line_out(house):
-    client = house.connect()
+def test_a_line_in_and_a_line_out(fake):
+    client = fake.connect()
     client.sendall(b"ping\n")
-    house.turn()
-    assert [each.request for each in house.waiting] == [b"ping\n"]
-    house.waiting.pop().complete(b"l1\n")
+    fake.turn()
+    assert [each.request for each in fake.waiting] == [b"ping\n"]
+    fake.waiting.pop().complete(b"l1\n")
     assert client.recv(100) == b"l1\n"
 
 
-def test_a_line_in_parts_is_one_request(house):
-    client = house.connect()
+def test_a_line_in_parts_is_one_request(fake):
+    client = fake.connect()
     for part in (b"pi", b"n", b"g", b"\n"):
         client.sendall(part)
-        assert house.waiting == []
-        house.turn()
-    assert house.waiting[0].request == b"ping\n"
+        assert fake.waiting == []
+        fake.turn()
+    assert fake.waiting[0].request == b"ping\n"
 
 
 @pytest.mark.parametrize("line", [b"\n", b"\0\xff\r\t:\n", b"x" * MAX_REQUEST + b"\n"])
-def test_bytes_are_opaque(house, line):
-    house.connect().sendall(line)
-    house.turn()
-    assert house.waiting[0].request == line
+def test_bytes_are_opaque(fake, line):
+    fake.connect().sendall(line)
+    fake.turn()
+    assert fake.waiting[0].request == line
 
 
-def test_several_lines_at_once_are_served_one_at_a_time_and_in_order(house):
-    client = house.connect()
+def test_several_lines_at_once_are_served_one_at_a_time_and_in_order(fake):
+    client = fake.connect()
     client.sendall(b"1\n2\n3\n")
-    house.turn()
+    fake.turn()
     for number in (b"1\n", b"2\n", b"3\n"):
-        (transaction,) = house.waiting
+        (transaction,) = fake.waiting
         assert transaction.request == number
-        house.waiting.clear()
+        fake.waiting.clear()
         transaction.complete(b"reply " + number)
     assert client.recv(100) == b"reply 1\nreply 2\nreply 3\n"
 
 
-def test_ten_thousand_lines_answered_while_they_are_queued_are_no_ten_thousand_frames(house):
-    house.at_once = b"ok\n"
-    client = house.connect()
+def test_ten_thousand_lines_answered_while_they_are_queued_are_no_ten_thousand_frames(fake):
+    fake.at_once = b"ok\n"
+    client = fake.connect()
     client.sendall(b"x\n" * 10_000)
     received = b""
     while len(received) < 30_000:
-        house.turn()
+        fake.turn()
         received += client.recv(100_000)
     assert received == b"ok\n" * 10_000
 
 
-def test_a_failure_is_told_as_con_lost(house):
-    client = house.connect()
+def test_a_failure_is_told_as_con_lost(fake):
+    client = fake.connect()
     client.sendall(b"ping\n")
-    house.turn()
-    house.waiting.pop().fail("broken")
+    fake.turn()
+    fake.waiting.pop().fail("broken")
     assert client.recv(100) == b"con_lost\n"
 
 
-def test_lines_for_lonc_itself_are_answered_at_once_in_their_order(house):
-    client = house.connect()
+def test_lines_for_lonc_itself_are_answered_at_once_in_their_order(fake):
+    client = fake.connect()
     client.sendall(b"lonc:status\nlonc:other\nlonc:status\n")
-    house.turn()
+    fake.turn()
     assert client.recv(100) == b"own\n"
-    assert house.waiting[0].request == b"lonc:other\n"
-    house.waiting.pop().complete(b"lond's\n")
+    assert fake.waiting[0].request == b"lonc:other\n"
+    fake.waiting.pop().complete(b"lond's\n")
     assert client.recv(100) == b"lond's\nown\n"
 
 
-def test_a_request_over_the_limit_is_told_and_its_client_is_let_go(house):
-    client = house.connect()
+def test_a_request_over_the_limit_is_told_and_its_client_is_let_go(fake):
+    client = fake.connect()
     client.sendall(b"ping\n" + b"x" * (MAX_REQUEST + 1))
-    house.turn()
-    house.waiting.pop().complete(b"l1\n")
-    house.turn()
+    fake.turn()
+    fake.waiting.pop().complete(b"l1\n")
+    fake.turn()
     assert client.recv(100) == b"l1\nerror: request too long\n"
     assert client.recv(100) == b""
-    assert house.waiting == []
+    assert fake.waiting == []
 
 
-def test_a_client_that_closed_its_sending_side_gets_its_replies(house):
-    client = house.connect()
+def test_a_client_that_closed_its_sending_side_gets_its_replies(fake):
+    client = fake.connect()
     client.sendall(b"1\n2\nhalf a line")
     client.shutdown(socket.SHUT_WR)
-    house.turn()
-    house.waiting.pop().complete(b"one\n")
-    house.turn()
-    house.waiting.pop().complete(b"two\n")
+    fake.turn()
+    fake.waiting.pop().complete(b"one\n")
+    fake.turn()
+    fake.waiting.pop().complete(b"two\n")
     assert client.recv(100) == b"one\ntwo\n"
     assert client.recv(100) == b""
-    assert house.waiting == []
+    assert fake.waiting == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("number", [0, 65534, 3_000_000_000])
-def test_whose_program_it_is(house, number):
+def test_whose_program_it_is(fake, number):
     mine = os.geteuid(), os.getegid()
     os.setegid(number)
     os.seteuid(number)
@@ -120,17 +120,17 @@ def test_whose_program_it_is(house, number):
     finally:
         os.seteuid(mine[0])
         os.setegid(mine[1])
-    client = Client(house.loop, ours, house, MAX_REQUEST, lambda _: None)
+    client = Client(fake.loop, ours, fake, MAX_REQUEST, lambda _: None)
     assert client.owner == (number, number)
     client.close()
     theirs.close()
 
 
-def test_its_request_ends_once(house):
-    client = house.connect()
+def test_its_request_ends_once(fake):
+    client = fake.connect()
     client.sendall(b"1\n")
-    house.turn()
-    transaction = house.waiting.pop()
+    fake.turn()
+    transaction = fake.waiting.pop()
     transaction.complete(b"one\n")
     for again in (lambda: transaction.complete(b"1\n"), lambda: transaction.fail("late")):
         with pytest.raises(AssertionError, match="ends once"):
@@ -138,140 +138,140 @@ def test_its_request_ends_once(house):
     assert client.recv(100) == b"one\n"
 
 
-def test_nothing_of_a_request_is_held_once_it_has_ended(house):
-    client = house.connect()
+def test_nothing_of_a_request_is_held_once_it_has_ended(fake):
+    client = fake.connect()
     client.sendall(b"x" * 100 + b"\n")
-    house.turn()
-    (ours,) = house.listener.clients
+    fake.turn()
+    (ours,) = fake.listener.clients
     assert ours.held == 101
-    house.waiting.pop().complete(b"one\n")
+    fake.waiting.pop().complete(b"one\n")
     assert ours.held == 0
     assert client.recv(100) == b"one\n"
 
 
-def test_a_client_that_leaves_has_its_transaction_dropped_and_its_lines_forgotten(house):
-    client = house.connect()
+def test_a_client_that_leaves_has_its_transaction_dropped_and_its_lines_forgotten(fake):
+    client = fake.connect()
     client.sendall(b"1\n2\n")
     client.close()
-    house.turn()
-    assert house.dropped == house.waiting
-    assert house.listener.clients == {}
-    house.waiting.pop().complete(b"to nobody\n")  # it had been in flight
-    house.turn()
-    assert house.waiting == []
+    fake.turn()
+    assert fake.dropped == fake.waiting
+    assert fake.listener.clients == {}
+    fake.waiting.pop().complete(b"to nobody\n")  # it had been in flight
+    fake.turn()
+    assert fake.waiting == []
 
 
-def test_a_reply_to_a_client_that_has_just_left_goes_nowhere(house):
-    client = house.connect()
+def test_a_reply_to_a_client_that_has_just_left_goes_nowhere(fake):
+    client = fake.connect()
     client.sendall(b"1\n2\n")
-    house.turn()
+    fake.turn()
     client.close()
-    house.waiting.pop().complete(b"one\n")  # before the loop has seen that it left
-    assert house.listener.clients == {}
-    house.turn()
-    assert house.waiting == []
+    fake.waiting.pop().complete(b"one\n")  # before the loop has seen that it left
+    assert fake.listener.clients == {}
+    fake.turn()
+    assert fake.waiting == []
 
 
-def test_a_client_that_first_closes_one_side_and_then_leaves_is_noticed(house):
-    client = house.connect()
+def test_a_client_that_first_closes_one_side_and_then_leaves_is_noticed(fake):
+    client = fake.connect()
     client.sendall(b"1\n")
     client.shutdown(socket.SHUT_WR)
-    house.turn()
-    assert house.dropped == []
+    fake.turn()
+    assert fake.dropped == []
     client.close()
-    house.turn()
-    assert house.dropped == house.waiting
+    fake.turn()
+    assert fake.dropped == fake.waiting
 
 
-def test_a_client_that_leaves_while_it_is_read_ahead_is_noticed(house):
-    client = house.connect()
+def test_a_client_that_leaves_while_it_is_read_ahead_is_noticed(fake):
+    client = fake.connect()
     client.setblocking(False)
     client.sendall(b"1\n")
-    house.turn()
+    fake.turn()
     with pytest.raises(BlockingIOError):
         client.sendall(b"x\n" * 10**7)
-    house.turn()
+    fake.turn()
     client.close()
-    house.turn()
-    assert house.listener.clients == {}
+    fake.turn()
+    assert fake.listener.clients == {}
 
 
-def test_no_more_than_64_kib_are_read_ahead_and_reading_goes_on(house):
-    client = house.connect()
+def test_no_more_than_64_kib_are_read_ahead_and_reading_goes_on(fake):
+    client = fake.connect()
     client.setblocking(False)
     client.sendall(b"1\n")
-    house.turn()
+    fake.turn()
     total = 0
     try:
         while True:
             total += client.send(b"y" * 999 + b"\n")
-            house.turn()
+            fake.turn()
     except BlockingIOError:
         pass
-    (held,) = house.listener.clients
+    (held,) = fake.listener.clients
     assert len(held._lines) == READ_AHEAD
     client.setblocking(True)
     client.shutdown(socket.SHUT_WR)
     answered = 0
-    while house.waiting:
-        house.waiting.pop().complete(b"z\n")
-        house.turn()
+    while fake.waiting:
+        fake.waiting.pop().complete(b"z\n")
+        fake.turn()
         answered += 1
     assert answered == 1 + total // 1000
     assert client.recv(1 << 20) == b"z\n" * answered
 
 
-def test_a_single_line_that_fills_the_read_ahead_does_not_stop_reading(house):
-    house.listener._max_request = 10**6
-    client = house.connect()
+def test_a_single_line_that_fills_the_read_ahead_does_not_stop_reading(fake):
+    fake.listener._max_request = 10**6
+    client = fake.connect()
     client.sendall(b"1\n" + b"x" * (READ_AHEAD - 1) + b"\n")
-    house.turn()
-    house.waiting.pop().complete(b"one\n")
-    house.turn()
-    house.waiting.pop().complete(b"two\n")
-    house.turn()
+    fake.turn()
+    fake.waiting.pop().complete(b"one\n")
+    fake.turn()
+    fake.waiting.pop().complete(b"two\n")
+    fake.turn()
     client.sendall(b"3\n")
-    house.turn()
-    assert house.waiting[0].request == b"3\n"
+    fake.turn()
+    assert fake.waiting[0].request == b"3\n"
 
 
-def test_a_client_that_does_not_read_its_reply_waits_alone(house):
-    slow, quick = house.connect(), house.connect()
+def test_a_client_that_does_not_read_its_reply_waits_alone(fake):
+    slow, quick = fake.connect(), fake.connect()
     slow.sendall(b"big\nnext\n")
-    house.turn()
+    fake.turn()
     reply = b"x" * 10**7 + b"\n"
-    house.waiting.pop().complete(reply)
-    house.turn()
-    assert house.waiting == []  # the next line waits until the reply has left
+    fake.waiting.pop().complete(reply)
+    fake.turn()
+    assert fake.waiting == []  # the next line waits until the reply has left
     quick.sendall(b"ping\n")
-    house.turn()
-    house.waiting.pop().complete(b"l1\n")
+    fake.turn()
+    fake.waiting.pop().complete(b"l1\n")
     assert quick.recv(100) == b"l1\n"
     received = 0
     while received < len(reply):
         received += len(slow.recv(1 << 20))
-        house.turn()
-    assert house.waiting[0].request == b"next\n"
+        fake.turn()
+    assert fake.waiting[0].request == b"next\n"
 
 
-def only(house):
+def only(fake):
     """The one client, as the child sees it."""
-    (client,) = house.listener.clients
+    (client,) = fake.listener.clients
     return client
 
 
-def test_when_the_whole_reply_has_left_nothing_waits_for_the_socket_to_be_writable(house):
+def test_when_the_whole_reply_has_left_nothing_waits_for_the_socket_to_be_writable(fake):
     """Or the child would spin."""
-    client = house.connect()
+    client = fake.connect()
     client.sendall(b"big\n")
-    house.turn()
-    ours = only(house)
-    house.waiting.pop().complete(b"x" * 10**6 + b"\n")
+    fake.turn()
+    ours = only(fake)
+    fake.waiting.pop().complete(b"x" * 10**6 + b"\n")
     assert ours._watch.events == READ | WRITE
     received = 0
     while received <= 10**6:
         received += len(client.recv(1 << 20))
-        house.turn()
+        fake.turn()
     assert ours._watch.events == READ
     assert ours.held == 0
 
@@ -289,102 +289,102 @@ class Full:
         return getattr(self._socket, name)
 
 
-def test_nothing_behind_a_request_that_is_too_long_is_held(house):
-    client = house.connect()
-    ours = only(house)
+def test_nothing_behind_a_request_that_is_too_long_is_held(fake):
+    client = fake.connect()
+    ours = only(fake)
     ours._socket = Full(ours._socket)
     client.sendall(b"x" * (MAX_REQUEST + 1) + b"\nnext\n")
-    house.turn()
+    fake.turn()
     assert ours.held == len(b"error: request too long\n")
     ours._socket = ours._socket._socket
-    house.turn()
+    fake.turn()
     assert client.recv(100) == b"error: request too long\n"
     assert client.recv(100) == b""
-    assert house.waiting == []
+    assert fake.waiting == []
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_a_client_that_has_left_is_not_passed_on(house, seen):
+def test_a_client_that_has_left_is_not_passed_on(fake, seen):
     passed = []
-    client = house.connect()
+    client = fake.connect()
     client.sendall(b"1\n")
-    house.turn()
-    ours = only(house)
+    fake.turn()
+    ours = only(fake)
     ours.leave(passed.append)
     client.close()
     if seen:
-        house.turn()
-    house.waiting.pop().complete(b"one\n")
+        fake.turn()
+    fake.waiting.pop().complete(b"one\n")
     ours.leave(passed.append)
     assert passed == []
-    assert house.listener.clients == {}
+    assert fake.listener.clients == {}
 
 
-def test_draining_one_that_has_left_does_nothing(house):
-    house.connect().close()
-    ours = only(house)
-    house.turn()
+def test_draining_one_that_has_left_does_nothing(fake):
+    fake.connect().close()
+    ours = only(fake)
+    fake.turn()
     ours.drain()
-    assert house.listener.clients == {}
+    assert fake.listener.clients == {}
 
 
-def test_what_is_read_ahead_is_reported_as_growth_and_whole_lines_are_not(house):
-    client = house.connect()
+def test_what_is_read_ahead_is_reported_as_growth_and_whole_lines_are_not(fake):
+    client = fake.connect()
     client.sendall(b"1\n")
-    house.turn()
-    assert house.reported_growth == 0
+    fake.turn()
+    assert fake.reported_growth == 0
     client.sendall(b"2\nhalf")
-    house.turn()
-    assert house.reported_growth == 6
-    house.waiting.pop().complete(b"one\n")
+    fake.turn()
+    assert fake.reported_growth == 6
+    fake.waiting.pop().complete(b"one\n")
 
 
 @pytest.mark.parametrize(
     ("owner", "may"), [((0, 1), True), ((-1, 1), False), ("user", True), ("group", True)]
 )
 def test_root_and_our_own_user_and_group_may_administer(
-    house, monkeypatch, restore_afterwards, owner, may
+    fake, monkeypatch, restore_afterwards, owner, may
 ):
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(os, "getegid", lambda: 4712)
     owner = {"user": (4711, 1), "group": (1, 4712)}.get(owner, owner)
     restore_afterwards(Client)
     Client.owner = owner
-    house.connect()
-    assert only(house).may_administer is may
+    fake.connect()
+    assert only(fake).may_administer is may
 
 
-def test_a_client_that_closed_its_sending_side_is_disconnected_after_its_last_reply(house):
-    client = house.connect()
+def test_a_client_that_closed_its_sending_side_is_disconnected_after_its_last_reply(fake):
+    client = fake.connect()
     client.sendall(b"1\n")
     client.shutdown(socket.SHUT_WR)
-    house.turn()
-    house.waiting.pop().complete(b"one\n")
+    fake.turn()
+    fake.waiting.pop().complete(b"one\n")
     assert client.recv(100) == b"one\n"
     assert client.recv(100) == b""
 
 
-def test_a_client_that_waits_to_be_passed_on_is_not_read(house):
-    client = house.connect()
+def test_a_client_that_waits_to_be_passed_on_is_not_read(fake):
+    client = fake.connect()
     client.sendall(b"1\n")
-    house.turn()
-    ours = only(house)
+    fake.turn()
+    ours = only(fake)
     ours.leave(lambda passing: passing.connection.close())
     assert not ours._watch.events & READ
-    house.waiting.pop().complete(b"one\n")
+    fake.waiting.pop().complete(b"one\n")
 
 
-def test_a_client_that_waits_to_be_passed_on_is_served_here_if_the_child_drains(house):
+def test_a_client_that_waits_to_be_passed_on_is_served_here_if_the_child_drains(fake):
     passed = []
-    client = house.connect()
+    client = fake.connect()
     client.sendall(b"1\n2\n")
-    house.turn()
-    ours = only(house)
+    fake.turn()
+    ours = only(fake)
     ours.leave(passed.append)
     ours.drain()
     for number in (b"1\n", b"2\n"):
-        house.waiting.pop().complete(number)
-        house.turn()
+        fake.waiting.pop().complete(number)
+        fake.turn()
     assert client.recv(100) == b"1\n2\n"
     assert passed == []
 

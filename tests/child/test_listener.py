@@ -2,114 +2,114 @@ import socket
 import time
 
 import pytest
-from support.house import MAX_REQUEST, House
+from support.fake_child import MAX_REQUEST, FakeChild
 
 from lonc.child.client import Passing
 from lonc.child.listener import Listener
 
 
 @pytest.fixture
-def house(tmp_path):
-    house = House(tmp_path / "l1")
-    yield house
-    house.end()
+def fake(tmp_path):
+    fake = FakeChild(tmp_path / "l1")
+    yield fake
+    fake.end()
 
 
-def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(house):
-    clients = [house.connect() for _ in range(5)]
-    assert len(house.listener.clients) == 3
-    assert house.told == ["3 clients are connected, the most: more must wait"]
+def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(fake):
+    clients = [fake.connect() for _ in range(5)]
+    assert len(fake.listener.clients) == 3
+    assert fake.told == ["3 clients are connected, the most: more must wait"]
     for client in clients:
         client.sendall(b"ping\n")
-    house.turn()
-    assert len(house.waiting) == 3
+    fake.turn()
+    assert len(fake.waiting) == 3
     clients[0].close()
     clients[1].close()
-    house.turn()
-    assert len(house.waiting) == 5
+    fake.turn()
+    assert len(fake.waiting) == 5
     clients[2].close()
-    house.turn()
-    assert len(house.listener.clients) == 2
-    assert len(set(house.told)) == 1
+    fake.turn()
+    assert len(fake.listener.clients) == 2
+    assert len(set(fake.told)) == 1
 
 
-def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(house):
+def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(fake):
     for _ in range(2):
-        house.connect()
+        fake.connect()
     for _ in range(10):
-        house.connect().close()
-        house.turn()
-    house.connect()
-    assert house.told == []
+        fake.connect().close()
+        fake.turn()
+    fake.connect()
+    assert fake.told == []
 
 
-def test_an_accept_that_fails_is_tried_again(house):
+def test_an_accept_that_fails_is_tried_again(fake):
     tries = []
 
     class Failing(socket.socket):
         def accept(self):
-            tries.append(house.loop.now)
+            tries.append(fake.loop.now)
             return super().accept()
 
-    listening, house.listener._socket = house.listener._socket, Failing()  # which does not listen
-    client = house.connect()
-    house.turn()
-    assert house.told == ["cannot accept: Invalid argument"]
+    listening, fake.listener._socket = fake.listener._socket, Failing()  # which does not listen
+    client = fake.connect()
+    fake.turn()
+    assert fake.told == ["cannot accept: Invalid argument"]
     assert len(tries) == 1  # not in every turn
-    house.listener._socket.close()
-    house.listener._socket = listening
+    fake.listener._socket.close()
+    fake.listener._socket = listening
     client.sendall(b"ping\n")
     deadline = time.monotonic() + 10
-    while not house.waiting and time.monotonic() < deadline:
-        house.loop.turn(1)
-    assert house.waiting[0].request == b"ping\n"
+    while not fake.waiting and time.monotonic() < deadline:
+        fake.loop.turn(1)
+    assert fake.waiting[0].request == b"ping\n"
 
 
-def test_draining_serves_what_has_arrived_and_nothing_later(house):
-    idle, asking, waiting = [house.connect() for _ in range(3)]
+def test_draining_serves_what_has_arrived_and_nothing_later(fake):
+    idle, asking, waiting = [fake.connect() for _ in range(3)]
     asking.sendall(b"1\n")
-    house.turn()
+    fake.turn()
     waiting.sendall(b"2\nhalf")  # not yet read
-    house.listener.drain()
-    house.turn()
+    fake.listener.drain()
+    fake.turn()
     with pytest.raises(BrokenPipeError):
         asking.sendall(b"late\n")
     assert idle.recv(100) == b""
-    assert [each.request for each in house.waiting] == [b"1\n", b"2\n"]
-    assert house.told == []
-    for transaction in house.waiting:
+    assert [each.request for each in fake.waiting] == [b"1\n", b"2\n"]
+    assert fake.told == []
+    for transaction in fake.waiting:
         transaction.complete(b"done\n")
     for client in (asking, waiting):
         assert client.recv(100) == b"done\n"
         assert client.recv(100) == b""
-    house.turn()
-    assert house.told[-1] == "drained"
+    fake.turn()
+    assert fake.told[-1] == "drained"
 
 
-def test_draining_without_clients_is_over_at_once(house):
-    house.listener.drain()
-    assert house.told == ["drained"]
+def test_draining_without_clients_is_over_at_once(fake):
+    fake.listener.drain()
+    assert fake.told == ["drained"]
 
 
-def test_draining_loses_nothing_of_a_client_that_is_far_ahead(house):
-    client = house.connect()
+def test_draining_loses_nothing_of_a_client_that_is_far_ahead(fake):
+    client = fake.connect()
     client.setblocking(False)
     sent = 0
     try:
         while True:
             sent += client.send(b"y\n" * 500)
-            house.turn()
+            fake.turn()
     except BlockingIOError:
         pass
-    house.listener.drain()
+    fake.listener.drain()
     answered = 0
-    while house.waiting:
-        house.waiting.pop().complete(b"z\n")
-        house.turn()
+    while fake.waiting:
+        fake.waiting.pop().complete(b"z\n")
+        fake.turn()
         answered += 1
         client.recv(1 << 20)
     assert answered == sent // 2
-    assert house.told[-1] == "drained"
+    assert fake.told[-1] == "drained"
 
 
 class Next:
@@ -141,68 +141,68 @@ def next_child():
     next_child.close()
 
 
-def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(house, next_child):
-    idle, half = house.connect(), house.connect()
+def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(fake, next_child):
+    idle, half = fake.connect(), fake.connect()
     half.sendall(b"half a li")
-    house.turn()
-    house.listener.leave(next_child)
+    fake.turn()
+    fake.listener.leave(next_child)
     assert next_child.counts[0] == 2
     assert next_child.count == 0
     assert sorted(passing.held for passing in next_child.passed) == [b"", b"half a li"]
     assert not any(passing.owed or passing.ended for passing in next_child.passed)
-    assert house.told == ["drained"]
-    house.connect()  # waits in the backlog for the next child
-    assert house.listener.clients == {}
+    assert fake.told == ["drained"]
+    fake.connect()  # waits in the backlog for the next child
+    assert fake.listener.clients == {}
     for passing in next_child.passed:  # the connection itself has noticed nothing
         passing.connection.sendall(b"hello\n")
     assert idle.recv(100) == half.recv(100) == b"hello\n"
 
 
 @pytest.mark.parametrize("reply", [b"done\n", None])
-def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(house, next_child, reply):
-    client = house.connect()
+def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(fake, next_child, reply):
+    client = fake.connect()
     client.sendall(b"1\n2\n3")
-    house.turn()
-    house.listener.leave(next_child)
+    fake.turn()
+    fake.listener.leave(next_child)
     client.sendall(b" and more\n")
-    house.turn()
+    fake.turn()
     assert next_child.passed == []
-    assert house.told == []
+    assert fake.told == []
     if reply is None:
-        house.waiting.pop().fail("broken")
+        fake.waiting.pop().fail("broken")
     else:
-        house.waiting.pop().complete(reply)
+        fake.waiting.pop().complete(reply)
     assert client.recv(100) == (reply or b"con_lost\n")
     (passing,) = next_child.passed
     assert passing.held == b"2\n3"
     assert passing.connection.recv(100) == b" and more\n"
-    assert house.waiting == []  # its second line is the next child's
-    assert house.told == ["drained"]
+    assert fake.waiting == []  # its second line is the next child's
+    assert fake.told == ["drained"]
 
 
-def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(house, next_child):
-    client = house.connect()
+def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(fake, next_child):
+    client = fake.connect()
     client.sendall(b"1\n")
-    house.turn()
-    house.listener.leave(next_child)
+    fake.turn()
+    fake.listener.leave(next_child)
     assert next_child.count == 1
     client.close()
-    house.turn()
+    fake.turn()
     assert next_child.count == 0
-    assert house.dropped == house.waiting
-    assert house.told == ["drained"]
+    assert fake.dropped == fake.waiting
+    assert fake.told == ["drained"]
     assert next_child.passed == []
 
 
-def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(house, next_child):
-    client = house.connect()
+def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(fake, next_child):
+    client = fake.connect()
     client.sendall(b"big\nnext\n")
     client.shutdown(socket.SHUT_WR)
-    house.turn()
-    house.turn()
+    fake.turn()
+    fake.turn()
     reply = b"x" * 10**6 + b"\n"
-    house.waiting.pop().complete(reply)
-    house.listener.leave(next_child)
+    fake.waiting.pop().complete(reply)
+    fake.listener.leave(next_child)
     (passing,) = next_child.passed
     assert 0 < len(passing.owed) < len(reply)
     assert passing.held == b"next\n"
@@ -214,22 +214,22 @@ def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(house, next_child
 
 
 @pytest.fixture
-def successor(house):
+def successor(fake):
     """The listener of a child that takes over from another."""
-    house.listener.drain()
-    house.told.clear()
-    house.listener = Listener(
-        house.loop,
-        house.listening.dup(),
-        house,
+    fake.listener.drain()
+    fake.told.clear()
+    fake.listener = Listener(
+        fake.loop,
+        fake.listening.dup(),
+        fake,
         max_clients=3,
         max_request=MAX_REQUEST,
-        on_full=house.told.append,
-        on_drained=lambda: house.told.append("drained"),
+        on_full=fake.told.append,
+        on_drained=lambda: fake.told.append("drained"),
         on_no_clients=lambda: None,
         has_predecessor=True,
     )
-    return house
+    return fake
 
 
 def passing(owed=b"", held=b"", ended=False):
@@ -303,35 +303,35 @@ def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
     assert successor.told == ["drained"]
 
 
-def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(house, next_child):
-    client = house.connect()
+def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(fake, next_child):
+    client = fake.connect()
     client.sendall(b"1\n2\n")
-    house.turn()
-    house.listener.leave(next_child)
+    fake.turn()
+    fake.listener.leave(next_child)
     client.sendall(b"3\n4")
-    house.listener.drain()
+    fake.listener.drain()
     for number in (b"1\n", b"2\n", b"3\n"):
-        transaction = house.waiting.pop()
+        transaction = fake.waiting.pop()
         assert transaction.request == number
         transaction.complete(number)
-        house.turn()
+        fake.turn()
     assert client.recv(100) == b"1\n2\n3\n"
     assert client.recv(100) == b""
-    assert house.told == ["drained"]
+    assert fake.told == ["drained"]
     assert next_child.passed == []
 
 
-def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(house, next_child):
-    clients = [house.connect() for _ in range(3)]
+def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(fake, next_child):
+    clients = [fake.connect() for _ in range(3)]
     for client in clients:
         client.sendall(b"half")
-    house.turn()
+    fake.turn()
     pass_on = next_child.pass_on
-    next_child.pass_on = lambda passing: (pass_on(passing), house.listener.drain())
-    house.listener.leave(next_child)
+    next_child.pass_on = lambda passing: (pass_on(passing), fake.listener.drain())
+    fake.listener.leave(next_child)
     assert len(next_child.passed) == 1
     next_child.close()
-    house.turn()
+    fake.turn()
     assert [client.recv(100) for client in clients] == [b""] * 3
 
 
@@ -346,16 +346,16 @@ def test_whoever_is_no_longer_expected_here_is_not_expected_at_the_next_child_ei
 
 
 @pytest.mark.parametrize("how", ["leave", "drain"])
-def test_whoever_accepts_no_more_lets_go_of_the_socket(house, next_child, how):
+def test_whoever_accepts_no_more_lets_go_of_the_socket(fake, next_child, how):
     """Or whoever waits in the backlog of a host that is gone would wait for our last request."""
-    house.connect().sendall(b"1\n")
-    house.turn()
-    house.listener.leave(next_child) if how == "leave" else house.listener.drain()
-    late = house.connect()
-    house.listening.close()
+    fake.connect().sendall(b"1\n")
+    fake.turn()
+    fake.listener.leave(next_child) if how == "leave" else fake.listener.drain()
+    late = fake.connect()
+    fake.listening.close()
     with pytest.raises(ConnectionResetError):
         late.recv(1)
-    house.waiting.pop().complete(b"one\n")
+    fake.waiting.pop().complete(b"one\n")
 
 
 def test_each_adopted_client_is_one_less_that_is_expected(successor):
@@ -367,30 +367,30 @@ def test_each_adopted_client_is_one_less_that_is_expected(successor):
     successor.listener.expect(0)
 
 
-def test_when_the_last_client_has_left_it_is_reported(house):
+def test_when_the_last_client_has_left_it_is_reported(fake):
     calls = []
-    house.listener._on_no_clients = lambda: calls.append(len(house.listener.clients))
-    first, second = house.connect(), house.connect()
+    fake.listener._on_no_clients = lambda: calls.append(len(fake.listener.clients))
+    first, second = fake.connect(), fake.connect()
     first.close()
-    house.turn()
+    fake.turn()
     assert calls == []
     second.close()
-    house.turn()
+    fake.turn()
     assert calls == [0]
 
 
 def test_when_the_next_child_ends_in_the_midst_of_it_a_request_in_flight_is_served_here(
-    house, next_child
+    fake, next_child
 ):
-    house.connect()
-    busy = house.connect()
+    fake.connect()
+    busy = fake.connect()
     busy.sendall(b"1\n2\n")
-    house.turn()
+    fake.turn()
     pass_on = next_child.pass_on
-    next_child.pass_on = lambda passing: (pass_on(passing), house.listener.drain())
-    house.listener.leave(next_child)
+    next_child.pass_on = lambda passing: (pass_on(passing), fake.listener.drain())
+    fake.listener.leave(next_child)
     for number in (b"1\n", b"2\n"):
-        house.waiting.pop().complete(number)
-        house.turn()
+        fake.waiting.pop().complete(number)
+        fake.turn()
     assert busy.recv(100) == b"1\n2\n"
     assert len(next_child.passed) == 1

@@ -52,7 +52,7 @@ class Bench:
         self.child = None
 
     def fork(self, monkeypatch, script="", drain_timeout=30.0):
-        monkeypatch.setattr(child_process, "Child", ScriptedChild)
+        child_process.Child = ScriptedChild  # `bench` restores it
         monkeypatch.setenv("SCRIPT", script)
         self.child = ChildProcess(
             self.loop,
@@ -98,7 +98,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench():
+def bench(restore_afterwards):
+    restore_afterwards(child_process)
     bench = Bench()
     yield bench
     bench.close()
@@ -234,11 +235,12 @@ class TestStatus:
         assert bench.child.how_it_ended.endswith("was killed: its status makes no sense")
 
 
-def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch):
+def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch, restore_afterwards):
     def fail(_):
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(child_process, "fork", fail)
+    restore_afterwards(child_process)
+    child_process.fork = fail
     with pytest.raises(OSError, match="Resource"):
         bench.fork(monkeypatch)
 

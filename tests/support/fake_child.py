@@ -1,4 +1,4 @@
-"""A Listener and its clients, without the rest of a child: for tests of both."""
+"""A child that is only a Listener and its clients, for tests of both; the test plays the rest."""
 
 import socket
 
@@ -9,8 +9,8 @@ from lonc.runtime.socket_file import SocketFile
 MAX_REQUEST = 1000
 
 
-class House:
-    """A Listener with the rest of the child played by the test: `waiting` are its transactions."""
+class FakeChild:
+    """`waiting` are the transactions that clients have asked for and that the test has not completed."""
 
     own_prefixes = (b"lonc:",)
 
