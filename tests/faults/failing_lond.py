@@ -1,4 +1,4 @@
-"""Londs that do one thing wrong: always the same at one step, or now and then whatever comes to mind.
+"""Londs with a fault: always the same one at one step, or random ones now and then.
 
 python failing_lond.py ADDRESS PORT SEED    now and then, in a process of its own, until TERM
 """

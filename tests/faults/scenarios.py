@@ -1,7 +1,6 @@
-"""What must hold whatever fails: each function brings it about, as large as it is told, asserts it, and
-returns the figures. The tests have small ones, the soak the whole.
+"""One function for each kind of fault: it causes the fault, asserts what must hold, and returns figures.
 
-All raise AssertionError.
+The tests call the functions with small numbers, the soak with large ones. All raise AssertionError.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Whoever is killed, and whenever: nothing that was promised is lost, nobody is left, others go on."""
+"""Client, child or parent is killed at any step: no saved request is lost and no process is left."""
 
 import itertools
 import os

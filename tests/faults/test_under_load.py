@@ -1,4 +1,4 @@
-"""What is done to a lonc that serves, and what it serves meanwhile."""
+"""Updates, reloads and hostile clients while other clients are served."""
 
 from faults import scenarios
 

@@ -4,7 +4,7 @@ from lonc.child.transaction import Transaction
 
 
 class Asked(Transaction):
-    """Its end is told to one of two callbacks, unless it is `abandoned` by then."""
+    """Calls `on_reply` or `on_failure` once when it ends, unless it is `abandoned` by then."""
 
     def __init__(self, request, on_reply, on_failure):
         self.request = request

@@ -1,4 +1,4 @@
-"""A lond that says what a test tells it to; each of its connections runs the script in a thread."""
+"""A lond that runs a script of the test for each connection, in a thread."""
 
 import contextlib
 import socket
