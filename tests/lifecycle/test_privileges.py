@@ -635,7 +635,7 @@ class TestWhatItNeeds:
         theirs.configuration.chmod(0o600)
         done = theirs.command("reload")
         assert done.returncode == 6
-        assert done.stderr.decode() == f"{theirs.configuration}: Permission denied\n"
+        assert done.stderr.decode() == f"lonc: {theirs.configuration}: Permission denied\n"
         assert len(family(theirs)) == 3
 
 
