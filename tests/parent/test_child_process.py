@@ -114,6 +114,7 @@ class TestWords:
     def test_what_it_says_once_it_is_to_be_killed_is_not(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "ready\nbye\n")
         child.kill("a reason")
+        child._heard(b"ready\n")
         bench.reap()
         assert bench.said == []
 
@@ -145,7 +146,7 @@ class TestDeadlines:
 
     def expect_kill_after(self, bench, seconds, why):
         bench.pass_time(seconds - 0.1)
-        assert not bench.is_killed()
+        assert bench.child._killed_for is None
         bench.pass_time(0.2)
         bench.turn_until(bench.is_killed)
         assert bench.child.how_it_ended == f"child {bench.child.pid} of l1 was killed: {why}"
@@ -158,7 +159,7 @@ class TestDeadlines:
         bench.fork(monkeypatch, "ready\n")
         bench.turn_until(lambda: bench.said)
         bench.pass_time(READY_WITHIN + 1)
-        assert not bench.is_killed()
+        assert bench.child._killed_for is None
 
     def test_it_must_leave(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "ready\n")
@@ -181,7 +182,7 @@ class TestDeadlines:
         bench.turn_until(lambda: bench.said)
         for _ in range(MAX_UNANSWERED):
             bench.pass_time(PING_EVERY)
-        assert not bench.is_killed()
+        assert bench.child._killed_for is None
         bench.pass_time(PING_EVERY)
         bench.turn_until(bench.is_killed)
         seconds = MAX_UNANSWERED * PING_EVERY
@@ -195,7 +196,7 @@ class TestDeadlines:
         child._heard(b"pong\n")
         for _ in range(MAX_UNANSWERED):
             bench.pass_time(PING_EVERY)
-        assert not bench.is_killed()
+        assert bench.child._killed_for is None
 
 
 class TestStatus:

@@ -1,6 +1,7 @@
 """Which hosts have a supervisor and a socket. No children are forked, but for those that are reaped."""
 
 import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,10 @@ class TestReplacing:
         assert served.names == {"l1": "l1.example.org", "l9": "l1.example.org", "l2": "l2"}
 
 
+def give_up(*_):
+    raise AssertionError("it waits for a child that runs")
+
+
 class TestChildren:
     def test_all_that_have_ended_are_reaped_and_strangers_too(self, bound):
         assert bound.childless
@@ -119,7 +124,13 @@ class TestChildren:
             os.read(readable, 1)
             os._exit(0)
         child = bound._children[pid] = FakeChild()
-        bound.reap()
+        signal.signal(signal.SIGALRM, give_up)
+        signal.alarm(20)
+        try:
+            bound.reap()
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         assert child.calls == []
         os.close(writable)
         os.close(readable)
