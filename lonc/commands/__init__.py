@@ -1,7 +1,8 @@
 """The command line.
 
-- `cli` parses the arguments and calls one function of:
-- `service` (start, stop, reload …), `status` (status, check-health, top …), `send` (send, ping) and
-  `delayed`;
-- `loading` reads configuration and table for all of them.
+- `cli` parses the arguments and runs one command;
+- `declarations` declares every command once, `usage` builds the parser from the declarations;
+- `service` (start, stop, reload …), `status` (status, check-health, top …), `send` (send, ping),
+  `delayed` and `demo` are the commands;
+- `loading` reads the configuration and hosts.tab, `output` prints errors, `progress` draws a bar.
 """

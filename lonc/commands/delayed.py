@@ -1,4 +1,4 @@
-"""The commands that look after delayed transactions, and after the keys they are sealed with."""
+"""The commands that manage delayed transactions and the keys that seal them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def keygen(options: argparse.Namespace) -> int:
 
 
 def _hand_over(file: Path, settings: Settings) -> None:
-    """Before the first start nothing shows whose it must be but the configuration."""
-    who = identity(settings)
-    if who is not None and os.geteuid() == 0:
-        hand_over(file, who, group=True)
+    """Give the key file to loncUser: before the first start, no directory shows its owner."""
+    user = identity(settings)
+    if user is not None and os.geteuid() == 0:
+        hand_over(file, user, group=True)
 
 
 def list_(options: argparse.Namespace) -> int:
@@ -62,7 +62,7 @@ def list_(options: argparse.Namespace) -> int:
     entries = admin.bad(settings) if options.bad else admin.waiting(settings)
     rows = [row for entry in entries if (row := _row(entry)) is not None]
     if not rows:
-        print("nothing is bad" if options.bad else "nothing waits")
+        print("no bad transactions" if options.bad else "no delayed transactions")
         return DONE
     rows.insert(0, ("NAME", "HOST", "AGE", "SIZE", "SEALED"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -73,7 +73,7 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
-    """None for what is gone."""
+    """The columns of `delayed list`; None if the file no longer exists."""
     try:
         found = os.lstat(entry.path)
     except OSError:
@@ -118,7 +118,7 @@ def reseal(options: argparse.Namespace) -> int:
 def requeue(options: argparse.Namespace) -> int:
     settings = load_settings(options)
     if bool(options.names) == options.all:
-        raise UsageError("requeue wants names, or --all")
+        raise UsageError("requeue needs names, or --all")
     names = options.names or [entry.path.name for entry in admin.bad(settings)]
     return _each(names, lambda text: admin.requeue(settings, admin.find(settings, text, True)))
 
@@ -126,35 +126,39 @@ def requeue(options: argparse.Namespace) -> int:
 def drop(options: argparse.Namespace) -> int:
     settings = load_settings(options)
     if bool(options.names) == (options.host is not None):
-        raise UsageError("drop wants names, or --host ID")
+        raise UsageError("drop needs names, or --host ID")
     names = options.names
     if not names:
         entries = admin.bad(settings) if options.bad else admin.waiting(settings)
         names = [entry.path.name for entry in entries if entry.host == options.host]
         if not names:
             host = options.host
-            raise UsageError(f"nothing of {host} is bad" if options.bad else f"nothing waits for {host}")
+            raise UsageError(
+                f"no bad transactions for {host}"
+                if options.bad
+                else f"no delayed transactions for {host}"
+            )
     find = partial(admin.find, settings, only_bad=options.bad)
     return _each(names, lambda text: admin.drop(settings, find(text)))
 
 
 def _each(names: Sequence[str], act: Callable[[str], str | None]) -> int:
-    """Do it to each, and tell what was done, or why not. Returns the exit status."""
+    """Call `act` with each name and print its result or error. Returns the exit status."""
     for text in names:
         if "/" in text:
-            raise UsageError(f"{text!r} is no name: it has a slash")
+            raise UsageError(f"{text!r} is not a name: it has a slash")
     statuses = {DONE}
     for text in names:
         shown = _shown(text)
         try:
-            said = act(text)
+            result = act(text)
         except (LoncError, OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             print_error(f"{shown}: {why}")
             statuses.add(error.exit_status if isinstance(error, LoncError) else FAILED)
         else:
-            if said is not None:
-                print(f"{shown}: {said}", flush=True)
+            if result is not None:
+                print(f"{shown}: {result}", flush=True)
     return FAILED if FAILED in statuses else max(statuses)
 
 

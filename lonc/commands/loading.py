@@ -1,4 +1,4 @@
-"""Configuration and hosts table, as the commands read them."""
+"""Reads the configuration and hosts.tab for the commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Loaded = tuple[Settings, list[Host]]
 
 
 def load(options: argparse.Namespace) -> Loaded:
-    """Both files; raises Misconfigured with the faults of both."""
+    """Read both files. Raises Misconfigured with the faults of both."""
     return loader(options)()
 
 
 def load_settings(options: argparse.Namespace) -> Settings:
-    """The configuration alone, where the table is of no matter; raises Misconfigured."""
+    """Read the configuration only. Raises Misconfigured."""
     settings, faults = read_settings(find_configuration(options.configuration, os.environ))
     if faults:
         raise Misconfigured(faults)
@@ -32,16 +32,16 @@ def load_settings(options: argparse.Namespace) -> Settings:
 
 
 def loader(options: argparse.Namespace) -> Callable[[], Loaded]:
-    """What reads both files, now and at each reload, wherever that may be."""
+    """A function that reads both files, now and at each reload, from any working directory."""
     file = find_configuration(options.configuration, os.environ)
-    # Where we are may be no more; then the file is not there either.
+    # The working directory may have been removed; then the file does not exist either.
     with contextlib.suppress(FileNotFoundError):
         file = file.absolute()
     return partial(read, file)
 
 
 def read(file: Path) -> Loaded:
-    """Configuration and table; raises Misconfigured with the faults of both."""
+    """Read the configuration `file` and hosts.tab. Raises Misconfigured with the faults of both."""
     settings, faults = read_settings(file)
     hosts, more = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
     more += [
@@ -55,9 +55,10 @@ def read(file: Path) -> Loaded:
 
 
 def tolerant(options: argparse.Namespace, complain: bool = True) -> Settings:
-    """The settings, as far as they can be read: a typo must not make a running daemon unstoppable.
+    """The settings without faults, so that a typo cannot prevent stopping a running daemon.
 
-    Raises Misconfigured where nobody can know which daemon is meant.
+    `complain`: print the faults. Raises Misconfigured if lonDaemons has a fault: then it is
+    unknown which daemon is meant.
     """
     settings, faults = read_settings(find_configuration(options.configuration, os.environ))
     if any(fault.text.startswith("lonDaemons:") for fault in faults):

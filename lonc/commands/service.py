@@ -1,4 +1,4 @@
-"""The commands that run the daemon, and what is asked of it."""
+"""The commands that run the daemon, send it orders, and check its files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from lonc.monitoring.status import describe_stray
 from lonc.parent.spool_scan import count_strays
 from lonc.spool import spool
 
-RELOAD_WITHIN = 600.0  # seconds; sixteen hosts at a time, and twenty seconds for one that hangs
+RELOAD_WITHIN = (
+    600.0  # seconds; a reload replaces sixteen children at a time, each within twenty seconds
+)
 
-# What only a command or two need is imported there.
+# Modules that only one or two commands need are imported there: the others start faster.
 
 
 def start(options: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def stop(options: argparse.Namespace) -> int:
     try:
         _, hosts = load(options)
     except Misconfigured:
-        hosts = []  # then nobody knows for sure which sockets are ours to clear away
+        hosts = []  # unknown which sockets are lonc's, so none is removed
     print(stop_daemon(settings, hosts))
     return DONE
 
@@ -63,7 +65,7 @@ def restart(options: argparse.Namespace) -> int:
 
 def order(name: str, options: argparse.Namespace) -> int:
     """Send the order `name` to the daemon, which answers with a text and an exit status."""
-    settings = tolerant(options, complain=False)  # of faults the daemon will tell
+    settings = tolerant(options, complain=False)  # the daemon reports the faults itself
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("it is not running")
@@ -105,28 +107,30 @@ def check(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _of_mode(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
-    """Where loncKeyMode can hardly do what is expected of it."""
+def _key_mode_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
+    """A sentence for each host or setting with which loncKeyMode cannot work."""
     from lonc.wire.key_exchange import LOCALHOST
 
     elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
     if settings.key_mode == LOCAL and elsewhere:
         yield f"loncKeyMode is local, and these are not at {LOCALHOST}: {', '.join(elsewhere[:10])}"
-    lonely = settings.key_mode == AUTO and settings.certificates is None and not settings.allow_insecure
-    if lonely and elsewhere:
-        yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be spoken to"
+    only_local = (
+        settings.key_mode == AUTO and settings.certificates is None and not settings.allow_insecure
+    )
+    if only_local and elsewhere:
+        yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be connected to"
 
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
-    """What is allowed, and yet hardly meant."""
+    """Warnings of settings and files that are valid but doubtful."""
     from lonc.monitoring.health import certificate_verdict
     from lonc.wire.key_exchange import require_certificates
 
     if not hosts:
         yield Fault(settings.hosts_file, None, "warning: no hosts")
-    for doubt in _of_mode(settings, hosts):
-        yield Fault(file, None, f"warning: {doubt}")
-    with contextlib.suppress(CannotStart):  # which is told beside the others
+    for warning in _key_mode_warnings(settings, hosts):
+        yield Fault(file, None, f"warning: {warning}")
+    with contextlib.suppress(CannotStart):  # reported as an obstacle to a start
         until = require_certificates(settings)
         if (
             until is not None

@@ -1,4 +1,4 @@
-"""The commands that tell how the daemon is doing."""
+"""The commands that show the state of the daemon and its hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
 
-# LSB's exit statuses of `status`.
+# The exit statuses that the LSB defines for `status`.
 STATUSES = {
     instance.State.RUNNING: 0,
     instance.State.DEAD: 1,
@@ -67,12 +67,15 @@ def _show(report: Report, options: argparse.Namespace, settings: Settings) -> No
 
 
 def _host(report: Report, named: str, settings: Settings) -> HostStatus:
+    """The status of the host `named`. Raises UsageError."""
     hosts = {host.host: host for host in report.hosts}
     if named in hosts:
         return hosts[named]
     table, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
     with contextlib.suppress(UsageError, KeyError):
-        return hosts[find_host(table, named, settings.hosts_file).name]  # an id will do
+        return hosts[
+            find_host(table, named, settings.hosts_file).name
+        ]  # `named` may be an id, or an alias of the host's name
     raise UsageError(f"{named} is not served{did_you_mean(named, hosts)}")
 
 
@@ -92,7 +95,7 @@ def threshold(text: str) -> Threshold:
 
 
 def check_health(options: argparse.Namespace) -> int:
-    """One line after the rules for plugins of Nagios, whatever happens; the exit status is the level."""
+    """Print one line as the rules for Nagios plugins say; the exit status is the level."""
     try:
         report = current(options)
     except NotRunning as error:
@@ -108,7 +111,7 @@ def check_health(options: argparse.Namespace) -> int:
 
 
 def current(options: argparse.Namespace) -> Report:
-    """How the daemon is doing; raises NotRunning, and LoncError where nobody can tell."""
+    """The daemon's report. Raises NotRunning, LoncError if the daemon does not answer."""
     settings = tolerant(options, complain=False)
     found = instance.find(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
@@ -122,17 +125,17 @@ def _ask(settings: Settings) -> Report:
     try:
         return Report.from_line(ask(settings, "status"))
     except ValueError:
-        raise LoncError("its answer makes no sense: is it of another version?") from None
+        raise LoncError("its answer cannot be read: is it of another version?") from None
 
 
 def _performance(report: Report, limits: Thresholds) -> list[str]:
-    """Performance data: name=value, unit, thresholds, least and most."""
+    """Performance data of Nagios: name=value, unit, warning, critical, minimum."""
     hosts = report.hosts
 
     def data(name: str, value: float, unit: str = "", limit: Threshold | None = None) -> str:
         bounds = (limit.warning, limit.critical) if limit is not None else ()
-        told = ["" if bound == float("inf") else f"{bound:g}" for bound in bounds] or ["", ""]
-        return f"{name}={value:.6g}{unit};{';'.join(told)};0"
+        texts = ["" if bound == float("inf") else f"{bound:g}" for bound in bounds] or ["", ""]
+        return f"{name}={value:.6g}{unit};{';'.join(texts)};0"
 
     return [
         data("hosts", len(hosts)),

@@ -162,7 +162,7 @@ def test_without_a_lonc_it_is_con_lost_and_why(machine, command):
     done = machine.command(*command)
     assert done.returncode == 1
     assert done.stdout.endswith(b"con_lost\n")
-    why = f"lonc: nobody listens at {machine.sockets}/l1: is lonc running?\n"
+    why = f"lonc: nothing listens at {machine.sockets}/l1: is lonc running?\n"
     assert done.stderr.decode() == why
 
 
@@ -172,7 +172,7 @@ def test_a_socket_that_one_may_not_use_is_con_lost_and_why(machine):
 
     def complaint():
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            send.complain(settings, "l1")
+            send.print_socket_error(settings, "l1")
         return said.getvalue()
 
     assert as_nobody(complaint) == f"lonc: cannot connect to {machine.sockets}/l1: Permission denied\n"

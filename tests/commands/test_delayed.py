@@ -124,8 +124,8 @@ class TestList:
         ]
 
     def test_nothing(self, machine, keys):
-        assert done(machine, "list") == (["nothing waits"], [])
-        assert done(machine, "list", "--bad") == (["nothing is bad"], [])
+        assert done(machine, "list") == (["no delayed transactions"], [])
+        assert done(machine, "list", "--bad") == (["no bad transactions"], [])
 
     def test_it_needs_no_key(self, machine, put, keys):
         put("1.0.1.put.l1", key="first")
@@ -161,7 +161,7 @@ class TestShow:
         _, why = done(machine, "show", "3.0.1.put.l1", status=2)
         assert why == ["lonc: 3.0.1.put.l1: there is no file of that name"]
         _, why = done(machine, "show", "bad/1.0.1.put.l1", status=2)
-        assert why == ["lonc: 'bad/1.0.1.put.l1' is no name: it has a slash"]
+        assert why == ["lonc: 'bad/1.0.1.put.l1' is not a name: it has a slash"]
         keys.chmod(0o644)
         _, (why,) = done(machine, "show", "1.0.1.put.l1", status=6)
         assert why.startswith(f"lonc: 1.0.1.put.l1: {keys}: its mode 0644 lets other users")
@@ -211,7 +211,7 @@ class TestRequeue:
     @pytest.mark.parametrize("arguments", [[], ["--all", "1.0.1.put.l1"]])
     def test_usage(self, machine, keys, arguments):
         _, why = done(machine, "requeue", *arguments, status=2)
-        assert why == ["lonc: requeue wants names, or --all"]
+        assert why == ["lonc: requeue needs names, or --all"]
 
 
 class TestDrop:
@@ -223,10 +223,10 @@ class TestDrop:
         assert why == ["lonc: 9.0.1.put.l1: there is no file of that name"]
         assert done(machine, "drop", "--host", "gone")[0] == ["3.0.1.put.gone: dropped"]
         _, why = done(machine, "drop", "--host", "gone", status=2)
-        assert why == ["lonc: nothing waits for gone"]
+        assert why == ["lonc: no delayed transactions for gone"]
         assert done(machine, "drop", "--bad", "--host", "gone")[0] == ["4.0.1.put.gone: dropped"]
         _, why = done(machine, "drop", "--bad", "--host", "gone", status=2)
-        assert why == ["lonc: nothing of gone is bad"]
+        assert why == ["lonc: no bad transactions for gone"]
         settings = machine.settings()
         assert [each.path.name for each in admin.waiting(settings)] == ["2.0.1.put.l1"]
         lines = settings.perm_log.read_text().splitlines()
@@ -239,7 +239,7 @@ class TestDrop:
     @pytest.mark.parametrize("arguments", [[], ["--host", "l1", "1.0.1.put.l1"]])
     def test_usage(self, machine, keys, arguments):
         _, why = done(machine, "drop", *arguments, status=2)
-        assert why == ["lonc: drop wants names, or --host ID"]
+        assert why == ["lonc: drop needs names, or --host ID"]
 
     def test_a_name_with_a_slash_drops_nothing(self, machine, put):
         path = put("1.0.1.put.l1")

@@ -1,4 +1,5 @@
-from datetime import datetime, timezone
+import dataclasses
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -84,6 +85,21 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
         ),
         ([well(delayed=1000)], Level.WARNING, "1 host, all healthy; 1000 delayed transactions wait"),
         ([], Level.WARNING, "no hosts; no requests are served"),
+        (  # exactly as many requests as a percentage needs
+            [well(done_by_minute=[10], failed_by_minute=[10])],
+            Level.CRITICAL,
+            "1 of 1 host is degraded: l1 has failed 50 % of its requests",
+        ),
+        (  # failures of six minutes ago
+            [well(done_by_minute=[0, 9, 9, 9, 9, 9], failed_by_minute=[90, 0, 0, 0, 0, 0])],
+            Level.OK,
+            "1 host, all healthy",
+        ),
+        (  # of a host that is DEAD, that is said, and not its failures
+            [well(), dataclasses.replace(DEAD, done_by_minute=[0], failed_by_minute=[90])],
+            Level.WARNING,
+            "1 of 2 hosts is degraded: l2 has been DEAD for 3 h",
+        ),
     ],
 )
 def test_what_is_said(hosts, level, sentence):
@@ -96,6 +112,31 @@ def test_strays_are_no_hosts_trouble():
     assert verdict.level is Level.WARNING
     told = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
     assert verdict.sentence == told
+
+
+@pytest.mark.parametrize(
+    ("left", "level", "text"),
+    [
+        (timedelta(days=14, seconds=1), Level.OK, "1 host, all healthy"),
+        (timedelta(days=14), Level.WARNING, "our certificate expires in 14 d"),
+        (timedelta(days=3, seconds=1), Level.WARNING, "our certificate expires in 3 d"),
+        (timedelta(days=3), Level.CRITICAL, "our certificate expires in 3 d"),
+        (timedelta(days=-5), Level.CRITICAL, "our certificate has expired 5 d ago"),
+    ],
+)
+def test_a_certificate_is_a_warning_two_weeks_and_critical_three_days_before_it_expires(
+    left, level, text
+):
+    until = (NOW + left).isoformat()
+    verdict = Health(dataclasses.replace(report(well()), certified_until=until), now=NOW)
+    assert verdict.level is level
+    assert verdict.sentence.split("; ")[-1] == text
+
+
+def test_one_rejected_transaction_is_a_warning():
+    verdict = Health(dataclasses.replace(report(well()), bad=1), now=NOW)
+    assert verdict.level is Level.WARNING
+    assert verdict.sentence == "1 host, all healthy; bad delayed transactions: 1"
 
 
 def test_the_worst_comes_first_and_the_others_as_they_stand_in_the_table():
@@ -113,7 +154,8 @@ def test_thresholds():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0, "0.0 ms"), (0.00016, "0.2 ms"), (0.25, "250 ms"), (1.24, "1.2 s"), (42.0, "42 s"),
+        (0.0, "0.0 ms"), (0.00016, "0.2 ms"), (0.0999, "99.9 ms"), (0.1, "100 ms"),
+        (0.25, "250 ms"), (1.24, "1.2 s"), (42.0, "42 s"),
         (119.0, "119 s"), (120.0, "2 m"), (7199.0, "120 m"), (7200.0, "2 h"), (180_000.0, "2 d"),
     ],
 )  # fmt: skip

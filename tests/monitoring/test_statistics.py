@@ -63,6 +63,21 @@ def test_a_minute_is_over_after_a_minute_and_the_hour_still_knows(statistics):
     assert sum(statistics.all_time(1e6).replies) == 5
 
 
+def test_a_reply_is_counted_for_a_minute_and_a_slot(statistics):
+    reply(statistics, 1000.0, 0.01)
+    for now in (1006.0, 1012.0, 1064.9):
+        assert sum(statistics.last_minute(now).replies) == 1
+    assert sum(statistics.last_minute(1065.0).replies) == 0
+
+
+def test_the_version_changes_when_a_reply_leaves_the_last_minute(statistics):
+    reply(statistics, 1000.0, 0.01)
+    before = statistics.version(1062.0)
+    assert statistics.report(1062.0)["last_minute"] is not None
+    assert statistics.report(1066.0)["last_minute"] is None
+    assert statistics.version(1066.0) != before
+
+
 def test_each_of_the_last_sixty_minutes(statistics):
     for minute in range(100):
         now = 1000.0 + 60 * minute
