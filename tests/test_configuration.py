@@ -346,3 +346,26 @@ def test_the_path_of_the_control_socket_must_fit(read):
     _, (fault,) = read(f"PerlSetVar lonHostID a1\nPerlSetVar lonDaemons {longest}x\n")
     assert fault.startswith(":2: lonDaemons: the socket path /xxx")
     assert fault.endswith("/logs/lonc.ctl is longer than 107 bytes")
+
+
+def test_certificates_are_all_four_settings_or_none():
+    directory, file = Path("/d"), Path("f.pem")
+    partly = Settings(certificate_directory=directory, certificate=file, private_key=file)
+    assert partly.certificates is None
+    whole = Settings(
+        certificate_directory=directory,
+        certificate=file,
+        private_key=file,
+        authority=file,
+        key_mode="ssl",
+    )
+    assert whole.needed_certificates == whole.certificates == (Path("/d/f.pem"),) * 3
+
+
+@pytest.mark.parametrize("mode", ["classic", "insecure", "local"])
+def test_other_modes_need_no_certificates(mode):
+    file = Path("f.pem")
+    settings = Settings(
+        certificate_directory=file, certificate=file, private_key=file, authority=file, key_mode=mode
+    )
+    assert settings.needed_certificates is None

@@ -127,3 +127,28 @@ def test_a_host_is_the_same_on_whatever_line_it_stands(tmp_path):
     one, other = (read_hosts(tmp_path / name, SOCKETS)[0] for name in ("one", "other"))
     assert one[0] == other[0]
     assert one[0] != other[1]
+
+
+class TestHostsOfOneDnsName:
+    """With loncSocketName dns."""
+
+    def read(self, tmp_path, text):
+        file = tmp_path / "hosts.tab"
+        file.write_text(text)
+        hosts, faults = read_hosts(file, SOCKETS, by_dns=True)
+        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+
+    def test_they_are_one_record_with_all_ids(self, tmp_path):
+        hosts, faults = self.read(tmp_path, "a:d:r:x:127.0.0.1\nb:d:r:y\nc:d:r:x:127.0.0.1\n")
+        assert faults == []
+        assert [(host.name, host.id, host.ids) for host in hosts] == [
+            ("x", "a", ("a", "c")),
+            ("y", "b", ("b",)),
+        ]
+        assert find_host(hosts, "c", Path("/t")) is hosts[0]
+        assert find_host(hosts, "x", Path("/t")) is hosts[0]
+
+    def test_they_have_one_address(self, tmp_path):
+        hosts, faults = self.read(tmp_path, "a:d:r:x:127.0.0.1\nc:d:r:x:127.0.0.2\n")
+        assert [host.ids for host in hosts] == [("a",)]
+        assert faults == [":2: c and a have the same DNS name, but different addresses"]

@@ -31,7 +31,9 @@ def settings(machine):
     machine.sockets.mkdir(mode=0o750)
     settings, faults = read_settings(machine.configuration)
     assert faults == []
-    return replace(settings, queue_timeout=1.0, request_timeout=5.0)  # so that a failed test ends soon
+    return replace(
+        settings, connect_timeout=0.5, queue_timeout=0.5, request_timeout=2.0
+    )  # a failed test ends soon
 
 
 @pytest.fixture

@@ -228,6 +228,12 @@ class TestResealing:
         admin.reseal(keys, entry(settings))  # there is nothing to do
         assert time.time() - begun < 0.2
 
+    def test_a_file_from_the_future_is_not_waited_for(self, settings, keys, file, monkeypatch):
+        monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+        later = time.time() + 3600
+        os.utime(file(), (later, later))
+        assert admin.reseal(keys, entry(settings)) == "sealed with first"
+
     def test_another_that_is_writing_is_not_disturbed(self, settings, keys, directory, file):
         file()
         (directory / f".{NAME}").write_bytes(b"its own")
@@ -270,7 +276,33 @@ class TestResealing:
         assert done == [f".{NAME}", "rename", "delayed"]
 
 
+def synced(monkeypatch):
+    """The names of what is synced to the disk from now on."""
+    names = []
+    fsync = os.fsync
+
+    def note(fd):
+        names.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return names
+
+
 class TestRequeueing:
+    def test_the_disk_has_its_new_name(self, settings, file, monkeypatch):
+        file(name=f"bad/{NAME}")
+        names = synced(monkeypatch)
+        admin.requeue(settings, entry(settings))
+        assert names == ["delayed"]
+
+    def test_a_broken_link_is_not_replaced(self, settings, directory, file):
+        file(name=f"bad/{NAME}.1")
+        (directory / NAME).symlink_to("nowhere")
+        with pytest.raises(LoncError, match=" exists"):
+            admin.requeue(settings, entry(settings, f"{NAME}.1"))
+        assert (directory / NAME).is_symlink()
+
     def test_it_waits_under_its_own_name(self, settings, directory, file):
         file(b"one\n", f"bad/{NAME}")
         file(b"two\n", "bad/2.0.1.put.l1.3")
@@ -326,6 +358,27 @@ class TestDropping:
                 admin.drop(settings, entry(settings))
         assert path.exists()
         assert records(settings) == []
+
+    def test_the_disk_no_longer_has_it(self, settings, file, monkeypatch):
+        file()
+        names = synced(monkeypatch)
+        admin.drop(settings, entry(settings))
+        assert names == ["delayed"]
+
+    def test_a_lock_for_reading_is_a_lock(self, settings, file):
+        path = file()
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_SH)
+            with pytest.raises(LoncError, match="it is in flight"):
+                admin.drop(settings, entry(settings))
+        assert path.exists()
+
+    def test_a_link_is_not_followed(self, settings, directory, tmp_path):
+        secret = tmp_path / "secret"
+        secret.write_bytes(b"put:x\n")
+        (directory / NAME).symlink_to(secret)
+        with pytest.raises(OSError, match="symbolic links"):
+            admin.request(settings, entry(settings))
 
     def test_what_cannot_be_recorded_is_told(self, settings, file):
         settings.log_directory.rmdir()
