@@ -40,7 +40,7 @@ def test_forks_that_fail_are_said_and_leave_nobody_behind(restore_afterwards, tm
     file = tmp_path / "group"
     failing = (
         "import os, signal, sys\n"
-        "children = [os.fork() or signal.pause() for _ in range(int(sys.argv[2]))]\n"
+        "children = [os.fork() or (os.close(1), signal.pause()) for _ in range(int(sys.argv[2]))]\n"
         "open(sys.argv[1], 'w').write(' '.join(map(str, children)))\n"
         "1 / 0"
     )
