@@ -1,4 +1,4 @@
-"""`python -m lonc`: the command line, where `bin/lonc` is not on the path."""
+"""`python -m lonc`: the same command line as `lonc`."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""To try lonc on one machine.
+"""Demonstrations of lonc on one machine.
 
-- `tour` shows lonc at work, step by step;
-- `lond` is a small lond; `store` keeps its users' data; `certificate_authority` makes its certificates.
+- `tour` runs three londs and a daemon, and checks what lonc does, step by step;
+- `lond` is a small lond; `store` is its database; `certificate_authority` issues its certificates.
 """

@@ -1,4 +1,4 @@
-"""A certificate authority made on the spot, to try TLS on this machine. Nothing real may rely on it."""
+"""A temporary certificate authority for demonstrations and tests of TLS. Not for production."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-A_DAY = timedelta(days=1)
+ONE_DAY = timedelta(days=1)
 KEY_MODE = 0o600
 
 
 class Authority:
-    """Its own key is never written anywhere."""
+    """A certificate authority with a self-signed certificate, valid for a day.
+
+    Its private key exists in memory only.
+    """
 
     def __init__(self, name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named(name)
+        self._name = _x509_name(name)
         self._certificate = (
-            _begun(self._name, self._key, self._name, A_DAY)
+            _certificate_builder(self._name, self._key, self._name, ONE_DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self._key, hashes.SHA256())
         )
 
     def write(self, file: Path) -> None:
-        """What others know it by."""
+        """Write the certificate of the authority, as PEM."""
         file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, host: str, certificate: Path, key: Path, until: timedelta = A_DAY) -> None:
-        """A certificate for the host of that DNS name, and its private key, which only we can read."""
+    def issue(self, host: str, certificate: Path, key: Path, until: timedelta = ONE_DAY) -> None:
+        """Write a certificate for the DNS name `host`, and its private key, both as PEM.
+
+        `until`: the time from now after which the certificate has expired. Only this process's user can
+        read the key file, which must not exist yet. Raises OSError.
+        """
         private = ec.generate_private_key(ec.SECP256R1())
         issued = (
-            _begun(_named(host), private, self._name, until)
+            _certificate_builder(_x509_name(host), private, self._name, until)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -50,11 +57,11 @@ class Authority:
             )
 
 
-def _named(name: str) -> x509.Name:
+def _x509_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _begun(
+def _certificate_builder(
     name: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name, until: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(timezone.utc)
@@ -64,6 +71,6 @@ def _begun(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 2 * A_DAY)
+        .not_valid_before(now - 2 * ONE_DAY)
         .not_valid_after(now + until)
     )

@@ -1,10 +1,10 @@
-"""A small lond for this machine, to try lonc on: its side of the dialogues, and a few commands.
+"""A small lond for demonstrations and tests: lond's side of the dialogues, and a few commands.
 
-    ping                     this lond's host id, of several the one that was set last
+    ping                     the host id of this lond; if it has several, the one set last by sethost
     pong                     the client's host id
-    version                  ours
-    sethost:ID               ok if that is its host id, or one of them
-    sethost:ID:X             what it says to X, after that
+    version                  the version of lonc
+    sethost:ID               ok if ID is a host id of this lond, else refused
+    sethost:ID:X             sets ID, then the reply to X
     load                     the load average of the last minute
     echo:X                   X
     put:D:U:NS:k=v&k=v       ok
@@ -13,10 +13,10 @@
     dump:D:U:NS              k=v&k=v
     auth:D:U:P               authorized if P is what put:D:U:passwd:password=P stored, else
                              non_authorized; refused unless it came encrypted
-    connections              NOW:MOST, how many clients there are and were at most
+    connections              NOW:MOST, the number of connections now, and the highest so far
     anything else            unknown_cmd
 
-Values are bytes, escaped by whoever needs it; they live in SQLite, in memory unless a file is named.
+Values are bytes and are stored as they were sent. They are kept in SQLite: in memory, or in a file.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ from lonc.runtime.socket_file import RETRY_ACCEPT
 from lonc.wire.cipher import KEY_BYTES, LineCipher, shared_key
 from lonc.wire.tls import Tunnel, server_context
 
-BUILD_KEY_BYTES = 15  # 30 digits, as the original's
+BUILD_KEY_BYTES = 15  # 30 hex digits, as the original lond's
 BACKLOG = 128
 
 
 class DemoLond:
-    """Serves as `host` of the table, at its address and `londPort`, until TERM or INT.
+    """A lond for `host`, listening at the host's address and `londPort`.
 
-    Its clients are taken to be the machine of `lonHostID`. Raises CannotStart.
+    `database`: a file for the data; None keeps them in memory. Every client is assumed to be the machine
+    of `lonHostID`. Raises CannotStart if the host has no address or if listening fails.
     """
 
     def __init__(self, host: Host, settings: Settings, database: Path | None) -> None:
@@ -63,12 +64,14 @@ class DemoLond:
         self.ids = [id_.encode() for id_ in host.ids]
         self.host_id = host.id
         self.client_id = settings.host_id
-        self.max_line = 2 * max(settings.max_request, settings.max_reply) + 64  # enc: doubles a line
+        self.max_line = (
+            2 * max(settings.max_request, settings.max_reply) + 64
+        )  # hex digits double a line's length
         self.sessions: set[Session] = set()
-        self.most = 0
-        self.data = Store(database)
+        self.most_sessions = 0
+        self.store = Store(database)
         self._loop = EventLoop()
-        self._where = f"{host.address} port {settings.lond_port}"
+        self._listen_address = f"{host.address} port {settings.lond_port}"
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,18 +79,19 @@ class DemoLond:
             self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()
-            self.data.close()
-            raise CannotStart(f"cannot listen at {self._where}: {error.strerror}") from error
+            self.store.close()
+            raise CannotStart(f"cannot listen at {self._listen_address}: {error.strerror}") from error
         self._watch = self._loop.watch(self._socket, self._accept)
 
     def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then close every connection and the database."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(signum, self._loop.stop)
-        print(f"{self.host_id} listens at {self._where}", flush=True)
+        print(f"{self.host_id} listens at {self._listen_address}", flush=True)
         self._loop.run()
         for session in list(self.sessions):
             session.close()
-        self.data.close()
+        self.store.close()
         self._socket.close()
         self._loop.close()
 
@@ -96,36 +100,40 @@ class DemoLond:
             connection, _ = self._socket.accept()
         except BlockingIOError:
             return
-        except OSError:  # of descriptors or memory there is none left: wait for some
+        except OSError:  # out of descriptors or memory: try again after a delay
             self._watch.want(read=False)
             self._loop.after(RETRY_ACCEPT, lambda: self._watch.want(read=True))
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions.add(Session(self, self._loop, connection))
-        self.most = max(self.most, len(self.sessions))
+        self.most_sessions = max(self.most_sessions, len(self.sessions))
 
 
 class Session:
-    """One client. `_hear` is what takes its next line: init, the challenge, ekey, then requests."""
+    """One client's connection.
+
+    `_handle_line` handles the next line; the handlers follow the dialogue: init, challenge, ekey, then
+    requests.
+    """
 
     def __init__(self, lond: DemoLond, loop: EventLoop, connection: socket.socket) -> None:
         self._lond = lond
         self._id = lond.ids[0]
         self._challenge = b"%d%d\n" % (os.getpid(), time.time())
         self._cipher: LineCipher | None = None
-        self._tunnel: Tunnel | None = None  # while what comes may be TLS
+        self._tunnel: Tunnel | None = None  # only during the key exchange in TLS
         self._lines = LineBuffer(lond.max_line)
-        self._hear: Callable[[bytes], None] = self._hear_init
-        self._channel = Channel(loop, connection, self._line, self.close, lines=self)
+        self._handle_line: Callable[[bytes], None] = self._on_init
+        self._channel = Channel(loop, connection, self._on_line, self.close, lines=self)
 
     def feed(self, data: bytes) -> None:
-        """What has come, if need be through TLS."""
+        """Take bytes from the channel; during the key exchange in TLS, pass them through the tunnel."""
         if self._tunnel is not None:
             try:
                 data = self._tunnel.receive(data)
             except ProtocolError as error:
                 print(f"closed a connection: {error}", flush=True)
-                self._channel.send(self._tunnel.data_to_send())  # which tells the other side why
+                self._channel.send(self._tunnel.data_to_send())  # the TLS alert with the reason
                 self.close()
                 return
             if out := self._tunnel.data_to_send():
@@ -137,75 +145,75 @@ class Session:
     def next_line(self) -> bytes | bytearray | None:
         return self._lines.next_line()
 
-    def _line(self, line: bytes) -> None:
-        self._hear(line)
+    def _on_line(self, line: bytes) -> None:
+        self._handle_line(line)
 
-    def _hear_init(self, line: bytes) -> None:
+    def _on_init(self, line: bytes) -> None:
         word, _, more = line[:-1].partition(b":")
         mode, _, rest = more.partition(b":")
         if word != b"init":
             self._refuse()
         elif mode == b"local":
-            self._agree_by_file(rest.rpartition(b":")[0])
+            self._use_key_file(rest.rpartition(b":")[0])
         elif mode == b"ssl" and self._lond.context is not None:
             key = secrets.token_hex(KEY_BYTES).encode()
             self._channel.send(b"ok:ssl\n")
             self._tunnel = Tunnel(self._lond.context, None, key)
-            self._agreed(key)
-        elif self._lond.allow_insecure:  # also where there is no certificate
+            self._key_agreed(key)
+        elif self._lond.allow_insecure:  # also the answer to init:ssl if there is no certificate
             self._channel.send(self._challenge)
-            self._hear = self._hear_challenge
+            self._handle_line = self._on_challenge
         else:
             self._refuse()
 
-    def _agree_by_file(self, file: bytes) -> None:
+    def _use_key_file(self, file: bytes) -> None:
         try:
             key = _take_key(file)
         except (OSError, ValueError) as error:
-            print(f"the key file {os.fsdecode(file)!r} does not do: {error}", flush=True)
+            print(f"the key file {os.fsdecode(file)!r} is rejected: {error}", flush=True)
             self._refuse()
         else:
             self._channel.send(b"ok:local\n")
-            self._agreed(key)
+            self._key_agreed(key)
 
-    def _agreed(self, key: bytes) -> None:
+    def _key_agreed(self, key: bytes) -> None:
         self._cipher = LineCipher(bytes.fromhex(key.decode()))
-        self._hear = self._hear_request
+        self._handle_line = self._on_request
 
-    def _hear_challenge(self, line: bytes) -> None:
+    def _on_challenge(self, line: bytes) -> None:
         if line == self._challenge:
             self._channel.send(b"ok\n")
-            self._hear = self._hear_ekey
+            self._handle_line = self._on_ekey
         else:
             self._refuse()
 
-    def _hear_ekey(self, line: bytes) -> None:
+    def _on_ekey(self, line: bytes) -> None:
         if line == b"ekey\n":
             build_key = secrets.token_hex(BUILD_KEY_BYTES).upper().encode() + b"\n"
             self._channel.send(build_key)
             key = shared_key(self._lond.host_id, self._lond.client_id, build_key)
             self._cipher = LineCipher(key)
-            self._hear = self._hear_request
+            self._handle_line = self._on_request
         elif line.startswith((b"version\n", b"sethost:")):
-            self._hear_request(line)
+            self._on_request(line)
         else:
             self._refuse()
 
-    def _hear_request(self, line: bytes) -> None:
+    def _on_request(self, line: bytes) -> None:
         if line.startswith(b"sethost:"):
-            _, id_, *behind = line[:-1].split(b":", 2)
+            _, id_, *request_behind = line[:-1].split(b":", 2)
             if id_ not in self._lond.ids:
                 self._channel.send(b"refused\n")
                 return
             self._id = id_
-            if not behind:
+            if not request_behind:
                 self._channel.send(b"ok\n")
                 return
-            line = behind[0] + b"\n"
+            line = request_behind[0] + b"\n"
         if not line.startswith(b"enc:"):
             self._channel.send(self._reply(line[:-1], encrypted=False) + b"\n")
             return
-        if self._cipher is None:  # `sethost:ID:enc:...` before the key is agreed upon
+        if self._cipher is None:  # `sethost:ID:enc:...` in place of ekey: there is no key yet
             self._refuse()
             return
         try:
@@ -230,37 +238,37 @@ class Session:
                 case b"load":
                     return b"%.2f" % os.getloadavg()[0]
                 case b"connections":
-                    return b"%d:%d" % (len(self._lond.sessions), self._lond.most)
+                    return b"%d:%d" % (len(self._lond.sessions), self._lond.most_sessions)
                 case b"put" | b"get" | b"del" | b"dump":
-                    return self._data(command, rest.split(b":", 3))
+                    return self._data_reply(command, rest.split(b":", 3))
                 case b"auth":
-                    return self._auth(rest.split(b":", 2)) if encrypted else b"refused"
+                    return self._auth_reply(rest.split(b":", 2)) if encrypted else b"refused"
         except ValueError:
             return b"error: %b has too few fields" % command
         except sqlite3.Error as error:
             return f"error: {error}".encode()
         return b"unknown_cmd"
 
-    def _data(self, command: bytes, fields: list[bytes]) -> bytes:
-        kept = self._lond.data
+    def _data_reply(self, command: bytes, fields: list[bytes]) -> bytes:
+        store = self._lond.store
         if command == b"dump":
             domain, user, namespace = fields
-            return b"&".join(b"%b=%b" % item for item in kept.dump([domain, user, namespace]))
+            return b"&".join(b"%b=%b" % item for item in store.dump([domain, user, namespace]))
         *place, data = fields
         if len(place) != 3:
             raise ValueError
         words = data.split(b"&")
         if command == b"get":
-            return b"&".join(kept.get(place, key) for key in words)
+            return b"&".join(store.get(place, key) for key in words)
         if command == b"put":
-            kept.put(place, [(key, value) for key, _, value in (w.partition(b"=") for w in words)])
+            store.put(place, [(key, value) for key, _, value in (w.partition(b"=") for w in words)])
         else:
-            kept.delete(place, words)
+            store.delete(place, words)
         return b"ok"
 
-    def _auth(self, fields: list[bytes]) -> bytes:
+    def _auth_reply(self, fields: list[bytes]) -> bytes:
         domain, user, password = fields
-        stored = self._lond.data.get([domain, user, b"passwd"], b"password")
+        stored = self._lond.store.get([domain, user, b"passwd"], b"password")
         matches = stored != b"" and secrets.compare_digest(stored, password)
         return b"authorized" if matches else b"non_authorized"
 
@@ -274,15 +282,15 @@ class Session:
 
 
 def _take_key(file: bytes) -> bytes:
-    """The key in hex from the file that lonc has made for us, which then is no more.
+    """Read the key, in hex, from the file that lonc wrote, and remove the file.
 
-    Raises OSError, ValueError.
+    Raises OSError, and ValueError if the file does not hold a key or if other users can access it.
     """
     fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ValueError("it is no file that its owner alone can read")
+        attributes = os.fstat(fd)
+        if not stat.S_ISREG(attributes.st_mode) or attributes.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError("it is not a regular file that only its owner can access")
         key = os.read(fd, 2 * KEY_BYTES + 1)
     finally:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""The data of users that the loopback lond keeps, in SQLite."""
+"""The database of the small lond: the data of its users, in SQLite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from lonc.errors import CannotStart
 
 
 class Store:
-    """The data of users: (domain, user, namespace, key) -> value, all bytes."""
+    """Values by (domain, user, namespace, key); all of them bytes.
+
+    `database`: an SQLite file, or None to keep the data in memory. Raises CannotStart if it cannot be
+    opened; the other methods raise sqlite3.Error. `place` is always [domain, user, namespace].
+    """
 
     def __init__(self, database: Path | None) -> None:
         try:
@@ -22,7 +26,7 @@ class Store:
             raise CannotStart(f"cannot use the database {database}: {error}") from error
 
     def close(self) -> None:
-        """Since Python 3.13 a connection that is left open is reported on standard error."""
+        """Close the database: since Python 3.13 an unclosed one is reported on standard error."""
         self._sqlite.close()
 
     def put(self, place: list[bytes], items: list[tuple[bytes, bytes]]) -> None:
@@ -32,12 +36,12 @@ class Store:
             self._sqlite.executemany("INSERT OR REPLACE INTO item VALUES (?, ?, ?, ?, ?)", rows)
 
     def get(self, place: list[bytes], key: bytes) -> bytes:
-        """The value, empty if there is none."""
-        found = self._sqlite.execute(
+        """Return the value, or b"" if the key is missing."""
+        row = self._sqlite.execute(
             "SELECT value FROM item WHERE domain = ? AND user = ? AND namespace = ? AND key = ?",
             (*place, key),
         ).fetchone()
-        return b"" if found is None else bytes(found[0])
+        return b"" if row is None else bytes(row[0])
 
     def delete(self, place: list[bytes], keys: list[bytes]) -> None:
         with self._sqlite:

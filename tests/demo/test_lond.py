@@ -11,7 +11,7 @@ from lonc.wire.cipher import LineCipher, shared_key
 
 
 class Lonc:
-    """The client's side of the dialogue, by hand."""
+    """lonc's side of the dialogue, one line at a time."""
 
     def __init__(self, machine):
         self.socket = socket.create_connection((machine.address(1), machine.port), timeout=10)
@@ -54,7 +54,7 @@ def lonc(connect):
     return connect().greet()
 
 
-def test_who_is_who(lonc):
+def test_host_ids_version_load_and_echo(lonc):
     assert lonc.say(b"ping") == b"l1"
     assert lonc.say(b"pong") == b"a1"
     assert lonc.say(b"version")
@@ -98,7 +98,7 @@ def test_connections_now_and_at_most(connect):
 
 
 @pytest.mark.parametrize("lines", [[b"hello"], [b"init", b"wrong"], [b"enc:x"]])
-def test_whoever_breaks_the_dialogue_is_refused(connect, lines):
+def test_a_client_that_breaks_the_dialogue_is_refused(connect, lines):
     lonc = connect()
     for line in lines:
         answer = lonc.say(line)
@@ -131,7 +131,7 @@ def test_data_survive_in_a_file(machine):
         assert lond.wait(10) == 0
 
 
-def test_what_it_cannot_serve_is_a_sentence(machine):
+def test_each_reason_not_to_start_is_a_sentence(machine):
     machine.start_lond("l1")
     done = machine.command("lond", "l1")
     assert done.returncode == 1
@@ -175,7 +175,7 @@ class TestTheLaterDialogue:
         file.chmod(mode)
         return file
 
-    def test_a_key_from_a_file_which_is_no_more_then(self, connect, tmp_path):
+    def test_a_key_file_is_used_and_removed(self, connect, tmp_path):
         lonc, file = connect(), self.key_file(tmp_path)
         assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"ok:local"
         assert not file.exists()
@@ -185,19 +185,19 @@ class TestTheLaterDialogue:
         assert lonc.say_encrypted(b"echo:x") == b"x"
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-    def test_a_key_file_that_others_can_read_is_refused_and_left_alone(self, connect, tmp_path, mode):
+    def test_a_key_file_that_others_can_read_is_refused_and_not_removed(self, connect, tmp_path, mode):
         lonc, file = connect(), self.key_file(tmp_path, mode=mode)
         assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"refused"
         assert lonc.socket.recv(1) == b""
         assert file.exists()
 
     @pytest.mark.parametrize("content", [b"", b"0" * 31, b"0" * 33, b"g" * 32, b"0" * 32 + b"\n"])
-    def test_what_is_no_key_is_refused_and_left_alone(self, connect, tmp_path, content):
+    def test_a_file_without_a_key_is_refused_and_not_removed(self, connect, tmp_path, content):
         lonc, file = connect(), self.key_file(tmp_path, content)
         assert lonc.say(b"init:local:%b:1" % os.fsencode(file)) == b"refused"
         assert file.read_bytes() == content
 
-    def test_what_is_no_file_is_refused(self, connect, tmp_path):
+    def test_a_path_that_is_not_a_regular_file_is_refused(self, connect, tmp_path):
         link, fifo = tmp_path / "link", tmp_path / "fifo"
         link.symlink_to(self.key_file(tmp_path))
         os.mkfifo(fifo, 0o600)
@@ -216,7 +216,7 @@ class TestTheLaterDialogue:
         lonc.cipher = LineCipher(shared_key("l1", "a1", build_key + b"\n"))
         assert lonc.say_encrypted(b"echo:x") == b"x"
 
-    def test_without_a_certificate_it_answers_as_an_old_one(self, connect):
+    def test_without_a_certificate_it_replies_to_init_ssl_with_a_challenge(self, connect):
         assert connect().say(b"init:ssl:2.11").isdigit()
 
     def test_a_request_for_one_id(self, lonc):
@@ -236,8 +236,8 @@ def test_where_insecure_is_not_allowed_it_is_refused(machine):
         lonc.socket.close()
 
 
-def test_it_ends_without_a_word(machine):
-    """Python reports what was left open on standard error: since 3.13 also a database."""
+def test_it_ends_without_output(machine):
+    """Python reports unclosed files on standard error: since 3.13 also a database."""
     command = [*LONC, "-c", machine.configuration, "lond", "l1"]
     lond = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert lond.stdout.readline().startswith(b"l1 listens at ")

@@ -12,7 +12,7 @@ from support.machine import BIN_LONC, eventually
 
 
 def processes_of(directory):
-    """Whoever has that directory in its command line or among its open files: titles hide the former."""
+    """Pids of processes that name the directory in their command line or have it or its files open."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -28,14 +28,14 @@ def processes_of(directory):
 
 @pytest.fixture
 def tmp_path():
-    """A short one: the tour makes a directory in it, and sockets in that."""
+    """A short path: sockets are made two directories below it, and their paths are limited."""
     with tempfile.TemporaryDirectory(prefix="lonc-", dir="/tmp") as directory:
         yield Path(directory)
 
 
 @pytest.fixture
 def demo(tmp_path):
-    """The tour, with its temporary directory below ours, so that what it leaves can be seen."""
+    """The tour, with `tmp_path` as its TMPDIR, so that leftovers can be found."""
     process = subprocess.Popen(
         [sys.executable, BIN_LONC, "demo"],  # as a user does: an interruption may come anywhere
         stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ def test_the_tour_holds_and_leaves_nothing_behind(demo, tmp_path):
         "200 clients",
         "killed",
         "demo4",
-        "said in TLS",
+        "exchanged in TLS",
         "another authority",
         "stopped",
     ):
@@ -83,6 +83,6 @@ def test_interrupted_it_leaves_nothing_behind_either(demo, tmp_path, signum, lin
     _, err = demo.communicate(timeout=60)
     if demo.returncode != 0:  # the tour may have been over already
         assert demo.returncode == 130
-        assert err == b"\nlonc: interrupted; everything is ended and removed\n"
+        assert err == b"\nlonc: interrupted; all processes are ended and all files removed\n"
     assert os.listdir(tmp_path) == []
     eventually(lambda: processes_of(tmp_path) == [])
