@@ -134,9 +134,13 @@ class Settings:
     retry_max_delay: float = setting(
         "loncRetryMaxDelay", "60", seconds(0.1, 86400),
         help="The longest time between two connection attempts.")
+    lookup_timeout: float = setting(
+        "loncLookupTimeout", "20", seconds(0.1, 3600),
+        help="The longest time to resolve a host's name. If its addresses are known from an earlier"
+             " lookup, they are used after 1.8 seconds without an answer.")
     connect_timeout: float = setting(
         "loncConnectTimeout", "5", seconds(0.1, 3600),
-        help="The longest time to resolve a host's name, and to connect to each of its addresses.")
+        help="The longest time to connect to each of a host's addresses.")
     handshake_timeout: float = setting(
         "loncHandshakeTimeout", "10", seconds(0.1, 3600),
         help="The longest time from a TCP connection until it can carry requests.")

@@ -48,6 +48,7 @@ from random import Random
 from setproctitle import setproctitle
 
 from lonc.child.client import Client
+from lonc.child.connector import Connector
 from lonc.child.handover import Handover, Succession
 from lonc.child.history import History
 from lonc.child.listener import Listener
@@ -113,12 +114,12 @@ class Child:
             self.make_lond_connection,
             self._pool_changed,
         )
-        self._find = self._make_find()
         self._key_exchange = KeyExchange(host, settings)
-        self._timeouts = Timeouts(
-            settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
-        )
+        self._timeouts = Timeouts(settings.handshake_timeout, settings.request_timeout)
         self._history = History(self._loop, self._pool.state)
+        self._connector = Connector(
+            self._loop, self._make_find(), settings.bind_address, settings.connect_timeout
+        )
         self._memory_limit = MemoryLimit(
             settings.max_buffered, self._holders, self._history.record_error
         )
@@ -200,8 +201,7 @@ class Child:
                 self._key_exchange.choose,
                 several_ids=len(self._host.ids) > 1,
             ),
-            self._find,
-            self._settings.bind_address,
+            self._connector,
             self._timeouts,
             on_ready=self._connection_ready,
             on_idle=self._pool.server_to_idle,
@@ -305,7 +305,15 @@ class Child:
         if host.address is not None:
             return fixed_address(host.address, settings.lond_port)
         ipv4_only = settings.bind_address is not None
-        return Resolver(self._loop, host.dnsname, settings.lond_port, ipv4_only).find
+        resolver = Resolver(
+            self._loop,
+            host.dnsname,
+            settings.lond_port,
+            ipv4_only,
+            settings.lookup_timeout,
+            self._history.record_error,
+        )
+        return resolver.find
 
     # The end: after `drain` or `leave`, or of an on-demand child after `loncIdleTimeout`.
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 import socket
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from lonc.child.resolver import Address, OnFound
+from lonc.child.connector import Attempt, Connector
 from lonc.child.transaction import Transaction
 from lonc.errors import ProtocolError
-from lonc.runtime.event_loop import READ, WRITE, EventLoop, Watch
+from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
 
@@ -25,7 +22,6 @@ _IDLE = State.IDLE  # a global is found faster than a member, and every reply ne
 class Timeouts:
     """In seconds."""
 
-    connect: float  # for finding the addresses, and for connecting to each
     dialogue: float  # from connected to Idle
     request: float  # from the start of a request to the end of its reply
 
@@ -33,8 +29,7 @@ class Timeouts:
 class LondConnection:
     """Connects, carries one transaction at a time, and closes at the first error or timeout.
 
-    `find(on_found)` finds lond's addresses, which are tried in order. `bind_address` is the local
-    address to connect from, or None.
+    `connector` makes its TCP connection.
 
     Callbacks:
 
@@ -46,12 +41,10 @@ class LondConnection:
     """
 
     __slots__ = (
-        "_addresses",
         "_alarm",
-        "_bind_address",
+        "_attempt",
+        "_connector",
         "_deadline",
-        "_failures",
-        "_find",
         "_loop",
         "_on_closed",
         "_on_deadline",
@@ -59,10 +52,8 @@ class LondConnection:
         "_on_idle",
         "_on_ready",
         "_on_reply",
-        "_peer",
         "_protocol",
         "_socket",
-        "_target",
         "_timeouts",
         "_transaction",
         "_watch",
@@ -74,8 +65,7 @@ class LondConnection:
         self,
         loop: EventLoop,
         protocol: LondProtocol,
-        find: Callable[[OnFound], None],
-        bind_address: str | None,
+        connector: Connector,
         timeouts: Timeouts,
         *,
         on_ready: Callable[[LondConnection], None],
@@ -86,8 +76,8 @@ class LondConnection:
     ) -> None:
         self._loop = loop
         self._protocol = protocol
-        self._find = find
-        self._bind_address = bind_address
+        self._connector = connector
+        self._attempt: Attempt | None = None  # to connect, while that is under way
         self._timeouts = timeouts
         self._on_ready = on_ready
         self._on_idle = on_idle
@@ -97,10 +87,6 @@ class LondConnection:
         self.replied = False  # whether at least one reply has arrived
         self.timed_out = False  # whether it was closed because a reply did not arrive in time
         self._transaction: Transaction | None = None
-        self._addresses: deque[Address] = deque()  # not tried yet
-        self._failures: list[str] = []  # a sentence for each address that was tried
-        self._peer = ""  # the address being tried
-        self._target = ""  # the same with its port, for the log
         self._socket: socket.socket
         self._watch: Watch | None = None
         self._alarm = loop.alarm(self._check_deadline)
@@ -128,8 +114,8 @@ class LondConnection:
 
     def connect(self) -> None:
         """Start to connect. Callbacks may be called before this returns."""
-        self._set_deadline(self._timeouts.connect, LondConnection._lookup_timed_out)
-        self._find(self._found)
+        self._attempt = self._connector.attempt(self._connected, self.close)
+        self._attempt.start()
 
     def start_request(self, transaction: Transaction) -> None:
         """Send the request; the connection must be Idle."""
@@ -216,70 +202,23 @@ class LondConnection:
         elif self._watch.events != READ:
             self._watch.want(write=False)
 
-    def _found(self, addresses: Sequence[Address], why_none: str) -> None:
-        """Callback: lond's addresses, or why there are none."""
-        if self._protocol.state is State.DISCONNECTED:
-            return  # the lookup has timed out
-        self._addresses.extend(addresses)
-        if why_none:
-            self._failures.append(why_none)
-        self._try_next()
-
-    def _try_next(self) -> None:
-        """Connect to the next address; if there is none, close with the failures of all."""
-        while self._addresses:
-            family, address = self._addresses.popleft()
-            self._peer = address[0]
-            self._target = f"{address[0]} port {address[1]}"
-            try:
-                self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            except OSError as error:
-                self._failures.append(f"cannot make a socket: {error.strerror}")
-                continue
-            try:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if self._bind_address is not None:
-                    self._socket.bind((self._bind_address, 0))
-            except OSError as error:
-                self._socket.close()
-                self._failures.append(f"cannot connect from {self._bind_address}: {error.strerror}")
-                continue
-            refusal = self._socket.connect_ex(address)
-            if refusal not in (0, errno.EINPROGRESS):
-                self._socket.close()
-                self._failures.append(f"cannot connect to {self._target}: {os.strerror(refusal)}")
-                continue
-            self._watch = self._loop.watch(
-                self._socket, self.lond_readable, self._connected, events=WRITE
-            )
-            self._set_deadline(self._timeouts.connect, LondConnection._connect_timed_out)
-            return
-        self.close("; ".join(self._failures))
-
-    def _connected(self) -> None:
-        """Callback: the attempt to connect has succeeded or failed."""
-        assert self._watch is not None
-        refusal = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if refusal:
-            self._connect_failed(os.strerror(refusal))
-            return
+    def _connected(self, connected: socket.socket, address: str) -> None:
+        """Callback: the TCP connection to `address` is there."""
+        self._attempt = None
+        self._socket = connected
+        self._watch = self._loop.watch(connected, self.lond_readable, self.lond_writable)
         self._set_deadline(self._timeouts.dialogue, LondConnection._dialogue_timed_out)
         try:
-            self._protocol.connected(self._peer)
+            self._protocol.connected(address)
         except ProtocolError as error:
             self.close(str(error))
             return
-        self._watch.on_writable = self.lond_writable
-        self._watch.want(read=True)
         self.lond_writable()
 
-    def _connect_failed(self, why: str) -> None:
-        self._failures.append(f"cannot connect to {self._target}: {why}")
-        self._close_socket()
-        self._try_next()
-
     def _close_socket(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
         if self._watch is not None:
             self._watch.forget()
             self._watch = None
@@ -300,12 +239,6 @@ class LondConnection:
             self._on_deadline(self)
         else:
             self._alarm.ring_by(self._deadline)
-
-    def _lookup_timed_out(self) -> None:
-        self.close(f"cannot find its address: no answer within {self._timeouts.connect:g} s")
-
-    def _connect_timed_out(self) -> None:
-        self._connect_failed(f"no answer within {self._timeouts.connect:g} s")
 
     def _dialogue_timed_out(self) -> None:
         self.close(f"no end of the dialogue within {self._timeouts.dialogue:g} s: {self.state.value}")

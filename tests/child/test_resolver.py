@@ -17,6 +17,10 @@ def loop():
     loop.close()
 
 
+def resolve(loop, name, port, ipv4_only, timeout=20.0, on_error=None):
+    return Resolver(loop, name, port, ipv4_only, timeout, on_error)
+
+
 def answers(loop, resolver, times=1):
     found = []
     for _ in range(times):
@@ -34,7 +38,7 @@ def test_an_address_of_the_table_is_known():
 
 
 def test_a_name_is_resolved(loop):
-    (found,) = answers(loop, Resolver(loop, "localhost", 5663, ipv4_only=True))
+    (found,) = answers(loop, resolve(loop, "localhost", 5663, ipv4_only=True))
     assert found == ([(socket.AF_INET, ("127.0.0.1", 5663))], "")
 
 
@@ -50,14 +54,14 @@ def test_all_its_addresses_are_found_ipv6_too(loop, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     v4 = (socket.AF_INET, ("192.0.2.1", 5663))
     v6 = (socket.AF_INET6, ("2001:db8::1", 5663, 0, 0))
-    assert answers(loop, Resolver(loop, "lond.example.org", 5663, False)) == [([v6, v4], "")]
+    assert answers(loop, resolve(loop, "lond.example.org", 5663, False)) == [([v6, v4], "")]
     # Where connections must come from an IPv4 address, only such ones can be reached.
-    assert answers(loop, Resolver(loop, "lond.example.org", 5663, True)) == [([v4], "")]
+    assert answers(loop, resolve(loop, "lond.example.org", 5663, True)) == [([v4], "")]
 
 
 @pytest.mark.parametrize("name", ["no.such.name.invalid", "a" * 70 + ".org", "", "\0"])
 def test_a_name_that_does_not_resolve_is_a_sentence(loop, name):
-    ((addresses, why),) = answers(loop, Resolver(loop, name, 5663, False))
+    ((addresses, why),) = answers(loop, resolve(loop, name, 5663, False))
     if name:
         assert addresses == []
         assert why.startswith(f"cannot resolve {name}: ")
@@ -73,7 +77,7 @@ def test_a_resolver_that_hangs_holds_one_thread_and_not_the_loop(loop, monkeypat
         raise socket.gaierror(socket.EAI_AGAIN, "try again")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    resolver = Resolver(loop, "lond.example.org", 5663, False)
+    resolver = resolve(loop, "lond.example.org", 5663, False)
     found = []
     for _ in range(5):
         resolver.find(lambda *answer: found.append(answer))
@@ -92,7 +96,7 @@ def test_a_resolver_that_hangs_holds_one_thread_and_not_the_loop(loop, monkeypat
 
 
 def test_without_a_descriptor_or_a_thread_there_is_no_address(loop, monkeypatch):
-    resolver = Resolver(loop, "localhost", 5663, ipv4_only=True)
+    resolver = resolve(loop, "localhost", 5663, ipv4_only=True)
     found = []
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
