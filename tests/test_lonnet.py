@@ -118,6 +118,21 @@ def test_a_table_that_has_faults_or_is_gone_is_no_proof_that_there_is_no_such_ho
     assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
 
 
+def test_a_socket_is_found_under_the_name_that_an_earlier_table_had(machine, settings):
+    settings = replace(settings, socket_name="dns")
+    table = lonnet._HostsTable(settings)
+    machine.table.write_text("l1:d:r:old.example:127.0.0.1\n")
+    assert table.socket_path("l1").name == "old.example"
+    machine.table.write_text("l1:broken\n")
+    assert table.socket_path("l1").name == "old.example"
+    before = machine.table.stat()
+    machine.table.write_text("l1:d:r:n\n ")  # of the same inode and size: the time tells
+    os.truncate(machine.table, before.st_size)
+    os.utime(machine.table, (before.st_atime + 10, before.st_mtime + 10))
+    assert machine.table.stat().st_size == before.st_size
+    assert table.socket_path("l1").name == "n"
+
+
 def test_an_empty_table_is_just_being_written(machine, settings):
     machine.table.write_text("")
     assert lonnet.reply("ping", "l1", settings=settings, timeout=0.1) == b"con_lost"
