@@ -108,14 +108,25 @@ class Child:
             self._loop,
             settings.max_connections,
             self._descriptors_for_connections,
-            PoolLimits(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
+            PoolLimits(
+                connect_retries=settings.connect_retries,
+                queue_timeout=settings.queue_timeout,
+                idle_timeout=settings.idle_timeout,
+                silence=settings.handshake_timeout,
+                max_lifetime=settings.max_lifetime,
+            ),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
             self._statistics,
             self.make_lond_connection,
             self._pool_changed,
         )
         self._key_exchange = KeyExchange(host, settings)
-        self._timeouts = Timeouts(settings.handshake_timeout, settings.request_timeout)
+        self._timeouts = Timeouts(
+            dialogue=settings.handshake_timeout,
+            request=settings.request_timeout,
+            peer=settings.peer_timeout,
+            keepalive=settings.keepalive,
+        )
         self._history = History(self._loop, self._pool.state)
         self._connector = Connector(
             self._loop, self._make_find(), settings.bind_address, settings.connect_timeout
@@ -205,6 +216,7 @@ class Child:
             self._timeouts,
             on_ready=self._connection_ready,
             on_idle=self._pool.server_to_idle,
+            on_retired=self._pool.retired_to_idle,
             on_reply=self._pool.complete_transaction,
             on_growth=self.report_growth,
             on_closed=self._pool.connection_closed,

@@ -17,6 +17,8 @@ from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 
+TIMEOUTS = {"dialogue": 10.0, "request": 300.0, "peer": 20.0, "keepalive": 60.0}
+
 
 class Wire:
     """A LondConnection and lond's end of it, in one process: the test takes lond's part."""
@@ -36,9 +38,10 @@ class Wire:
             self.loop,
             protocol or LondProtocol("msul1", "msua3", max_reply),
             Connector(self.loop, find, bind_address, connect),
-            Timeouts(**{"dialogue": 10.0, "request": 300.0, **timeouts}),
+            Timeouts(**{**TIMEOUTS, **timeouts}),
             on_ready=lambda connection: self.events.append("ready"),
             on_idle=lambda connection: self.events.append("idle"),
+            on_retired=lambda connection: self.events.append("retired"),
             on_reply=lambda transaction, reply: transaction.complete(reply),
             on_growth=self.held.append,
             on_closed=self.closed,

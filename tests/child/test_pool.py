@@ -25,8 +25,13 @@ class FakeConnection:
         self.replied = False
         self.timed_out = False
         self.ended = False  # lond has closed, and the loop has not told yet
+        self.heard = False
+        self.lost_unheard = False
+        self.heard_at = self.started_at = -math.inf
+        self.retired = False
 
-    def connect(self):
+    def connect(self, probe):
+        self.probe = probe
         if self.refuse:
             self.close("refused at once")
 
@@ -42,6 +47,24 @@ class FakeConnection:
         assert self.transaction is None, "work for a connection that is busy"
         self.transaction = transaction
         self.started += 1
+        self.started_at = self.pool._clock.now
+
+    def request_started(self):
+        return self.started_at
+
+    def heard_since(self, when):
+        assert not self.closed
+        return self.heard_at >= when
+
+    def retire(self):
+        assert not self.closed
+        assert self.transaction is not None
+        self.retired = True
+
+    def lose(self):
+        """It turns out to have ended before its request came."""
+        self.lost_unheard = True
+        self.close("reset")
 
     def close(self, why):
         if not self.closed:
@@ -51,12 +74,14 @@ class FakeConnection:
 
     def become_ready(self):
         self.ready = True
+        self.heard_at = self.pool._clock.now
         self.pool.connection_ready(self)
 
     def answer(self, reply=b"reply\n"):
         transaction, self.transaction = self.transaction, None
         self.replied = True
-        self.pool.server_to_idle(self)
+        self.heard_at = self.pool._clock.now
+        (self.pool.retired_to_idle if self.retired else self.pool.server_to_idle)(self)
         self.pool.complete_transaction(transaction, reply)
 
 
@@ -97,7 +122,7 @@ class Unshortened(Random):
 class Host:
     """A pool with everything around it."""
 
-    def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0):
+    def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0, max_lifetime=0.0):
         self.descriptors = 1000
         self.refuse = False
         self.made = []
@@ -108,7 +133,13 @@ class Host:
             self.clock,
             max_connections,
             lambda: self.descriptors,
-            PoolLimits(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
+            PoolLimits(
+                connect_retries,
+                queue_timeout=60.0,
+                idle_timeout=idle_timeout,
+                silence=10.0,
+                max_lifetime=max_lifetime,
+            ),
             Backoff(1.0, 8.0, Unshortened()),
             self.statistics,
             self.make,
@@ -813,6 +844,196 @@ def test_the_census_differs_after_each_change(host):
     assert (host.pool.attempting, host.pool.busy, len(host.pool)) == (1, 1, 2)
 
 
+def test_a_request_for_a_dead_host_causes_an_attempt_if_the_last_is_5_s_old(host):
+    host.refuse = True
+    for name in range(2):
+        host.ask(name)
+    host.clock.advance(20.0)  # the delays have grown: the next retry comes 24 s after the start
+    made = len(host.made)
+    host.ask("asker")
+    assert host.outcomes["asker"] == "the host is DEAD"
+    assert len(host.made) == made + 1
+    host.clock.advance(4.9)
+    host.ask("early")
+    assert len(host.made) == made + 1
+    host.refuse = False
+    host.clock.advance(0.1)
+    host.ask("next")
+    assert len(host.made) == made + 2
+    host.clock.advance(30.0)
+    host.ask("beside an attempt")
+    assert len(host.made) == made + 2
+    host.made[-1].become_ready()
+    host.ask("served")
+    assert host.busy
+
+
+def test_a_disabled_host_is_not_tried_when_asked(host):
+    host.pool.disable()
+    host.clock.advance(100.0)
+    host.ask(1)
+    assert host.made == []
+
+
+def all_idle(host, count=3):
+    for name in range(count):
+        host.ask(name)
+    for connection in host.made[1:]:
+        connection.become_ready()
+    for connection in list(host.busy):
+        connection.answer()
+    assert len(host.open) == count
+    host.outcomes.clear()
+    host.clock.advance(2.0)
+
+
+def test_if_a_connection_had_ended_while_it_was_idle_those_idle_for_as_long_are_closed(ready):
+    all_idle(ready)
+    ready.ask("kept")
+    ready.ask("lost")
+    lost, kept = ready.busy
+    ready.clock.advance(1.0)
+    kept.answer()
+    lost.lose()
+    assert ready.outcomes == {"kept": "reply", "lost": "lost a connection: reset"}
+    assert ready.open == [kept]  # it has been used since
+    assert ready.pool.retries_remaining == 2
+
+
+def test_after_a_crash_one_request_is_lost(ready):
+    all_idle(ready)
+    ready.ask("lost")
+    ready.busy[0].lose()
+    assert ready.open == []
+    ready.ask("next")
+    ready.open[0].become_ready()
+    ready.open[0].answer()
+    assert ready.outcomes["next"] == "reply"
+
+
+def test_a_connection_that_is_lost_with_a_part_of_its_reply_says_nothing_about_others(ready):
+    all_idle(ready)
+    ready.ask("lost")
+    ready.busy[0].close("reset")
+    assert len(ready.open) == 2
+
+
+@pytest.fixture
+def hanging():
+    """A pool of 2 connections, of which one hangs."""
+    host = Host(max_connections=2)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(2.0)
+    host.ask("hangs")
+    return host
+
+
+def test_attempts_that_fail_beside_silent_connections_make_the_host_dead(hanging):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    hanging.made[1].close("no answer")
+    assert hanging.pool.state is HostState.CONNECTING
+    assert hanging.outcomes == {}
+    hanging.clock.advance(1.0)
+    hanging.made[2].close("no answer")
+    assert hanging.pool.state is HostState.DEAD
+    assert hanging.outcomes == {"waits": "an attempt failed: no answer"}
+    hanging.ask("refused")
+    assert hanging.outcomes["refused"] == "the host is DEAD"
+    hanging.made[0].answer()
+    assert hanging.pool.state is HostState.READY
+    assert hanging.pool.retries_remaining == 2
+    assert hanging.outcomes["hangs"] == "reply"
+
+
+@pytest.mark.parametrize("who", ["another", "the attempt itself"])
+def test_attempts_that_fail_while_a_byte_has_come_do_not_count(hanging, who):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    if who == "another":
+        hanging.made[0].heard_at = hanging.clock.now
+    else:
+        hanging.made[1].heard = True
+    hanging.made[1].close("no answer")
+    assert hanging.pool.state is HostState.READY
+    assert hanging.pool.retries_remaining == 2
+
+
+def test_reset_retries_tries_at_once_beside_silent_connections(hanging):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    hanging.made[1].close("no answer")
+    hanging.pool.reset_retries()
+    assert len(hanging.open) == 2
+    hanging.open[1].become_ready()
+    assert hanging.pool.state is HostState.READY
+    assert hanging.open[1].transaction.request == b"'waits'\n"
+
+
+def test_if_all_connections_are_silent_while_a_request_waits_one_more_is_tried():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask("hangs")
+    host.clock.advance(5.0)
+    host.ask("waits")
+    host.clock.advance(9.9)
+    assert len(host.made) == 1
+    host.clock.advance(0.1)
+    assert len(host.made) == 2
+    host.made[1].close("no end of the dialogue")
+    host.clock.advance(1.0)
+    host.made[2].close("no end of the dialogue")
+    assert host.pool.state is HostState.DEAD
+    assert host.outcomes == {"waits": "an attempt failed: no end of the dialogue"}
+    assert host.made[0].transaction is not None
+    host.made[0].answer()
+    assert host.pool.state is HostState.READY
+
+
+def test_a_probe_that_succeeds_is_closed_and_the_request_goes_on_waiting():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(1.0)
+    host.ask("hangs")
+    host.ask("waits")
+    host.clock.advance(10.0)
+    assert host.made[1].probe
+    host.made[1].become_ready()
+    assert host.made[1].closed
+    assert host.pool.state is HostState.READY
+    host.clock.advance(9.9)
+    assert len(host.made) == 2
+    host.made[0].heard_at = host.clock.now  # a part of a reply
+    host.clock.advance(9.0)
+    assert len(host.made) == 2
+
+
+def test_a_connection_that_is_too_old_is_closed_when_it_is_idle():
+    host = Host(max_lifetime=100.0)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(50.0)
+    for name in range(2):
+        host.ask(name)
+    host.made[1].become_ready()
+    host.clock.advance(50.0)
+    assert len(host.open) == 2
+    host.ask("waits")
+    host.made[0].answer()  # too old, but a request waits
+    assert host.made[0].transaction.request == b"'waits'\n"
+    host.made[0].answer()
+    assert host.made[0].closed
+    host.made[1].answer()
+    host.clock.advance(49.9)
+    assert not host.made[1].closed
+    host.clock.advance(0.1)
+    assert host.made[1].closed
+    assert host.open == [host.made[2]]
+
+
 class AnyRun(RuleBasedStateMachine):
     """Whatever happens in whatever order: never more connections than the most, no transaction ends
     twice or is forgotten, and none waits while nothing is there or on its way to serve it. Until the
@@ -902,7 +1123,9 @@ class AnyRun(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         host, pool = self.host, self.host.pool
-        assert len(host.open) == len(pool) <= self.most
+        probes = sum(each.probe for each in host.open)
+        assert len(host.open) == len(pool) <= self.most + probes
+        assert probes <= 1
         assert not self.dropped & set(host.outcomes)
         # A dropped transaction that had been started still runs, unheard.
         running = len(set(self.waiting) - set(host.outcomes))
