@@ -303,6 +303,8 @@ class Child:
         state = self._pool.state
         if self._history.record_state(state, why) and state is HostState.READY:
             self._replay.look()
+        if why is not None:
+            self._replay.look_soon()
 
     def _descriptors_for_connections(self) -> int:
         """Less than `loncMaxConnections` if the previous child has passed on more clients than our own

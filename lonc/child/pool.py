@@ -18,6 +18,7 @@ from lonc.runtime.backoff import Backoff
 from lonc.runtime.containers import Queue, Stack
 from lonc.runtime.line_buffer import Line
 
+DELAYED_FIRST_AFTER = 1.0  # seconds; a delayed transaction that waits longer goes ahead of clients
 LOOK_AGAIN = 1.0  # seconds between looks whether silent connections have received anything
 ASKED_RETRY = 5.0  # seconds from one attempt to another that a request for a DEAD host causes
 PROVEN_AFTER = 1.0  # seconds; a connection that lasts so long after its dialogue is a success
@@ -131,7 +132,9 @@ class Pool(Generic[C]):
         self._young: Queue[C] = Queue()  # ready for less than limits.max_lifetime
         self._idle: Stack[C] = Stack()
         self._waiting: Queue[Transaction] = Queue()
-        self._delayed: Queue[Transaction] = Queue()  # started only if `_waiting` is empty
+        self._delayed: Queue[Transaction] = Queue()  # behind `_waiting`, but see `_next_transaction`
+        self._carry_delayed: set[C] = set()
+        self._delayed_matter = False  # one is queued or in flight; a flag costs the hot path less
         self._retry_at = math.inf  # finite only between a failure and the next attempt or success
         self._draining = False
         self._disabled = False
@@ -217,13 +220,17 @@ class Pool(Generic[C]):
         self._alarm.ring_by(now + self._first_look)
         self._connect_for_waiting()
 
-    def queue_delayed(self, transaction: Transaction) -> None:
-        """Start it when no other transaction waits. It never times out, but fails if the host is
-        DEAD."""
+    def queue_delayed(self, transaction: Transaction, since: float | None = None) -> None:
+        """Start it when no other transaction waits, or DELAYED_FIRST_AFTER seconds after `since`.
+
+        `since` is the time from which it has waited, by default now. It never times out, but fails if
+        the host is DEAD.
+        """
         if self._queue_refusal is not None:
             transaction.fail(self._queue_refusal[0])
             return
-        self._delayed.enqueue(transaction, self._clock.now)
+        self._delayed.enqueue(transaction, self._clock.now if since is None else since)
+        self._delayed_matter = True
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 self.server_to_idle(connection)
@@ -266,9 +273,10 @@ class Pool(Generic[C]):
         """Callback: the connection is Idle: start the next transaction on it, or keep it."""
         if self._silent:
             self._end_silence()
-        transaction = self._waiting.dequeue()
-        if transaction is None and (transaction := self._delayed.dequeue()) is not None:
-            transaction.since = self._clock.now  # its latency is lond's alone: no client has waited
+        if self._delayed_matter:
+            transaction = self._next_transaction(connection)
+        else:
+            transaction = self._waiting.dequeue()
         if transaction is not None:
             connection.start_request(transaction)
         elif self._connect_refusal is not None:
@@ -303,6 +311,7 @@ class Pool(Generic[C]):
         self._connections.remove(connection)
         self._idle.remove(connection)
         self._young.remove(connection)
+        self._carry_delayed.discard(connection)
         begun = self._attempting.pop(connection, None)
         if connection.lost_unheard:
             self._close_idle_before(connection.request_started())
@@ -401,6 +410,28 @@ class Pool(Generic[C]):
     def _dead(self) -> bool:
         return self.retries_remaining == 0 and not self._alive
 
+    def _next_transaction(self, connection: C) -> Transaction | None:
+        """The transaction to start while there are delayed ones.
+
+        The oldest delayed one goes first once it has waited for DELAYED_FIRST_AFTER seconds, if no other
+        is in flight; the connection of one then serves a client. So clients lose one connection at most.
+        """
+        served = connection in self._carry_delayed
+        self._carry_delayed.discard(connection)
+        oldest = self._delayed.oldest()
+        if self._waiting:
+            overdue = oldest is not None and oldest[1] + DELAYED_FIRST_AFTER <= self._clock.now
+            if not overdue or served or self._carry_delayed:
+                return self._waiting.dequeue()
+        if oldest is None:
+            self._delayed_matter = bool(self._carry_delayed)
+            return None
+        transaction = oldest[0]
+        self._delayed.remove(transaction)
+        self._carry_delayed.add(connection)
+        transaction.since = self._clock.now  # its latency is lond's alone: no client has waited
+        return transaction
+
     def _refuse(self, why: str, reason: Reason) -> None:
         self._connect_refusal = why, reason
         self._retry_at = math.inf
@@ -411,6 +442,7 @@ class Pool(Generic[C]):
     def _close(self, connection: C, why: str) -> None:
         """Close a connection that is idle; this is no failure of the host."""
         self._connections.remove(connection)
+        self._carry_delayed.discard(connection)
         self._young.remove(connection)
         if self._unproven.remove(connection):
             self._mark_alive()
@@ -494,7 +526,7 @@ class Pool(Generic[C]):
             self._attempt()
         while (
             self._has_room()
-            and len(self._waiting) > len(self._attempting)
+            and len(self._waiting) + len(self._delayed) > len(self._attempting)
             and self._alive
             and self._retry_at == math.inf
         ):
