@@ -134,9 +134,13 @@ class Settings:
     retry_max_delay: float = setting(
         "loncRetryMaxDelay", "60", seconds(0.1, 86400),
         help="The longest time between two connection attempts.")
+    lookup_timeout: float = setting(
+        "loncLookupTimeout", "20", seconds(0.1, 3600),
+        help="The longest time to resolve a host's name. If its addresses are known from an earlier"
+             " lookup, they are used after 1.8 seconds without an answer.")
     connect_timeout: float = setting(
         "loncConnectTimeout", "5", seconds(0.1, 3600),
-        help="The longest time to resolve a host's name, and to connect to each of its addresses.")
+        help="The longest time to connect to each of a host's addresses.")
     handshake_timeout: float = setting(
         "loncHandshakeTimeout", "10", seconds(0.1, 3600),
         help="The longest time from a TCP connection until it can carry requests.")
@@ -149,6 +153,19 @@ class Settings:
     idle_timeout: float = setting(
         "loncIdleTimeout", "3600", seconds(0.1, 31536000),
         help="The time after which an unused connection is closed.")
+    peer_timeout: float = setting(
+        "loncPeerTimeout", "20", seconds(1, 86400),
+        help="The time after which a connection is closed if the other machine acknowledges nothing. A"
+             " lond that is slow does not count: its machine acknowledges.")
+    keepalive: float = setting(
+        "loncKeepalive", "60", seconds(0, 32000),
+        help="The time after which an idle connection is probed, and again after each such time. If the"
+             " other machine answers no probe for `loncPeerTimeout`, it is closed. Set it to less than"
+             " the time after which firewalls forget an idle connection. `0` sends no probes.")
+    max_lifetime: float = setting(
+        "loncMaxLifetime", "3600", seconds(0, 31536000),
+        help="The age at which a connection is closed as soon as it is idle, so that a name that has got"
+             " another address is followed. `0` sets no limit.")
     max_reply: int = setting(
         "loncMaxReply", "67108864", whole(64, 1 << 40, "bytes"),
         help="The longest reply.")

@@ -34,6 +34,7 @@ from lonc.replies import CON_DELAYED, CON_FAILED, CON_LOST, NO_SUCH_HOST, TOO_LO
 from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.setting_types import DELAYED_DIRECTORY, HOST_ID
 from lonc.spool import spool
+from lonc.spool.order import must_wait
 
 __all__ = [
     "CON_DELAYED",
@@ -127,9 +128,10 @@ class Lonc:
         """Send a request that must not get lost. Returns lond's reply, or one of those below.
 
         If there is no reply twice, the request is saved in `delayed/`, and lonc carries it out later. If
-        older requests to `host` wait there, it is saved behind them at once. The outcome is recorded in
-        the permanent log, if that is writable. With loncDelayedKeyFile the request is sealed, or not
-        saved.
+        an older request of the same user waits there for `host`, or one whose user cannot be told, it is
+        saved behind that at once. The user is the second and third field, `put:DOMAIN:USER:...`, behind
+        `encrypt:` too. The outcome is recorded in the permanent log, if that is writable. With
+        loncDelayedKeyFile the request is sealed, or not saved.
 
         CON_DELAYED: the request is on the disk and will be carried out at least once; twice if a
         connection breaks at the wrong moment.
@@ -142,7 +144,7 @@ class Lonc:
         line = _line(request)
         if not _may_be_host(host):
             return NO_SUCH_HOST
-        if not self._others_wait(host):
+        if not self._must_wait(line, host):
             for _ in range(ATTEMPTS):
                 answer = self.reply(line, host, timeout)
                 if answer != CON_LOST:
@@ -160,9 +162,9 @@ class Lonc:
             spool.record(self._settings, kind, host, line)
         return answer
 
-    def _others_wait(self, host: str) -> bool:
+    def _must_wait(self, line: bytes, host: str) -> bool:
         try:
-            return spool.newest(self._settings.delayed_directory, host) is not None
+            return must_wait(self._settings.delayed_directory, line, host)
         except OSError:
             return False  # the request cannot be saved either, so try to send it
 

@@ -20,7 +20,7 @@ import lonc
 from lonc import lonnet
 from lonc.configuration_file import read_settings
 from lonc.errors import Misconfigured
-from lonc.spool import spool
+from lonc.spool import order, spool
 
 ROOT = Path(__file__).parent.parent
 
@@ -539,6 +539,56 @@ class TestCritical:
         assert kept.critical("encrypt:third:secret", "l1") == b"con_delayed"
         assert waiting(settings) == [b"first\n", b"second\n", b"encrypt:third:secret\n"]
         assert perm_log() == [b"D:l1:second", b"D:l1:encrypt:third"]
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+    @pytest.mark.parametrize(
+        ("older", "request_"),
+        [
+            (b"put:msu:x:a", b"put:msu:x:b"),
+            (b"encrypt:put:msu:x:a", b"del:msu:x:b"),
+            (b"put:msu:x:a", b"encrypt:auth:msu:x"),
+            (b"ping", b"put:msu:x:b"),
+            (b"put:msu:x:a", b"put:msu"),
+            (b"put:msu:" + b"x" * 1000, b"put:msu:x:b"),
+        ],
+    )
+    def test_behind_one_of_the_same_user_or_of_none_it_is_saved(
+        self, settings, kept, listening, older, request_
+    ):
+        spool.save(settings, older, "l1")
+        assert kept.critical(request_, "l1") == b"con_delayed"
+        assert waiting(settings) == [older + b"\n", request_ + b"\n"]
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+    @pytest.mark.parametrize("request_", [b"put:msu:x:b", b"encrypt:put:msu:x:b", b"del:other:y"])
+    def test_past_those_of_other_users_it_is_sent(self, settings, kept, serve, in_background, request_):
+        spool.save(settings, b"put:msu:y:" + b"a" * 1000, "l1")
+        (settings.delayed_directory / "1.0.1.put.l1").write_bytes(b"encrypt:put:msu:z:being writ")
+        result = in_background(lambda: kept.critical(request_, "l1"))
+        serve(b"ok\n")
+        assert result() == b"ok"
+
+    def test_past_a_sealed_one_nothing_is_sent(self, machine, settings, listening):
+        write_keys(machine.directory / "keys", "first")
+        settings = replace(settings, delayed_key_file=machine.directory / "keys")
+        spool.save(settings, b"put:msu:y:a", "l1")
+        assert lonnet.critical(b"put:msu:x:a", "l1", settings=settings) == b"con_delayed"
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+    def test_past_more_than_some_hundreds_nothing_is_sent(
+        self, settings, kept, listening, restore_afterwards
+    ):
+        restore_afterwards(order)
+        order.MOST_READ = 2
+        for _ in range(3):
+            spool.save(settings, b"put:msu:y:a", "l1")
+        assert kept.critical(b"put:msu:x:a", "l1") == b"con_delayed"
         listening.settimeout(0)
         with pytest.raises(BlockingIOError):
             listening.accept()

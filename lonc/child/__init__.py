@@ -3,7 +3,7 @@
 - `child` builds the parts, joins their callbacks and runs the loop;
 - `listener` accepts clients, `client` serves one, `own_requests` answers the requests for lonc itself;
 - `transaction` is a request under way, `pool` puts it on a connection to lond;
-- `lond_connection` is one such connection, `resolver` finds lond's addresses;
+- `lond_connection` is one such connection, `connector` connects it, `resolver` finds lond's addresses;
 - `replay` carries out delayed transactions;
 - `handover` passes clients to the next child at a reload;
 - `memory_limit` bounds the bytes held, `history` records changes and errors, `report` writes the status

@@ -48,6 +48,7 @@ from random import Random
 from setproctitle import setproctitle
 
 from lonc.child.client import Client
+from lonc.child.connector import Connector
 from lonc.child.handover import Handover, Succession
 from lonc.child.history import History
 from lonc.child.listener import Listener
@@ -107,18 +108,29 @@ class Child:
             self._loop,
             settings.max_connections,
             self._descriptors_for_connections,
-            PoolLimits(settings.connect_retries, settings.queue_timeout, settings.idle_timeout),
+            PoolLimits(
+                connect_retries=settings.connect_retries,
+                queue_timeout=settings.queue_timeout,
+                idle_timeout=settings.idle_timeout,
+                silence=settings.handshake_timeout,
+                max_lifetime=settings.max_lifetime,
+            ),
             Backoff(settings.retry_delay, settings.retry_max_delay, Random()),
             self._statistics,
             self.make_lond_connection,
             self._pool_changed,
         )
-        self._find = self._make_find()
         self._key_exchange = KeyExchange(host, settings)
         self._timeouts = Timeouts(
-            settings.connect_timeout, settings.handshake_timeout, settings.request_timeout
+            dialogue=settings.handshake_timeout,
+            request=settings.request_timeout,
+            peer=settings.peer_timeout,
+            keepalive=settings.keepalive,
         )
         self._history = History(self._loop, self._pool.state)
+        self._connector = Connector(
+            self._loop, self._make_find(), settings.bind_address, settings.connect_timeout
+        )
         self._memory_limit = MemoryLimit(
             settings.max_buffered, self._holders, self._history.record_error
         )
@@ -200,11 +212,11 @@ class Child:
                 self._key_exchange.choose,
                 several_ids=len(self._host.ids) > 1,
             ),
-            self._find,
-            self._settings.bind_address,
+            self._connector,
             self._timeouts,
             on_ready=self._connection_ready,
             on_idle=self._pool.server_to_idle,
+            on_retired=self._pool.retired_to_idle,
             on_reply=self._pool.complete_transaction,
             on_growth=self.report_growth,
             on_closed=self._pool.connection_closed,
@@ -291,6 +303,8 @@ class Child:
         state = self._pool.state
         if self._history.record_state(state, why) and state is HostState.READY:
             self._replay.look()
+        if why is not None:
+            self._replay.look_soon()
 
     def _descriptors_for_connections(self) -> int:
         """Less than `loncMaxConnections` if the previous child has passed on more clients than our own
@@ -305,7 +319,15 @@ class Child:
         if host.address is not None:
             return fixed_address(host.address, settings.lond_port)
         ipv4_only = settings.bind_address is not None
-        return Resolver(self._loop, host.dnsname, settings.lond_port, ipv4_only).find
+        resolver = Resolver(
+            self._loop,
+            host.dnsname,
+            settings.lond_port,
+            ipv4_only,
+            settings.lookup_timeout,
+            self._history.record_error,
+        )
+        return resolver.find
 
     # The end: after `drain` or `leave`, or of an on-demand child after `loncIdleTimeout`.
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 import socket
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from lonc.child.resolver import Address, OnFound
+from lonc.child.connector import Attempt, Connector
+from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_acknowledgement, since_data, unanswered
 from lonc.child.transaction import Transaction
 from lonc.errors import ProtocolError
-from lonc.runtime.event_loop import READ, WRITE, EventLoop, Watch
+from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
 
+_RECEIVING = State.RECEIVING_REPLY
 _IDLE = State.IDLE  # a global is found faster than a member, and every reply needs it
 
 
@@ -25,33 +24,35 @@ _IDLE = State.IDLE  # a global is found faster than a member, and every reply ne
 class Timeouts:
     """In seconds."""
 
-    connect: float  # for finding the addresses, and for connecting to each
     dialogue: float  # from connected to Idle
     request: float  # from the start of a request to the end of its reply
+    peer: float  # of data that lond's machine does not acknowledge
+    keepalive: float  # until an idle connection is probed; 0 for never
 
 
 class LondConnection:
     """Connects, carries one transaction at a time, and closes at the first error or timeout.
 
-    `find(on_found)` finds lond's addresses, which are tried in order. `bind_address` is the local
-    address to connect from, or None.
+    `connector` makes its TCP connection.
 
     Callbacks:
 
     - `on_ready(connection)`: the dialogue has come to Idle;
     - `on_idle(connection)`: a reply has arrived, the next transaction may start;
+    - `on_retired(connection)`: the same, after `retire`;
     - `on_reply(transaction, reply)`: after that, or after `on_closed` if the connection ended with it;
     - `on_growth(count)`: `count` more bytes of an unfinished reply are held;
     - `on_closed(connection, why, transaction)`: once, with the transaction in flight or None.
     """
 
     __slots__ = (
-        "_addresses",
         "_alarm",
-        "_bind_address",
+        "_attempt",
+        "_connector",
         "_deadline",
-        "_failures",
-        "_find",
+        "_dialogue_timeout",
+        "_keepalive",
+        "_large",
         "_loop",
         "_on_closed",
         "_on_deadline",
@@ -59,13 +60,16 @@ class LondConnection:
         "_on_idle",
         "_on_ready",
         "_on_reply",
-        "_peer",
+        "_on_retired",
         "_protocol",
+        "_resting",
         "_socket",
-        "_target",
         "_timeouts",
         "_transaction",
+        "_unanswered_since",
         "_watch",
+        "heard",
+        "lost_unheard",
         "replied",
         "timed_out",
     )
@@ -74,33 +78,37 @@ class LondConnection:
         self,
         loop: EventLoop,
         protocol: LondProtocol,
-        find: Callable[[OnFound], None],
-        bind_address: str | None,
+        connector: Connector,
         timeouts: Timeouts,
         *,
         on_ready: Callable[[LondConnection], None],
         on_idle: Callable[[LondConnection], None],
+        on_retired: Callable[[LondConnection], None],
         on_reply: Callable[[Transaction, Line], None],
         on_growth: Callable[[int], None],
         on_closed: Callable[[LondConnection, str, Transaction | None], None],
     ) -> None:
         self._loop = loop
         self._protocol = protocol
-        self._find = find
-        self._bind_address = bind_address
+        self._connector = connector
+        self._attempt: Attempt | None = None  # to connect, while that is under way
         self._timeouts = timeouts
         self._on_ready = on_ready
         self._on_idle = on_idle
+        self._on_retired = on_retired
         self._on_reply = on_reply
         self._on_growth = on_growth
         self._on_closed = on_closed
         self.replied = False  # whether at least one reply has arrived
         self.timed_out = False  # whether it was closed because a reply did not arrive in time
+        self.heard = False  # whether lond has said anything in the dialogue
+        self.lost_unheard = False  # whether it was lost while idle, or before the first byte of a reply
+        self._dialogue_timeout = timeouts.dialogue
+        self._keepalive = Keepalive(timeouts.peer, timeouts.keepalive)
+        self._resting = False  # whether the socket has the options of an idle connection
+        self._large = False  # whether the socket has the options of one with a large request
+        self._unanswered_since = math.inf  # since when a check has found no acknowledgement
         self._transaction: Transaction | None = None
-        self._addresses: deque[Address] = deque()  # not tried yet
-        self._failures: list[str] = []  # a sentence for each address that was tried
-        self._peer = ""  # the address being tried
-        self._target = ""  # the same with its port, for the log
         self._socket: socket.socket
         self._watch: Watch | None = None
         self._alarm = loop.alarm(self._check_deadline)
@@ -126,17 +134,25 @@ class LondConnection:
         """Bytes held of an unsent request or an unfinished reply."""
         return self._protocol.held
 
-    def connect(self) -> None:
-        """Start to connect. Callbacks may be called before this returns."""
-        self._set_deadline(self._timeouts.connect, LondConnection._lookup_timed_out)
-        self._find(self._found)
+    def connect(self, *, probe: bool = False) -> None:
+        """Start to connect. Callbacks may be called before this returns.
+
+        A probe has half of the time for its dialogue: others have been silent for that time already.
+        """
+        self._dialogue_timeout = self._timeouts.dialogue / (2 if probe else 1)
+        self._attempt = self._connector.attempt(self._connected, self.close)
+        self._attempt.start()
 
     def start_request(self, transaction: Transaction) -> None:
         """Send the request; the connection must be Idle."""
         self._transaction = transaction
         self._deadline = deadline = self._loop.now + self._timeouts.request
         if deadline < self._alarm.when:  # (asked here too: else each would pay a call)
-            self._alarm.ring_by(deadline)
+            self._alarm.ring_by(min(deadline, self._loop.now + self._keepalive.check_interval))
+            self._protocol.start_request(transaction.request)
+            self.lond_writable()
+            self._end_rest()
+            return
         self._protocol.start_request(transaction.request)
         self.lond_writable()
 
@@ -148,6 +164,21 @@ class LondConnection:
             return True
         self.lond_readable()
         return self._protocol.state is _IDLE
+
+    def heard_since(self, when: float) -> bool:
+        """Whether data has come from lond since then, by the loop's clock. Asks the kernel."""
+        try:
+            return self._watch is not None and self._loop.now - since_data(self._socket) >= when
+        except OSError:
+            return False
+
+    def request_started(self) -> float:
+        """When the last request was started, by the loop's clock."""
+        return self._deadline - self._timeouts.request
+
+    def retire(self) -> None:
+        """Call `on_retired` instead of `on_idle` from now on."""
+        self._on_idle = self._on_retired
 
     def close(self, why: str) -> None:
         """Close, in any state; `why` is for the log. A second time does nothing."""
@@ -167,14 +198,15 @@ class LondConnection:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(f"{error.strerror} in state {self.state.value}")
+            self._lost(f"{error.strerror} in state {self.state.value}")
             return
         if not data:
-            self.close(f"lond closed the connection in state {self.state.value}")
+            self._lost(f"lond closed the connection in state {self.state.value}")
             return
         try:
             reply = self._protocol.receive(data)
         except ProtocolError as error:
+            self.heard = True
             with contextlib.suppress(OSError):
                 self._socket.send(self._protocol.tls_alert)
             self.close(str(error))
@@ -191,10 +223,13 @@ class LondConnection:
                 self.close("lond said more than one line in reply")
             self._on_reply(transaction, reply)
         elif self._protocol.data_to_send:
+            self.heard = True
             self.lond_writable()
         elif self._protocol.state is _IDLE:
+            self.heard = True
             if drained or self.still_idle():
                 self._on_deadline = LondConnection._request_timed_out
+                self._alarm.ring_by(self._loop.now + self._keepalive.check_interval)
                 self._on_ready(self)
         else:
             self._on_growth(len(data))
@@ -205,81 +240,40 @@ class LondConnection:
         try:
             if sent := self._socket.send(protocol.data_to_send):
                 protocol.data_sent(sent)
+                if sent > LARGE_REQUEST and not self._large:
+                    self._watch_large_request()
         except BlockingIOError:
             pass
         except OSError as error:
-            self.close(f"{error.strerror} in state {self.state.value}")
+            self._lost(f"{error.strerror} in state {self.state.value}")
             return
         assert self._watch is not None
         if protocol.data_to_send:
+            if not self._large:
+                self._watch_large_request()
             self._watch.want(write=True)
         elif self._watch.events != READ:
             self._watch.want(write=False)
 
-    def _found(self, addresses: Sequence[Address], why_none: str) -> None:
-        """Callback: lond's addresses, or why there are none."""
-        if self._protocol.state is State.DISCONNECTED:
-            return  # the lookup has timed out
-        self._addresses.extend(addresses)
-        if why_none:
-            self._failures.append(why_none)
-        self._try_next()
-
-    def _try_next(self) -> None:
-        """Connect to the next address; if there is none, close with the failures of all."""
-        while self._addresses:
-            family, address = self._addresses.popleft()
-            self._peer = address[0]
-            self._target = f"{address[0]} port {address[1]}"
-            try:
-                self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            except OSError as error:
-                self._failures.append(f"cannot make a socket: {error.strerror}")
-                continue
-            try:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if self._bind_address is not None:
-                    self._socket.bind((self._bind_address, 0))
-            except OSError as error:
-                self._socket.close()
-                self._failures.append(f"cannot connect from {self._bind_address}: {error.strerror}")
-                continue
-            refusal = self._socket.connect_ex(address)
-            if refusal not in (0, errno.EINPROGRESS):
-                self._socket.close()
-                self._failures.append(f"cannot connect to {self._target}: {os.strerror(refusal)}")
-                continue
-            self._watch = self._loop.watch(
-                self._socket, self.lond_readable, self._connected, events=WRITE
-            )
-            self._set_deadline(self._timeouts.connect, LondConnection._connect_timed_out)
-            return
-        self.close("; ".join(self._failures))
-
-    def _connected(self) -> None:
-        """Callback: the attempt to connect has succeeded or failed."""
-        assert self._watch is not None
-        refusal = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if refusal:
-            self._connect_failed(os.strerror(refusal))
-            return
-        self._set_deadline(self._timeouts.dialogue, LondConnection._dialogue_timed_out)
+    def _connected(self, connected: socket.socket, address: str) -> None:
+        """Callback: the TCP connection to `address` is there."""
+        self._attempt = None
+        self._socket = connected
+        self._watch = self._loop.watch(connected, self.lond_readable, self.lond_writable)
+        with contextlib.suppress(OSError):  # it has ended already
+            self._keepalive.prepare(connected)
+        self._set_deadline(self._dialogue_timeout, LondConnection._dialogue_timed_out)
         try:
-            self._protocol.connected(self._peer)
+            self._protocol.connected(address)
         except ProtocolError as error:
             self.close(str(error))
             return
-        self._watch.on_writable = self.lond_writable
-        self._watch.want(read=True)
         self.lond_writable()
 
-    def _connect_failed(self, why: str) -> None:
-        self._failures.append(f"cannot connect to {self._target}: {why}")
-        self._close_socket()
-        self._try_next()
-
     def _close_socket(self) -> None:
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
         if self._watch is not None:
             self._watch.forget()
             self._watch = None
@@ -293,22 +287,64 @@ class LondConnection:
         self._alarm.ring_by(self._deadline)
 
     def _check_deadline(self) -> None:
-        """Callback of the alarm. It may have been set for an earlier deadline, which was met."""
+        """Callback of the alarm, also every `check_interval` until the connection rests."""
         if self._protocol.state is _IDLE:
-            return  # an idle connection has no deadline
-        if self._deadline <= self._loop.now:
+            self._rest()  # an idle connection has no deadline
+        elif self._deadline <= self._loop.now:
             self._on_deadline(self)
+        elif self._large and self._peer_is_silent():
+            self._lost(f"nothing was acknowledged for {self._timeouts.peer:g} s: {self.state.value}")
         else:
-            self._alarm.ring_by(self._deadline)
+            self._alarm.ring_by(min(self._deadline, self._loop.now + self._keepalive.check_interval))
 
-    def _lookup_timed_out(self) -> None:
-        self.close(f"cannot find its address: no answer within {self._timeouts.connect:g} s")
+    # The options of the socket change at the alarm, which finds idle connections, and not with each
+    # request: that would cost system calls. The alarm of a connection that rests is not set.
 
-    def _connect_timed_out(self) -> None:
-        self._connect_failed(f"no answer within {self._timeouts.connect:g} s")
+    def _rest(self) -> None:
+        self._resting = True
+        self._large = False
+        with contextlib.suppress(OSError):  # it has ended, and the loop is about to report that
+            self._keepalive.watch_idle(self._socket)
+
+    def _end_rest(self) -> None:
+        """A request has been sent, unless that has failed."""
+        if self._resting and self._watch is not None:
+            self._resting = False
+            with contextlib.suppress(OSError):
+                self._keepalive.watch_request(self._socket)
+                if self._large:
+                    self._keepalive.watch_large_request(self._socket)
+
+    def _watch_large_request(self) -> None:
+        self._large = True
+        self._unanswered_since = math.inf
+        with contextlib.suppress(OSError):
+            self._keepalive.watch_large_request(self._socket)
+
+    def _peer_is_silent(self) -> bool:
+        """Whether an acknowledgement has been due for loncPeerTimeout and none has come."""
+        now = self._loop.now
+        try:
+            if not unanswered(self._socket):
+                self._unanswered_since = math.inf
+            else:
+                last = now - since_acknowledgement(self._socket)
+                since = now if self._unanswered_since == math.inf else self._unanswered_since
+                self._unanswered_since = max(since, last)
+        except OSError:
+            return False
+        return now - self._unanswered_since >= self._timeouts.peer
+
+    def _lost(self, why: str) -> None:
+        """Close because the other side has ended or does not answer."""
+        state = self._protocol.state
+        self.lost_unheard = self._transaction is not None and (
+            state is not _RECEIVING or self._protocol.held == 0
+        )
+        self.close(why)
 
     def _dialogue_timed_out(self) -> None:
-        self.close(f"no end of the dialogue within {self._timeouts.dialogue:g} s: {self.state.value}")
+        self.close(f"no end of the dialogue within {self._dialogue_timeout:g} s: {self.state.value}")
 
     def _request_timed_out(self) -> None:
         self.timed_out = True

@@ -18,6 +18,9 @@ from lonc.runtime.backoff import Backoff
 from lonc.runtime.containers import Queue, Stack
 from lonc.runtime.line_buffer import Line
 
+DELAYED_FIRST_AFTER = 1.0  # seconds; a delayed transaction that waits longer goes ahead of clients
+LOOK_AGAIN = 1.0  # seconds between looks whether silent connections have received anything
+ASKED_RETRY = 5.0  # seconds from one attempt to another that a request for a DEAD host causes
 PROVEN_AFTER = 1.0  # seconds; a connection that lasts so long after its dialogue is a success
 
 
@@ -36,10 +39,15 @@ class Connection(Protocol):
 
     replied: bool  # at least one reply has arrived
     timed_out: bool  # it was closed because a reply did not arrive in time
+    heard: bool  # lond has said something in the dialogue
+    lost_unheard: bool  # it was lost with a request, before the first byte of the reply
 
-    def connect(self) -> None: ...
+    def connect(self, *, probe: bool) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
     def still_idle(self) -> bool: ...
+    def heard_since(self, when: float) -> bool: ...
+    def request_started(self) -> float: ...
+    def retire(self) -> None: ...
     def close(self, why: str) -> None: ...
 
 
@@ -72,6 +80,8 @@ class PoolLimits:
     connect_retries: int  # failed attempts in a row that make the host DEAD
     queue_timeout: float  # of a transaction that waits for a connection
     idle_timeout: float  # of a connection without a transaction
+    silence: float  # of all connections while a transaction waits, until a probe is made
+    max_lifetime: float  # of a connection, from the end of its dialogue; 0 for no limit
 
 
 class Pool(Generic[C]):
@@ -80,8 +90,14 @@ class Pool(Generic[C]):
     A connection is attempting (until its dialogue has ended), idle, or else busy. One that is lost
     within PROVEN_AFTER seconds without a reply counts as a failed attempt, too.
 
-    There are at most `max_connections` connections, or `descriptors()` if that is less. `backoff` gives
-    the delays before retries. `make_lond_connection()` returns a connection that has not connected yet.
+    Connections prove that the host is alive, until an attempt fails during which none of them has
+    received anything; then the pool is unproven until one of them does, or an attempt succeeds.
+
+    If all connections are silent while a transaction waits, one more is attempted as a probe.
+
+    There are at most `max_connections` connections and one probe, or `descriptors()` if that is less.
+    `backoff` gives the delays before retries. `make_lond_connection()` returns a connection that has
+    not connected yet.
     Callback: `on_change(why)` after a change of connections, retries or state; `why` is None if there is
     nothing to report.
     """
@@ -103,16 +119,22 @@ class Pool(Generic[C]):
         self._max_connections = max_connections
         self._descriptors = descriptors
         self._limits = limits
+        self._first_look = min(limits.queue_timeout, limits.silence)  # at a transaction that waits
         self._backoff = backoff
         self._statistics = statistics
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
         self._connections: set[C] = set()
-        self._attempting: set[C] = set()
+        self._attempting: dict[C, float] = {}  # when each attempt has begun
+        self._last_attempt = -math.inf  # when it began
+        self._silent = False  # the connections do not prove that the host is alive
         self._unproven: Queue[C] = Queue()  # ready for less than PROVEN_AFTER
+        self._young: Queue[C] = Queue()  # ready for less than limits.max_lifetime
         self._idle: Stack[C] = Stack()
         self._waiting: Queue[Transaction] = Queue()
-        self._delayed: Queue[Transaction] = Queue()  # started only if `_waiting` is empty
+        self._delayed: Queue[Transaction] = Queue()  # behind `_waiting`, but see `_next_transaction`
+        self._carry_delayed: set[C] = set()
+        self._delayed_matter = False  # one is queued or in flight; a flag costs the hot path less
         self._retry_at = math.inf  # finite only between a failure and the next attempt or success
         self._draining = False
         self._disabled = False
@@ -125,7 +147,7 @@ class Pool(Generic[C]):
             return HostState.DRAINING
         if self._disabled:
             return HostState.DISABLED
-        if self._established:
+        if self._alive:
             return HostState.READY
         if self._dead:
             return HostState.DEAD
@@ -172,11 +194,11 @@ class Pool(Generic[C]):
             self._attempt()
 
     def reset_retries(self) -> None:
-        """Forget past failures, and connect now if no connection exists."""
+        """Forget past failures, and connect now if no connection proves that the host is alive."""
         self.retries_remaining = self._limits.connect_retries
         self._retry_at = math.inf
         self._backoff.reset()
-        if self._connections or self._connect_refusal is not None:
+        if self._connect_refusal is not None or (self._connections and not self._may_probe()):
             self._notify(None)
             self._connect_for_waiting()
         else:
@@ -192,18 +214,23 @@ class Pool(Generic[C]):
                 return
         if self._queue_refusal is not None:
             self._fail([transaction], *self._queue_refusal)
+            self._retry_for_asker()
             return
         self._waiting.enqueue(transaction, now)
-        self._alarm.ring_by(now + self._limits.queue_timeout)
+        self._alarm.ring_by(now + self._first_look)
         self._connect_for_waiting()
 
-    def queue_delayed(self, transaction: Transaction) -> None:
-        """Start it when no other transaction waits. It never times out, but fails if the host is
-        DEAD."""
+    def queue_delayed(self, transaction: Transaction, since: float | None = None) -> None:
+        """Start it when no other transaction waits, or DELAYED_FIRST_AFTER seconds after `since`.
+
+        `since` is the time from which it has waited, by default now. It never times out, but fails if
+        the host is DEAD.
+        """
         if self._queue_refusal is not None:
             transaction.fail(self._queue_refusal[0])
             return
-        self._delayed.enqueue(transaction, self._clock.now)
+        self._delayed.enqueue(transaction, self._clock.now if since is None else since)
+        self._delayed_matter = True
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 self.server_to_idle(connection)
@@ -218,13 +245,20 @@ class Pool(Generic[C]):
 
     def connection_ready(self, connection: C) -> None:
         """Callback: an attempt has succeeded, the connection is Idle."""
-        first = not self._established
-        self._attempting.remove(connection)
+        first = not self._alive
+        del self._attempting[connection]
+        self._silent = False
         self._retry_at = math.inf
         now = self._clock.now
         self._unproven.enqueue(connection, now)
         self._alarm.ring_by(now + PROVEN_AFTER)
+        if self._limits.max_lifetime:
+            self._young.enqueue(connection, now)
+            self._alarm.ring_by(now + self._limits.max_lifetime)
         self._notify("connected" if first else None)
+        if len(self._connections) > self._max_connections:
+            self._close(connection, "it was a probe")
+            return
         self.server_to_idle(connection)
         self._connect_for_waiting()
 
@@ -237,9 +271,12 @@ class Pool(Generic[C]):
 
     def server_to_idle(self, connection: C) -> None:
         """Callback: the connection is Idle: start the next transaction on it, or keep it."""
-        transaction = self._waiting.dequeue()
-        if transaction is None and (transaction := self._delayed.dequeue()) is not None:
-            transaction.since = self._clock.now  # its latency is lond's alone: no client has waited
+        if self._silent:
+            self._end_silence()
+        if self._delayed_matter:
+            transaction = self._next_transaction(connection)
+        else:
+            transaction = self._waiting.dequeue()
         if transaction is not None:
             connection.start_request(transaction)
         elif self._connect_refusal is not None:
@@ -249,12 +286,22 @@ class Pool(Generic[C]):
             self._idle.push(connection, now)
             self._alarm.ring_by(now + self._limits.idle_timeout)
 
+    def retired_to_idle(self, connection: C) -> None:
+        """Callback, instead of `server_to_idle`: a connection that has been retired is Idle."""
+        if self._waiting or self._delayed:
+            self.server_to_idle(connection)
+        else:
+            if self._silent:
+                self._end_silence()
+            self._close(connection, "it is too old")
+
     def connection_closed(self, connection: C, why: str, transaction: Transaction | None) -> None:
         """Callback: a connection or an attempt has ended, with `transaction` in flight.
 
         A failed attempt costs a retry if no other connection shows that the host is alive. If no other
         is on its way either, or the host is DEAD now, all waiting transactions fail. A lost connection
-        is replaced if transactions wait.
+        is replaced if transactions wait. If it was idle and had ended unnoticed, those that have been
+        idle for as long are closed too.
         """
         lost = [] if transaction is None else [transaction]
         how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
@@ -263,9 +310,18 @@ class Pool(Generic[C]):
             return
         self._connections.remove(connection)
         self._idle.remove(connection)
-        attempted = connection in self._attempting
-        self._attempting.discard(connection)
-        failed = attempted
+        self._young.remove(connection)
+        self._carry_delayed.discard(connection)
+        begun = self._attempting.pop(connection, None)
+        if connection.lost_unheard:
+            self._close_idle_before(connection.request_started())
+        attempted = failed = begun is not None
+        if begun is not None and not connection.heard and self._established:
+            self._silent = not any(
+                each.heard_since(begun) for each in self._connections if each not in self._attempting
+            )
+        if not self._established:
+            self._silent = False
         if self._unproven.remove(connection):
             if connection.replied:
                 self._mark_alive()
@@ -274,7 +330,7 @@ class Pool(Generic[C]):
         why = f"an attempt failed: {why}" if attempted else f"lost a connection: {why}"
         unserved: list[Transaction] = []
         if failed:
-            if not self._established:
+            if not self._alive:
                 self.retries_remaining = max(0, self.retries_remaining - 1)
             self._schedule_retry()
             if not self._connections or self._dead:
@@ -326,11 +382,17 @@ class Pool(Generic[C]):
             self._mark_alive()
         for connection in self._pop_older(self._idle, limits.idle_timeout):
             self._close(connection, "it was idle for too long")
+        for connection in self._pop_older(self._young, limits.max_lifetime):
+            if self._idle.remove(connection):
+                self._close(connection, "it is too old")
+            else:
+                connection.retire()
         if self._retry_at <= self._clock.now:
             self._retry_at = math.inf
-            probe = not self._connections and not self._draining
+            probe = (not self._connections or self._may_probe()) and not self._draining
             if not self._attempting and (probe or (self._waiting and self._has_room())):
                 self._attempt()
+        self._probe_if_silent()
         self._alarm.ring_by(self._retry_at)
         why = f"no connection was free for {limits.queue_timeout:g} s"
         self._fail(late, why, Reason.QUEUE_TIMEOUT)
@@ -340,8 +402,35 @@ class Pool(Generic[C]):
         return len(self._connections) > len(self._attempting)
 
     @property
+    def _alive(self) -> bool:
+        """Whether a connection proves that the host is alive."""
+        return self._established and not self._silent
+
+    @property
     def _dead(self) -> bool:
-        return self.retries_remaining == 0 and not self._established
+        return self.retries_remaining == 0 and not self._alive
+
+    def _next_transaction(self, connection: C) -> Transaction | None:
+        """The transaction to start while there are delayed ones.
+
+        The oldest delayed one goes first once it has waited for DELAYED_FIRST_AFTER seconds, if no other
+        is in flight; the connection of one then serves a client. So clients lose one connection at most.
+        """
+        served = connection in self._carry_delayed
+        self._carry_delayed.discard(connection)
+        oldest = self._delayed.oldest()
+        if self._waiting:
+            overdue = oldest is not None and oldest[1] + DELAYED_FIRST_AFTER <= self._clock.now
+            if not overdue or served or self._carry_delayed:
+                return self._waiting.dequeue()
+        if oldest is None:
+            self._delayed_matter = bool(self._carry_delayed)
+            return None
+        transaction = oldest[0]
+        self._delayed.remove(transaction)
+        self._carry_delayed.add(connection)
+        transaction.since = self._clock.now  # its latency is lond's alone: no client has waited
+        return transaction
 
     def _refuse(self, why: str, reason: Reason) -> None:
         self._connect_refusal = why, reason
@@ -353,10 +442,26 @@ class Pool(Generic[C]):
     def _close(self, connection: C, why: str) -> None:
         """Close a connection that is idle; this is no failure of the host."""
         self._connections.remove(connection)
+        self._carry_delayed.discard(connection)
+        self._young.remove(connection)
         if self._unproven.remove(connection):
             self._mark_alive()
         self._notify(None)
         connection.close(why)
+
+    def _close_idle_before(self, when: float) -> None:
+        """Close the connections that have been idle since before `when`."""
+        while (oldest := self._idle.oldest()) is not None and oldest[1] < when:
+            self._idle.remove(oldest[0])
+            self._unproven.remove(oldest[0])
+            self._close(oldest[0], "another that was idle for less long has ended")
+
+    def _end_silence(self) -> None:
+        """A connection has received a reply: the host is alive, and was."""
+        self._silent = False
+        self._retry_at = math.inf
+        self._mark_alive()
+        self._notify("lond has replied")
 
     def _notify(self, why: str | None) -> None:
         """After each change of connections, retries or state: what is refused now? Then call back."""
@@ -377,6 +482,40 @@ class Pool(Generic[C]):
             self._retry_at = self._clock.now + self._backoff.next_delay()
             self._alarm.ring_by(self._retry_at)
 
+    def _may_probe(self) -> bool:
+        """Whether the connections prove nothing, and one more may be attempted beside them."""
+        return self._silent and not self._attempting and len(self) < self._descriptors()
+
+    def _probe_if_silent(self) -> None:
+        """Attempt one more connection if a transaction has waited for `limits.silence` seconds and no
+        connection has received anything for as long."""
+        oldest = self._waiting.oldest()
+        if oldest is None or self._connect_refusal is not None:
+            return
+        now, silence = self._clock.now, self._limits.silence
+        if oldest[1] + silence > now:
+            self._alarm.ring_by(oldest[1] + silence)
+            return
+        self._alarm.ring_by(now + LOOK_AGAIN)
+        if (
+            not self._attempting
+            and self._retry_at == math.inf
+            and self._last_attempt + silence <= now
+            and len(self) < self._descriptors()
+            and not any(each.heard_since(now - silence) for each in self._connections)
+        ):
+            self._attempt()
+
+    def _retry_for_asker(self) -> None:
+        """A request for a DEAD host was refused: try now, unless that was done a moment ago."""
+        if (
+            self._connect_refusal is None
+            and (not self._connections or self._may_probe())
+            and self._last_attempt + ASKED_RETRY <= self._clock.now
+        ):
+            self._retry_at = math.inf
+            self._attempt()
+
     def _connect_for_waiting(self) -> None:
         """Connect for the transactions that wait.
 
@@ -387,8 +526,8 @@ class Pool(Generic[C]):
             self._attempt()
         while (
             self._has_room()
-            and len(self._waiting) > len(self._attempting)
-            and self._established
+            and len(self._waiting) + len(self._delayed) > len(self._attempting)
+            and self._alive
             and self._retry_at == math.inf
         ):
             self._attempt()
@@ -400,9 +539,9 @@ class Pool(Generic[C]):
     def _attempt(self) -> None:
         connection = self._make_lond_connection()
         self._connections.add(connection)
-        self._attempting.add(connection)
+        self._attempting[connection] = self._last_attempt = self._clock.now
         self._notify(None)
-        connection.connect()
+        connection.connect(probe=len(self) > self._max_connections)
 
     def _pop_older(self, members: Queue[T] | Stack[T], seconds: float) -> Iterator[T]:
         """Pop every member older than `seconds`, and set the alarm for the next one."""

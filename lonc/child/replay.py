@@ -1,28 +1,34 @@
-"""Carries out the delayed transactions of one host, of all its ids: oldest first, one at a time.
+"""Carries out the delayed transactions of one host, of all its ids: oldest first.
+
+Those of one user are carried out one at a time, those of different users side by side on at most half of
+the connections. A request whose user cannot be told waits for all older ones, and all others wait for it
+(`lonc.spool.order`).
 
 The state of a file is kept here, by its name, from look to look:
 
     at a look                      unchanged since the last      changed, or new
     ------------------------------------------------------------------------------
-    (not known)                                                  seen
-    seen                           settled                       seen
-    settled                        settled                       seen
+    (not known)                                                  seen; whole if it is ours
+    seen                           settled, after LOOK_AGAIN     seen
+    whole, settled                 settled                       seen
     unreadable once                unreadable once               seen
     in flight                      in flight                     in flight
     done                           done                          done
 
     when its turn comes
     ------------------------------------------------------------------------------
-    settled, unreadable once       opened, locked and read       in flight
-                                   reading has failed            unreadable once; if it was: moved to
-                                   bad/ it can never be carried out   moved to bad/
-                                   another child has locked it   (as it was; it is tried again)
+    whole, settled,                opened, locked and read       in flight
+    unreadable once                its user is in flight         as it was; next after that one
+                                   reading has failed            unreadable once; then: moved to bad/
+                                   it can never be carried out   moved to bad/; if it was whole: seen
+                                   another child has locked it   as it was; it is tried again
     in flight                      a reply, whatever it says     removed; if that fails: done
                                    no reply                      settled; all others wait for a look
     done                           removing is tried again
 
 A file that is gone has no state. The oldest file that is merely seen holds up those behind it: its
-writer may not have finished. A file is locked while it is in flight, since there are two children at a
+writer may not have finished. Our own writer renames a whole file into place and marks it (`is_ours`), so
+no second look is needed. A file is locked while it is in flight, since there are two children at a
 reload. If the keys of sealed files cannot be read, or the directory cannot be written, all files wait.
 """
 
@@ -44,10 +50,12 @@ from lonc.errors import Misconfigured
 from lonc.log import logger
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
+from lonc.spool.order import user_of
 from lonc.spool.sealing import is_sealed, longest_sealed
-from lonc.spool.spool import SENT, Name, move_to_bad, record, unseal, waiting
+from lonc.spool.spool import SENT, Name, is_ours, move_to_bad, record, unseal, waiting
 
 LOOK_AGAIN = 1.0  # seconds; a program that writes a file in place is expected to finish within them
+MOST_BEHIND = 1000  # files that have been read, and wait for one of the same user
 
 # Errors of this process or machine, not of the file.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
@@ -57,6 +65,7 @@ class FileState(Enum):
     """See the table above."""
 
     SEEN = "seen"
+    WHOLE = "whole"
     SETTLED = "settled"
     IN_FLIGHT = "in flight"
     DONE = "done"
@@ -66,12 +75,11 @@ class FileState(Enum):
 Fingerprint = tuple[int, int, int]  # inode, size, time of the last change
 
 
-@dataclass
+@dataclass(slots=True)
 class _File:
     state: FileState
     fingerprint: Fingerprint  # at the last look
-
-    __slots__ = ("fingerprint", "state")
+    since: float = 0.0  # time of the first look, by the loop's clock
 
     def looked_at(self, fingerprint: Fingerprint) -> FileState:
         """The state after another look: the upper half of the table."""
@@ -79,14 +87,36 @@ class _File:
             return self.state
         if fingerprint != self.fingerprint:
             return FileState.SEEN
-        return FileState.SETTLED if self.state is FileState.SEEN else self.state
+        if self.state in (FileState.SEEN, FileState.WHOLE):
+            return FileState.SETTLED
+        return self.state
 
 
-class Replay(Transaction):
-    """The delayed transactions of a host; the one in flight is this object.
+class _Flight(Transaction):
+    """The transaction of one file. `fd` is locked; `user` is None if it cannot be told."""
+
+    __slots__ = ("_replay", "content", "fd", "name", "user")
+
+    def __init__(self, replay: Replay, name: Name, fd: int, content: bytes, user: bytes | None) -> None:
+        self._replay = replay
+        self.name = name
+        self.fd = fd
+        self.content = content
+        self.user = user
+
+    def complete(self, reply: Line) -> None:
+        self._replay.complete(self)
+
+    def fail(self, why: str) -> None:
+        self._replay.fail(self)
+
+
+class Replay:
+    """The delayed transactions of a host.
 
     `not_for_lond(request)` is true for a request that must never be sent to lond;
-    `queue_delayed(transaction)` queues it behind all others, `drop(transaction)` takes it back.
+    `queue_delayed(transaction, since)` queues it behind all others, `since` is the time from which its
+    file has waited; `drop(transaction)` takes it back.
 
     Callbacks: `on_error(why)`; `on_nothing_in_flight()`, whenever nothing is in flight any more.
     """
@@ -97,7 +127,7 @@ class Replay(Transaction):
         settings: Settings,
         ids: Collection[str],
         not_for_lond: Callable[[bytes], object],
-        queue_delayed: Callable[[Transaction], None],
+        queue_delayed: Callable[[Transaction, float], None],
         drop: Callable[[Transaction], None],
         on_error: Callable[[str], None],
         on_nothing_in_flight: Callable[[], None],
@@ -114,9 +144,11 @@ class Replay(Transaction):
         self._by_dns = settings.by_dns
         self._files: dict[Name, _File] = {}  # oldest first
         self._turns: deque[Name] = deque()  # of those whose turn comes before the next look
-        self._flight: tuple[Name, int] | None = None  # the file in flight, its locked descriptor
-        self._content = b""  # of the file in flight
+        self._behind: dict[bytes, deque[Name]] = {}  # by user; older than `_turns`, behind one in flight
+        self._flights: dict[Name, _Flight] = {}
+        self._most_flights = max(1, settings.max_connections // 2)
         self._next_look: object | None = None
+        self._failed = False  # a transaction has failed since the last look
         self._leaving = False
 
     @property
@@ -131,43 +163,60 @@ class Replay(Transaction):
 
     @property
     def in_flight(self) -> bool:
-        return self._flight is not None
+        return bool(self._flights)
 
     def look(self) -> None:
         """Look into the directory and start to carry out what is there, unless that goes on already."""
-        if self._flight is None and self._next_look is None and not self._leaving:
+        if not self._flights and self._next_look is None and not self._leaving:
             self._look()
+
+    def look_soon(self) -> None:
+        """Look in LOOK_AGAIN seconds: a program that was replied con_lost saves its request now."""
+        if not self._flights:
+            self._look_in(LOOK_AGAIN)
 
     def leave(self) -> None:
         """Start no more; if a request has already been sent to lond, its reply still counts."""
         self._leaving = True
-        if self._flight is not None:
-            self._drop(self)
+        for flight in list(self._flights.values()):
+            self._drop(flight)
 
     def _look(self) -> None:
         self._next_look = None
-        if self._leaving:
-            return
+        if not self._leaving:
+            self._failed = False
+            self._scan()
+            self._go_on()
+
+    def _scan(self, settle: bool = True) -> None:
+        """Scan the directory. Without `settle` no file becomes settled: the last look is too recent."""
         files: dict[Name, _File] = {}
         try:
             names, _ = waiting(self._directory)
             for name in names:
                 if name.host in self._ids and (fingerprint := self._fingerprint(name)) is not None:
-                    known = self._files.get(name)
-                    state = FileState.SEEN if known is None else known.looked_at(fingerprint)
-                    files[name] = _File(state, fingerprint)
+                    files[name] = self._looked_at(name, fingerprint, settle)
         except OSError as error:
             self._on_error(f"cannot read {self._directory}: {error.strerror}")
             return
         self._files = files
-        self._turns = deque()
+        self._all_wait()
         for name, file in files.items():
             if file.state is FileState.SEEN:
                 self._look_in(LOOK_AGAIN)
                 break
             if file.state is not FileState.IN_FLIGHT:
                 self._turns.append(name)
-        self._go_on()
+
+    def _looked_at(self, name: Name, fingerprint: Fingerprint, settle: bool) -> _File:
+        known = self._files.get(name)
+        if known is None:
+            state = FileState.WHOLE if is_ours(name, fingerprint[2]) else FileState.SEEN
+            return _File(state, fingerprint, self._loop.now)
+        state = known.looked_at(fingerprint)
+        if known.state is FileState.SEEN and state is FileState.SETTLED and not settle:
+            state = FileState.SEEN
+        return _File(state, fingerprint, known.since)
 
     def _fingerprint(self, name: Name) -> Fingerprint | None:
         """Raises OSError; None if the file is gone."""
@@ -182,52 +231,92 @@ class Replay(Transaction):
             self._next_look = self._loop.after(seconds, self._look)
 
     def _go_on(self) -> None:
-        """Give each file its turn until one is in flight, or one must wait and all others with it."""
-        while self._flight is None and self._turns and not self._leaving:
-            if not self._take(self._turns.popleft()):
-                self._turns.clear()
-                return
-        if self._flight is None:
+        """Give files their turns until enough are in flight, or one must wait and all others with it."""
+        while len(self._flights) < self._most_flights and not self._leaving:
+            name = self._next()
+            if name is None or not self._take(name):
+                break
+        if not self._flights:
             self._on_nothing_in_flight()
+
+    def _next(self) -> Name | None:
+        """The file whose turn is next; None if there is none, or all wait for the one in flight."""
+        users = {flight.user for flight in self._flights.values()}
+        if None in users:
+            return None
+        for user, names in self._behind.items():
+            if user not in users:
+                name = names.popleft()
+                if not names:
+                    del self._behind[user]
+                return name
+        return self._turns.popleft() if self._turns else None
+
+    def _all_wait(self) -> None:
+        """No file gets a turn before the next look."""
+        self._turns.clear()
+        self._behind.clear()
 
     def _take(self, name: Name) -> bool:
         """The turn of one file; False if it must wait, and all others with it."""
-        path = self._directory / name.text
         if self._files[name].state is FileState.DONE:
             self._remove(name)
             return True
         if not os.access(self._directory, os.W_OK | os.X_OK):
             # A file that cannot be removed would be carried out again and again.
             self._on_error(f"delayed transactions wait: cannot write {self._directory}")
+            self._all_wait()
             return False
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(
+                self._directory / name.text, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except FileNotFoundError:
             del self._files[name]
             return True
         except OSError as error:
             return self._unreadable(name, error)
-        request = None
+        content = None
         try:
-            request = self._read(fd, name)
+            content = self._read(fd, name)
         except OSError as error:
             return self._unreadable(name, error)
         except ValueError as error:
-            return self._put_aside(name, str(error))
+            return self._reject(name, str(error))
         except Misconfigured as error:
             self._on_error(f"delayed transactions wait: {error}")
+            self._all_wait()
             return False
         finally:
-            if request is None:
+            if content is None:
                 os.close(fd)
-        if request is None:
+        if content is None:
             self._look_in(LOOK_AGAIN)
+            self._all_wait()
             return False
-        self._files[name].state = FileState.IN_FLIGHT
-        self._flight = name, fd
-        self._content = request
-        self.request = b"sethost:%b:%b" % (name.host.encode(), request) if self._by_dns else request
-        self._queue_delayed(self)
+        return self._start(name, fd, content)
+
+    def _start(self, name: Name, fd: int, content: bytes) -> bool:
+        """Queue the transaction, unless it must wait for one in flight; False if all others must."""
+        user = user_of(content)
+        if user is None and self._flights:
+            os.close(fd)
+            self._turns.appendleft(name)
+            return False
+        if any(flight.user == user for flight in self._flights.values()):
+            os.close(fd)
+            assert user is not None, "nothing gets a turn beside one whose user cannot be told"
+            if sum(map(len, self._behind.values())) >= MOST_BEHIND:
+                self._turns.appendleft(name)
+                return False
+            self._behind.setdefault(user, deque()).append(name)
+            return True
+        flight = _Flight(self, name, fd, content, user)
+        flight.request = b"sethost:%b:%b" % (name.host.encode(), content) if self._by_dns else content
+        file = self._files[name]
+        file.state = FileState.IN_FLIGHT
+        self._flights[name] = flight
+        self._queue_delayed(flight, file.since)
         return True
 
     def _read(self, fd: int, name: Name) -> bytes | None:
@@ -266,32 +355,34 @@ class Replay(Transaction):
             raise ValueError("it is not for lond")
         return content
 
-    def complete(self, reply: Line) -> None:
+    def complete(self, flight: _Flight) -> None:
         """Callback: lond has replied. Any reply ends the transaction, even an error."""
-        name, fd = self._end_flight()
+        name = flight.name
+        del self._flights[name]
         try:
-            record(self._settings, SENT, name.host, self._content[:-1])
+            record(self._settings, SENT, name.host, flight.content[:-1])
         except OSError as error:
             self._on_error(f"cannot write {self._settings.perm_log}: {error.strerror}")
         self._remove(name)
-        os.close(fd)  # and unlock it
-        if not self._turns:
-            self._look_in(LOOK_AGAIN)  # more may have come meanwhile
+        os.close(flight.fd)  # and unlock it
+        if not self._turns and not self._behind:
+            # While it was in flight, requests of its user were saved. They must not wait for a second:
+            # meanwhile others would be saved behind them, and so on without end.
+            if not self._failed and not self._leaving:
+                self._scan(settle=False)
+            self._look_in(LOOK_AGAIN)  # another may be saved just now
         self._go_on()
 
-    def fail(self, why: str) -> None:
+    def fail(self, flight: _Flight) -> None:
         """Callback: no reply. The file stays, although lond may have carried it out."""
-        name, fd = self._end_flight()
-        os.close(fd)
-        if name in self._files:
-            self._files[name].state = FileState.SETTLED
-        self._turns.clear()
-        self._on_nothing_in_flight()
-
-    def _end_flight(self) -> tuple[Name, int]:
-        flight, self._flight = self._flight, None
-        assert flight is not None
-        return flight
+        del self._flights[flight.name]
+        os.close(flight.fd)
+        if flight.name in self._files:
+            self._files[flight.name].state = FileState.SETTLED
+        self._failed = True
+        self._all_wait()
+        if not self._flights:
+            self._on_nothing_in_flight()
 
     def _remove(self, name: Name) -> None:
         """Remove a file that was carried out; if that fails, remember that it is done."""
@@ -310,13 +401,25 @@ class Replay(Transaction):
     def _unreadable(self, name: Name, error: OSError) -> bool:
         if error.errno in _OURS:
             self._on_error(f"delayed transactions wait: {error.strerror}")
+            self._all_wait()
             return False
         file = self._files[name]
         if file.state is not FileState.UNREADABLE_ONCE:
             file.state = FileState.UNREADABLE_ONCE
             self._look_in(LOOK_AGAIN)
+            self._all_wait()
             return False
         return self._put_aside(name, f"cannot read it: {error.strerror}")
+
+    def _reject(self, name: Name, why: str) -> bool:
+        """It can never be carried out; but a file that was seen once may not have been finished."""
+        file = self._files[name]
+        if file.state is FileState.WHOLE:
+            file.state = FileState.SEEN
+            self._look_in(LOOK_AGAIN)
+            self._all_wait()
+            return False
+        return self._put_aside(name, why)
 
     def _put_aside(self, name: Name, why: str) -> bool:
         try:

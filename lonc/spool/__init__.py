@@ -1,6 +1,7 @@
 """Delayed transactions on the disk: requests that wait until their host is reachable.
 
 - `spool`: the directory `delayed/`, its files, and the permanent log
+- `order`: which of them belong together, and must be carried out in their order
 - `sealing`: encrypts the requests in the files, if there is a key file
 - `admin`: the operator's actions: list, show, requeue, reseal, drop
 """

@@ -193,7 +193,7 @@ def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
             os.fchown(fd, like.st_uid, -1)
         if os.fstat(fd).st_gid != like.st_gid:
             os.fchown(fd, -1, like.st_gid)
-        spool.write(fd, content)
+        spool.write(fd, content, path.name)
 
 
 @contextlib.contextmanager

@@ -104,6 +104,12 @@ def waiting(directory: Path) -> tuple[list[Name], list[str]]:
     return listing(directory)[:2]
 
 
+def names_of(directory: Path, host: str) -> list[Name]:
+    """The transactions that wait for `host`, in no order. Raises OSError."""
+    names = (Name.parse(text) for text in _list(directory) if text.endswith(f".{host}"))
+    return [name for name in names if name is not None and name.host == host]
+
+
 def newest(directory: Path, host: str) -> tuple[int, int] | None:
     """Time and count of the newest transaction that waits for `host`; None if there is none.
 
@@ -125,7 +131,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
     fd, temporary, path = _create(directory, request if keys is None else command_of(request), host)
     with atomic_file(fd, temporary, path):  # replaces no file: see _create
         content = request + b"\n"
-        write(fd, content if keys is None else keys.seal(content, host, path.name))
+        write(fd, content if keys is None else keys.seal(content, host, path.name), path.name)
     try:
         sync_directory(directory)
     except OSError:
@@ -282,16 +288,35 @@ def _next_name(directory: Path, command: str, host: str) -> Name:
     return name
 
 
-def write(fd: int, content: bytes) -> None:
+def write(fd: int, content: bytes, text: str) -> None:
     """Write all of `content` to a new file, wait until the disk has it, and read it back.
 
-    Raises OSError.
+    `text` is the name that the file will get; the file is marked as ours (`is_ours`). Raises OSError.
     """
     os.fchmod(fd, FILE_MODE)  # whatever the umask
     write_all(fd, content)
+    _mark(fd, text)
     os.fsync(fd)
     if os.pread(fd, len(content) + 1, 0) != content:
         raise OSError(errno.EIO, "what is read is not what was written")
+
+
+def is_ours(name: Name, mtime_ns: int) -> bool:
+    """Whether the file was written by `save` or `reseal`, so that it was renamed into place whole.
+
+    Such a file has the whole second of its name as the time of its change; a file that was written in
+    place has the time of its last write. On a file system without fractions of a second the two may
+    agree: the reader must still check that the content is complete.
+    """
+    return mtime_ns == name.time * 1_000_000_000
+
+
+def _mark(fd: int, text: str) -> None:
+    name = Name.parse(text)
+    assert name is not None, "a file that is saved has a possible name"
+    # A file without the mark is carried out too, a second later. The time may be out of range.
+    with contextlib.suppress(OSError, OverflowError):
+        os.utime(fd, ns=(name.time * 1_000_000_000,) * 2)
 
 
 def _open_log(file: Path) -> int:

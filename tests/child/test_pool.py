@@ -25,8 +25,13 @@ class FakeConnection:
         self.replied = False
         self.timed_out = False
         self.ended = False  # lond has closed, and the loop has not told yet
+        self.heard = False
+        self.lost_unheard = False
+        self.heard_at = self.started_at = -math.inf
+        self.retired = False
 
-    def connect(self):
+    def connect(self, probe):
+        self.probe = probe
         if self.refuse:
             self.close("refused at once")
 
@@ -42,6 +47,24 @@ class FakeConnection:
         assert self.transaction is None, "work for a connection that is busy"
         self.transaction = transaction
         self.started += 1
+        self.started_at = self.pool._clock.now
+
+    def request_started(self):
+        return self.started_at
+
+    def heard_since(self, when):
+        assert not self.closed
+        return self.heard_at >= when
+
+    def retire(self):
+        assert not self.closed
+        assert self.transaction is not None
+        self.retired = True
+
+    def lose(self):
+        """It turns out to have ended before its request came."""
+        self.lost_unheard = True
+        self.close("reset")
 
     def close(self, why):
         if not self.closed:
@@ -51,12 +74,14 @@ class FakeConnection:
 
     def become_ready(self):
         self.ready = True
+        self.heard_at = self.pool._clock.now
         self.pool.connection_ready(self)
 
     def answer(self, reply=b"reply\n"):
         transaction, self.transaction = self.transaction, None
         self.replied = True
-        self.pool.server_to_idle(self)
+        self.heard_at = self.pool._clock.now
+        (self.pool.retired_to_idle if self.retired else self.pool.server_to_idle)(self)
         self.pool.complete_transaction(transaction, reply)
 
 
@@ -97,7 +122,7 @@ class Unshortened(Random):
 class Host:
     """A pool with everything around it."""
 
-    def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0):
+    def __init__(self, max_connections=5, connect_retries=2, idle_timeout=3600.0, max_lifetime=0.0):
         self.descriptors = 1000
         self.refuse = False
         self.made = []
@@ -108,7 +133,13 @@ class Host:
             self.clock,
             max_connections,
             lambda: self.descriptors,
-            PoolLimits(connect_retries, queue_timeout=60.0, idle_timeout=idle_timeout),
+            PoolLimits(
+                connect_retries,
+                queue_timeout=60.0,
+                idle_timeout=idle_timeout,
+                silence=10.0,
+                max_lifetime=max_lifetime,
+            ),
             Backoff(1.0, 8.0, Unshortened()),
             self.statistics,
             self.make,
@@ -729,7 +760,7 @@ def test_a_retry_beside_connections_that_serve_starts_only_while_something_waits
     assert len(ready.made) == 2
 
 
-def test_a_delayed_transaction_is_started_only_when_nothing_else_waits_and_it_never_waits_too_long(
+def test_a_delayed_transaction_waits_a_second_for_others_and_it_never_waits_too_long(
     ready,
 ):
     ended = []
@@ -737,7 +768,7 @@ def test_a_delayed_transaction_is_started_only_when_nothing_else_waits_and_it_ne
     delayed = Asked(b"delayed\n", ended.append, pytest.fail)
     ready.pool.queue_delayed(delayed)
     ready.ask("next")
-    ready.clock.advance(30.0)
+    ready.clock.advance(0.9)
     ready.made[0].answer()
     assert ready.made[0].transaction.request == b"'next'\n"
     ready.clock.advance(100.0)
@@ -745,6 +776,79 @@ def test_a_delayed_transaction_is_started_only_when_nothing_else_waits_and_it_ne
     assert ready.made[0].transaction is delayed
     ready.made[0].answer()
     assert ended == [b"reply\n"]
+
+
+@pytest.fixture
+def crowded():
+    """Three connections that are busy with 0, 1 and 2, while 3 to 9 wait."""
+    host = Host(max_connections=3)
+    host.pool.open()
+    host.made[0].become_ready()
+    for name in range(10):
+        host.ask(name)
+    for connection in host.made[1:]:
+        connection.become_ready()
+    assert len(host.busy) == 3
+    return host
+
+
+def queue_delayed(host, name, since=None):
+    delayed = Asked(name, lambda _: host.ended(name, "reply"), lambda why: host.ended(name, why))
+    host.pool.queue_delayed(delayed, since)
+    return delayed
+
+
+def requests(host):
+    return [each.transaction.request for each in host.made]
+
+
+def test_a_delayed_transaction_that_has_waited_for_a_second_goes_ahead_of_clients(crowded):
+    queue_delayed(crowded, b"delayed")
+    crowded.clock.advance(0.9)
+    crowded.made[0].answer()
+    assert requests(crowded) == [b"3\n", b"1\n", b"2\n"]
+    crowded.clock.advance(0.1)
+    crowded.made[1].answer()
+    assert requests(crowded) == [b"3\n", b"delayed", b"2\n"]
+
+
+def test_delayed_transactions_hold_one_place_at_most_while_clients_wait(crowded):
+    for name in (b"a", b"b", b"c"):
+        queue_delayed(crowded, name, crowded.clock.now - 1.0)
+    crowded.made[0].answer()
+    crowded.made[1].answer()
+    crowded.made[2].answer()
+    assert requests(crowded) == [b"a", b"3\n", b"4\n"]
+    crowded.made[0].answer()  # the place that it had is a client's next
+    assert requests(crowded) == [b"5\n", b"3\n", b"4\n"]
+    crowded.made[1].answer()
+    assert requests(crowded) == [b"5\n", b"b", b"4\n"]
+    crowded.made[1].close("reset")
+    crowded.made[2].answer()
+    assert crowded.made[2].transaction.request == b"c"
+
+
+def test_where_there_is_one_connection_clients_and_delayed_transactions_take_turns(ready):
+    one = Host(max_connections=1)
+    one.pool.open()
+    one.made[0].become_ready()
+    for name in range(4):
+        one.ask(name)
+    for name in (b"a", b"b"):
+        queue_delayed(one, name, one.clock.now - 1.0)
+    order = []
+    for _ in range(6):
+        order += requests(one)
+        one.made[0].answer()
+    assert order == [b"0\n", b"a", b"1\n", b"b", b"2\n", b"3\n"]
+    assert not one.pool._delayed_matter
+
+
+def test_delayed_transactions_open_connections_to_be_carried_out_side_by_side(ready):
+    for name in (b"a", b"b"):
+        queue_delayed(ready, name)
+    ready.made[1].become_ready()
+    assert requests(ready) == [b"a", b"b"]
 
 
 def test_a_delayed_transaction_connects_by_itself_and_fails_with_a_dead_host(host):
@@ -811,6 +915,196 @@ def test_the_census_differs_after_each_change(host):
     seen.append(host.pool.census)
     assert len(set(seen)) == 5
     assert (host.pool.attempting, host.pool.busy, len(host.pool)) == (1, 1, 2)
+
+
+def test_a_request_for_a_dead_host_causes_an_attempt_if_the_last_is_5_s_old(host):
+    host.refuse = True
+    for name in range(2):
+        host.ask(name)
+    host.clock.advance(20.0)  # the delays have grown: the next retry comes 24 s after the start
+    made = len(host.made)
+    host.ask("asker")
+    assert host.outcomes["asker"] == "the host is DEAD"
+    assert len(host.made) == made + 1
+    host.clock.advance(4.9)
+    host.ask("early")
+    assert len(host.made) == made + 1
+    host.refuse = False
+    host.clock.advance(0.1)
+    host.ask("next")
+    assert len(host.made) == made + 2
+    host.clock.advance(30.0)
+    host.ask("beside an attempt")
+    assert len(host.made) == made + 2
+    host.made[-1].become_ready()
+    host.ask("served")
+    assert host.busy
+
+
+def test_a_disabled_host_is_not_tried_when_asked(host):
+    host.pool.disable()
+    host.clock.advance(100.0)
+    host.ask(1)
+    assert host.made == []
+
+
+def all_idle(host, count=3):
+    for name in range(count):
+        host.ask(name)
+    for connection in host.made[1:]:
+        connection.become_ready()
+    for connection in list(host.busy):
+        connection.answer()
+    assert len(host.open) == count
+    host.outcomes.clear()
+    host.clock.advance(2.0)
+
+
+def test_if_a_connection_had_ended_while_it_was_idle_those_idle_for_as_long_are_closed(ready):
+    all_idle(ready)
+    ready.ask("kept")
+    ready.ask("lost")
+    lost, kept = ready.busy
+    ready.clock.advance(1.0)
+    kept.answer()
+    lost.lose()
+    assert ready.outcomes == {"kept": "reply", "lost": "lost a connection: reset"}
+    assert ready.open == [kept]  # it has been used since
+    assert ready.pool.retries_remaining == 2
+
+
+def test_after_a_crash_one_request_is_lost(ready):
+    all_idle(ready)
+    ready.ask("lost")
+    ready.busy[0].lose()
+    assert ready.open == []
+    ready.ask("next")
+    ready.open[0].become_ready()
+    ready.open[0].answer()
+    assert ready.outcomes["next"] == "reply"
+
+
+def test_a_connection_that_is_lost_with_a_part_of_its_reply_says_nothing_about_others(ready):
+    all_idle(ready)
+    ready.ask("lost")
+    ready.busy[0].close("reset")
+    assert len(ready.open) == 2
+
+
+@pytest.fixture
+def hanging():
+    """A pool of 2 connections, of which one hangs."""
+    host = Host(max_connections=2)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(2.0)
+    host.ask("hangs")
+    return host
+
+
+def test_attempts_that_fail_beside_silent_connections_make_the_host_dead(hanging):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    hanging.made[1].close("no answer")
+    assert hanging.pool.state is HostState.CONNECTING
+    assert hanging.outcomes == {}
+    hanging.clock.advance(1.0)
+    hanging.made[2].close("no answer")
+    assert hanging.pool.state is HostState.DEAD
+    assert hanging.outcomes == {"waits": "an attempt failed: no answer"}
+    hanging.ask("refused")
+    assert hanging.outcomes["refused"] == "the host is DEAD"
+    hanging.made[0].answer()
+    assert hanging.pool.state is HostState.READY
+    assert hanging.pool.retries_remaining == 2
+    assert hanging.outcomes["hangs"] == "reply"
+
+
+@pytest.mark.parametrize("who", ["another", "the attempt itself"])
+def test_attempts_that_fail_while_a_byte_has_come_do_not_count(hanging, who):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    if who == "another":
+        hanging.made[0].heard_at = hanging.clock.now
+    else:
+        hanging.made[1].heard = True
+    hanging.made[1].close("no answer")
+    assert hanging.pool.state is HostState.READY
+    assert hanging.pool.retries_remaining == 2
+
+
+def test_reset_retries_tries_at_once_beside_silent_connections(hanging):
+    hanging.ask("waits")
+    hanging.clock.advance(1.0)
+    hanging.made[1].close("no answer")
+    hanging.pool.reset_retries()
+    assert len(hanging.open) == 2
+    hanging.open[1].become_ready()
+    assert hanging.pool.state is HostState.READY
+    assert hanging.open[1].transaction.request == b"'waits'\n"
+
+
+def test_if_all_connections_are_silent_while_a_request_waits_one_more_is_tried():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask("hangs")
+    host.clock.advance(5.0)
+    host.ask("waits")
+    host.clock.advance(9.9)
+    assert len(host.made) == 1
+    host.clock.advance(0.1)
+    assert len(host.made) == 2
+    host.made[1].close("no end of the dialogue")
+    host.clock.advance(1.0)
+    host.made[2].close("no end of the dialogue")
+    assert host.pool.state is HostState.DEAD
+    assert host.outcomes == {"waits": "an attempt failed: no end of the dialogue"}
+    assert host.made[0].transaction is not None
+    host.made[0].answer()
+    assert host.pool.state is HostState.READY
+
+
+def test_a_probe_that_succeeds_is_closed_and_the_request_goes_on_waiting():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(1.0)
+    host.ask("hangs")
+    host.ask("waits")
+    host.clock.advance(10.0)
+    assert host.made[1].probe
+    host.made[1].become_ready()
+    assert host.made[1].closed
+    assert host.pool.state is HostState.READY
+    host.clock.advance(9.9)
+    assert len(host.made) == 2
+    host.made[0].heard_at = host.clock.now  # a part of a reply
+    host.clock.advance(9.0)
+    assert len(host.made) == 2
+
+
+def test_a_connection_that_is_too_old_is_closed_when_it_is_idle():
+    host = Host(max_lifetime=100.0)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(50.0)
+    for name in range(2):
+        host.ask(name)
+    host.made[1].become_ready()
+    host.clock.advance(50.0)
+    assert len(host.open) == 2
+    host.ask("waits")
+    host.made[0].answer()  # too old, but a request waits
+    assert host.made[0].transaction.request == b"'waits'\n"
+    host.made[0].answer()
+    assert host.made[0].closed
+    host.made[1].answer()
+    host.clock.advance(49.9)
+    assert not host.made[1].closed
+    host.clock.advance(0.1)
+    assert host.made[1].closed
+    assert host.open == [host.made[2]]
 
 
 class AnyRun(RuleBasedStateMachine):
@@ -902,7 +1196,9 @@ class AnyRun(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         host, pool = self.host, self.host.pool
-        assert len(host.open) == len(pool) <= self.most
+        probes = sum(each.probe for each in host.open)
+        assert len(host.open) == len(pool) <= self.most + probes
+        assert probes <= 1
         assert not self.dropped & set(host.outcomes)
         # A dropped transaction that had been started still runs, unheard.
         running = len(set(self.waiting) - set(host.outcomes))

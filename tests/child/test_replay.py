@@ -15,7 +15,7 @@ from lonc.child.replay import FileState, Replay, _File
 from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.runtime.event_loop import EventLoop
-from lonc.spool import admin
+from lonc.spool import admin, spool
 from lonc.spool.sealing import longest_sealed, read_keys
 
 
@@ -58,7 +58,7 @@ class Bench:
     def rest(self):
         self.rests += 1
 
-    def take(self, transaction):
+    def take(self, transaction, since):
         self.tries += 1
         if self.dead:
             transaction.fail("the host is DEAD")
@@ -223,9 +223,183 @@ def test_a_file_that_was_written_after_it_could_not_be_read_is_another(bench, mo
     assert bench.sent == [b"second\n"]
 
 
+class Several(Bench):
+    """`flights` are the transactions in flight, by their request; at most two at a time."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.flights = {}
+
+    def take(self, transaction, since):
+        self.sent.append(transaction.request)
+        self.flights[transaction.request] = transaction
+
+    def save(self, *requests):
+        for request in requests:
+            spool.save(self.settings, request, "l1")
+
+    def reply_to(self, *requests):
+        for request in requests:
+            self.flights.pop(request + b"\n").complete(b"ok\n")
+
+    def in_flight(self):
+        return [request[:-1] for request in self.flights]
+
+
+@pytest.fixture
+def several(tmp_path):
+    several = Several(tmp_path)
+    yield several
+    several.replay.leave()
+    for transaction in several.flights.values():
+        transaction.fail("the end")
+    several.loop.close()
+
+
+X1, X2, X3, Y1, Y2, Z1 = (b"put:msu:%b:file:%d" % (user, n) for user, n in [
+    (b"x", 1), (b"x", 2), (b"x", 3), (b"y", 1), (b"y", 2), (b"z", 1)
+])  # fmt: skip
+
+
+class TestOurs:
+    """Files of our own writer need no second look."""
+
+    def test_one_is_taken_at_the_first_look(self, several):
+        several.save(X1)
+        several.replay.look()
+        assert several.in_flight() == [X1]
+
+    def test_one_that_is_resealed_keeps_its_mark(self, several, tmp_path):
+        several.save(X1)
+        keys = write_keys(tmp_path / "keys", "first")
+        several.settings = replace(several.settings, delayed_key_file=keys)
+        (entry,) = admin.waiting(several.settings)
+        admin.reseal(read_keys(keys), entry)
+        several.replay = several.make()
+        several.replay.look()
+        assert several.in_flight() == [X1]
+
+    @pytest.mark.parametrize("content", [b"", b"put:msu:x:fi"])
+    def test_what_only_has_their_time_and_is_not_complete_is_waited_for(self, several, content):
+        path = several.file("5.0.1.put.l1", content)
+        os.utime(path, (5, 5))  # as on a file system without fractions of a second
+        several.replay.look()
+        assert several.states() == [FileState.SEEN]
+        path.write_bytes(X1 + b"\n")
+        several.turn_until(lambda: several.in_flight() == [X1])
+        assert several.left() == ["5.0.1.put.l1"]
+
+    def test_a_time_that_no_file_can_have_is_no_error(self, several):
+        several.file(f"{10**17}.0.1.put.l1", X1 + b"\n")
+        several.save(X2)
+        several.look()
+        assert several.in_flight() == [X1]
+
+    def test_those_that_were_saved_meanwhile_are_taken_at_once(self, several):
+        several.save(X1)
+        several.replay.look()
+        for request, following in [(X1, X2), (X2, X3)]:
+            several.save(following)
+            several.reply_to(request)
+            assert several.in_flight() == [following]
+
+    def test_a_look_that_is_too_early_settles_nothing(self, several):
+        several.save(X1, Y1)
+        several.replay.look()
+        several.file(f"{10**10}.0.1.put.l1", b"put:z:half a req")
+        several.reply_to(X1, Y1)
+        assert several.states() == [FileState.SEEN]
+        assert not os.path.exists(several.directory / "bad")
+
+
+class TestSideBySide:
+    """Order is kept among the files of a user; half of the connections carry delayed ones."""
+
+    def test_files_of_two_users_and_of_no_third(self, several):
+        several.save(X1, X2, Y1, Z1)
+        several.replay.look()
+        assert several.in_flight() == [X1, Y1]
+        several.reply_to(Y1)
+        assert several.in_flight() == [X1, Z1]
+        several.reply_to(X1)
+        assert several.in_flight() == [Z1, X2]
+
+    def test_those_of_one_user_one_at_a_time(self, several):
+        several.save(X1, X2, X3, Y1, Y2)
+        several.replay.look()
+        several.reply_to(Y1)
+        several.reply_to(Y2)
+        assert several.in_flight() == [X1]
+        several.reply_to(X1)
+        assert several.in_flight() == [X2]
+        several.reply_to(X2)
+        several.reply_to(X3)
+        assert several.sent == [each + b"\n" for each in (X1, Y1, Y2, X2, X3)]
+        assert several.left() == []
+
+    @pytest.mark.parametrize("unknown", [b"get", b"put:a", b"idput:msu:x=1", b"sethost:l1:put:msu:x:y"])
+    def test_one_whose_user_cannot_be_told_waits_for_all_and_all_for_it(self, several, unknown):
+        several.save(X1, Y1, unknown, X2, Z1)
+        several.replay.look()
+        several.reply_to(X1)
+        assert several.in_flight() == [Y1]
+        several.reply_to(Y1)
+        assert several.in_flight() == [unknown]
+        several.reply_to(unknown)
+        assert several.in_flight() == [X2, Z1]
+
+    def test_a_bad_one_lets_the_next_of_its_user_follow_in_order(self, several):
+        several.save(X1, X2, X3, Y1)
+        several.replay.look()
+        names = sorted(os.listdir(several.directory), key=lambda text: spool.Name.parse(text))
+        (several.directory / names[1]).write_bytes(b"exit:msu:x:\n")  # changed
+        several.reply_to(X1)
+        several.turn_until(lambda: X3 in several.in_flight())
+        assert several.sent == [each + b"\n" for each in (X1, Y1, X3)]
+        assert os.listdir(several.directory / "bad") == [names[1]]
+
+    def test_after_a_failure_no_other_starts_before_a_look(self, several):
+        several.save(X1, X2, Y1, Y2, Z1)
+        several.replay.look()
+        several.flights.pop(X1 + b"\n").fail("lost")
+        assert several.in_flight() == [Y1]
+        several.reply_to(Y1)
+        assert several.in_flight() == []
+        several.turn_until(lambda: several.flights)
+        assert several.in_flight() == [X1, Y2]
+
+    def test_a_limited_number_is_read_in_advance(self, several, restore_afterwards):
+        restore_afterwards(replay)
+        replay.MOST_BEHIND = 2
+        several.save(X1, X2, X3, b"put:msu:x:file:4", Y1)
+        several.replay.look()
+        assert several.in_flight() == [X1]
+        several.reply_to(X1)
+        assert several.in_flight() == [X2, Y1]
+
+    def test_sealed_ones_too(self, several, tmp_path):
+        keys = write_keys(tmp_path / "keys", "first")
+        several.settings = replace(several.settings, delayed_key_file=keys)
+        several.replay = several.make()
+        several.save(X1, X2, Y1)
+        several.replay.look()
+        assert several.in_flight() == [X1, Y1]
+
+    def test_leaving_takes_back_all(self, several):
+        several.save(X1, Y1)
+        several.replay.look()
+        taken_back = []
+        several.replay._drop = taken_back.append
+        several.replay.leave()
+        assert taken_back == list(several.flights.values())
+        several.reply_to(X1, Y1)
+        assert several.left() == []
+
+
 SAME, CHANGED = (1, 6, 1000), [(2, 6, 1000), (1, 7, 1000), (1, 6, 1001)]
 LOOKS = {
     FileState.SEEN: (FileState.SETTLED, FileState.SEEN),
+    FileState.WHOLE: (FileState.SETTLED, FileState.SEEN),
     FileState.SETTLED: (FileState.SETTLED, FileState.SEEN),
     FileState.UNREADABLE_ONCE: (FileState.UNREADABLE_ONCE, FileState.SEEN),
     FileState.IN_FLIGHT: (FileState.IN_FLIGHT, FileState.IN_FLIGHT),
@@ -355,7 +529,7 @@ def test_leaving_takes_back_what_waits_in_the_queue(bench):
     bench.file("1.0.1.put.l1")
     bench.look()
     bench.replay.leave()
-    assert taken_back == [bench.replay]
+    assert taken_back == [bench.transaction]
 
 
 def test_another_child_that_has_it_in_flight_is_waited_for(bench):

@@ -1,0 +1,78 @@
+"""Whose a request is, and which files must be carried out before it."""
+
+import os
+
+import pytest
+
+from lonc.spool import order
+from lonc.spool.order import must_wait, user_of
+
+
+@pytest.mark.parametrize(
+    ("content", "user"),
+    [
+        (b"put:msu:x:grades:a=1\n", b"msu:x"),
+        (b"put:msu:x\n", b"msu:x"),
+        (b"encrypt:put:msu:x:grades\n", b"msu:x"),
+        (b"store:msu.edu:x.y-z@msu.edu:a", b"msu.edu:x.y-z@msu.edu"),
+        (b"put:msu:x", None),  # perhaps only the beginning of the name
+        (b"put:msu:\n", None),
+        (b"put::x:\n", None),
+        (b"put:msu\n", None),
+        (b"ping\n", None),
+        (b"\n", None),
+        (b"", None),
+        (b"idput:msu:x=1&y=2\n", None),
+        (b"encrypt:encrypt:msu:x\n", None),
+        (b"encrypt:msu:x\n", None),
+        (b"sethost:l1:put:msu:x\n", None),
+        (b"encrypt:sethost:l1:put:msu\n", None),
+        (b"lonc:sealed:1:first:AAAA:\n", None),
+        (b"put:msu:" + b"x" * order.HEAD + b":\n", None),
+    ],
+)
+def test_the_user_of_a_request(content, user):
+    assert user_of(content) == user
+
+
+def test_the_beginning_of_a_request_never_tells_another_user():
+    content = b"encrypt:put:msu:student1:grades:a=1\n"
+    for length in range(len(content)):
+        assert user_of(content[:length]) in (None, b"msu:student1")
+
+
+class TestMustWait:
+    REQUEST = b"put:msu:x:b"
+
+    def test_not_without_a_directory_or_a_file_of_that_host(self, tmp_path):
+        assert not must_wait(tmp_path / "none", self.REQUEST, "l1")
+        (tmp_path / "1.0.1.put.l2").write_bytes(b"put:msu:x:a\n")
+        (tmp_path / ".1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
+        (tmp_path / "impossible.l1").write_bytes(b"put:msu:x:a\n")
+        assert not must_wait(tmp_path, self.REQUEST, "l1")
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda path: path.write_bytes(b"put:msu:x:a\n"),
+            lambda path: path.write_bytes(b""),
+            lambda path: path.mkdir(),
+            lambda path: os.mkfifo(path),
+            lambda path: path.symlink_to("elsewhere"),
+        ],
+    )
+    def test_for_one_of_the_same_user_or_one_that_tells_none(self, tmp_path, make):
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert not must_wait(tmp_path, self.REQUEST, "l1")
+        make(tmp_path / "2.0.1.put.l1")
+        assert must_wait(tmp_path, self.REQUEST, "l1")
+
+    def test_not_for_one_that_has_just_been_carried_out(self, tmp_path, monkeypatch):
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
+
+        def open_too_late(path, flags):
+            os.unlink(path)
+            raise FileNotFoundError
+
+        monkeypatch.setattr(os, "open", open_too_late)
+        assert not must_wait(tmp_path, self.REQUEST, "l1")
