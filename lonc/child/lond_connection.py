@@ -134,6 +134,11 @@ class LondConnection:
         """Bytes held of an unsent request or an unfinished reply."""
         return self._protocol.held
 
+    @property
+    def in_flight(self) -> float:
+        """Seconds since the request in flight was started; 0 without one."""
+        return 0.0 if self._transaction is None else max(0.0, self._loop.now - self.request_started())
+
     def connect(self, *, probe: bool = False) -> None:
         """Start to connect. Callbacks may be called before this returns.
 

@@ -42,6 +42,8 @@ class Connection(Protocol):
     heard: bool  # lond has said something in the dialogue
     lost_unheard: bool  # it was lost with a request, before the first byte of the reply
 
+    @property
+    def in_flight(self) -> float: ...  # seconds since its request was started; 0 without one
     def connect(self, *, probe: bool) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
     def still_idle(self) -> bool: ...
@@ -98,8 +100,12 @@ class Pool(Generic[C]):
     There are at most `max_connections` connections and one probe, or `descriptors()` if that is less.
     `backoff` gives the delays before retries. `make_lond_connection()` returns a connection that has
     not connected yet.
-    Callback: `on_change(why)` after a change of connections, retries or state; `why` is None if there is
-    nothing to report.
+
+    Callbacks:
+
+    - `on_change(why)` after a change of connections, retries or state; `why` is None if there is nothing
+      to report;
+    - `on_queue_timeout(count)`: so many transactions have waited for too long, and fail after this.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class Pool(Generic[C]):
         statistics: Statistics,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
+        on_queue_timeout: Callable[[int], None],
     ) -> None:
         self.retries_remaining = limits.connect_retries
         self._clock = clock
@@ -124,6 +131,7 @@ class Pool(Generic[C]):
         self._statistics = statistics
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
+        self._on_queue_timeout = on_queue_timeout
         self._connections: set[C] = set()
         self._attempting: dict[C, float] = {}  # when each attempt has begun
         self._last_attempt = -math.inf  # when it began
@@ -180,6 +188,11 @@ class Pool(Generic[C]):
         """Seconds for which the oldest of the `waiting` transactions has waited."""
         oldest = self._waiting.oldest()
         return 0.0 if oldest is None else self._clock.now - oldest[1]
+
+    @property
+    def oldest_in_flight(self) -> float:
+        """Seconds for which the oldest of the requests in flight has waited for its reply."""
+        return max((each.in_flight for each in self._connections), default=0.0)
 
     def __iter__(self) -> Iterator[C]:
         return iter(self._connections)
@@ -394,6 +407,8 @@ class Pool(Generic[C]):
                 self._attempt()
         self._probe_if_silent()
         self._alarm.ring_by(self._retry_at)
+        if late:
+            self._on_queue_timeout(len(late))
         why = f"no connection was free for {limits.queue_timeout:g} s"
         self._fail(late, why, Reason.QUEUE_TIMEOUT)
 

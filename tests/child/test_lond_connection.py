@@ -123,6 +123,19 @@ def test_from_connect_to_a_reply(wire):
     assert wire.connection.state is State.IDLE
 
 
+def test_the_time_of_a_request_in_flight(wire):
+    wire.connect()
+    assert wire.connection.in_flight == 0.0  # the dialogue is no request
+    wire.greet()
+    begun = wire.loop.now
+    wire.ask(b"ping\n")
+    wire.hear(b"ping\n")
+    wire.loop.turn(0.05)
+    assert wire.connection.in_flight == pytest.approx(wire.loop.now - begun)
+    wire.say(b"msul1\n")
+    assert wire.connection.in_flight == 0.0
+
+
 def test_the_sockets_options(wire):
     wire.connect(bind_address="127.0.0.77")
     theirs = wire.connection._socket

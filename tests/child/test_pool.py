@@ -24,6 +24,7 @@ class FakeConnection:
         self.started = 0
         self.replied = False
         self.timed_out = False
+        self.in_flight = 0.0
         self.ended = False  # lond has closed, and the loop has not told yet
         self.heard = False
         self.lost_unheard = False
@@ -127,6 +128,7 @@ class Host:
         self.refuse = False
         self.made = []
         self.told = []
+        self.timed_out = []  # how many transactions, each time
         self.clock = Clock()
         self.statistics = Statistics(self.clock.now)
         self.pool = Pool(
@@ -144,6 +146,7 @@ class Host:
             self.statistics,
             self.make,
             self.told.append,
+            self.timed_out.append,
         )
         self.outcomes = {}
 
@@ -476,9 +479,31 @@ def test_what_waits_for_too_long_fails_each_at_its_own_time(ready):
     assert ready.outcomes == {}
     ready.clock.advance(0.1)
     assert ready.outcomes == {"early": "no connection was free for 60 s"}
+    assert ready.timed_out == [1]
     ready.clock.advance(30.0)
+    assert ready.timed_out == [1, 1]
     assert set(ready.outcomes) == {"early", "late"}
     assert ready.pool.waiting == 0
+
+
+def test_those_that_fail_in_one_turn_are_counted_together_before_they_fail(ready):
+    ready.ask("busy")
+    ready.told.clear()
+    for name in ("a", "b", "c"):
+        ready.ask(name)
+    ready.pool._on_queue_timeout = lambda count: ready.timed_out.append((count, dict(ready.outcomes)))
+    ready.clock.advance(60.0)
+    assert ready.timed_out == [(3, {})]
+    assert set(ready.outcomes) == {"a", "b", "c"}
+
+
+def test_the_oldest_in_flight_is_that_of_all_connections(ready):
+    assert ready.pool.oldest_in_flight == 0.0
+    ready.ask("a")
+    ready.ask("b")
+    ready.made[1].become_ready()
+    ready.made[0].in_flight, ready.made[1].in_flight = 2.0, 3.0
+    assert ready.pool.oldest_in_flight == 3.0
 
 
 def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_first(ready):
