@@ -40,6 +40,7 @@ class Connection(Protocol):
     replied: bool  # at least one reply has arrived
     timed_out: bool  # it was closed because a reply did not arrive in time
     heard: bool  # lond has said something in the dialogue
+    vanished: bool  # it was lost because lond's machine did not answer
     lost_unheard: bool  # it was lost with a request, before the first byte of the reply
 
     @property
@@ -314,7 +315,8 @@ class Pool(Generic[C]):
         A failed attempt costs a retry if no other connection shows that the host is alive. If no other
         is on its way either, or the host is DEAD now, all waiting transactions fail. A lost connection
         is replaced if transactions wait. If it was idle and had ended unnoticed, those that have been
-        idle for as long are closed too.
+        idle for as long are closed too. If the last one that was idle has ended because the machine did
+        not answer, an attempt shows whether the host is alive.
         """
         lost = [] if transaction is None else [transaction]
         how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
@@ -356,6 +358,8 @@ class Pool(Generic[C]):
         self._notify(why)
         self._fail(lost, why, how)
         self._fail(unserved, why, Reason.UNREACHABLE)
+        if connection.vanished and not failed and not self._draining:
+            self.open()
         self._connect_for_waiting()
 
     def drain(self) -> None:

@@ -28,6 +28,7 @@ class FakeConnection:
         self.ended = False  # lond has closed, and the loop has not told yet
         self.heard = False
         self.lost_unheard = False
+        self.vanished = False
         self.heard_at = self.started_at = -math.inf
         self.retired = False
 
@@ -1014,6 +1015,18 @@ def test_a_connection_that_is_lost_with_a_part_of_its_reply_says_nothing_about_o
     ready.ask("lost")
     ready.busy[0].close("reset")
     assert len(ready.open) == 2
+
+
+def test_a_machine_that_vanishes_while_nobody_asks_is_noticed(ready):
+    all_idle(ready, 2)
+    for connection in ready.open[:2]:
+        connection.vanished = True
+        connection.close("timed out")
+    assert len(ready.open) == 1
+    ready.open[0].close("no answer")
+    ready.clock.advance(1.0)
+    ready.open[0].close("no answer")
+    assert ready.pool.state is HostState.DEAD
 
 
 @pytest.fixture
