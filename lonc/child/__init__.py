@@ -6,8 +6,8 @@
 - `lond_connection` is one such connection, `connector` connects it, `resolver` finds lond's addresses;
 - `replay` carries out delayed transactions;
 - `handover` passes clients to the next child at a reload;
-- `memory_limit` bounds the bytes held, `history` records changes and errors, `report` writes the status
-  report.
+- `memory_limit` bounds the bytes held, `history` records changes and errors, `queue_timeouts` reports
+  requests that no connection was free for, `report` writes the status report.
 
 The callbacks bear the names of the original (loncnew): new_client, client_request, client_writable,
 lond_readable, lond_writable, queue_transaction, start_request, complete_transaction, server_to_idle,

@@ -56,6 +56,7 @@ from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.memory_limit import MemoryLimit
 from lonc.child.own_requests import ENCRYPTED, NOT_FOR_LOND, OWN_PREFIXES, OwnRequests
 from lonc.child.pool import HostState, Pool, PoolLimits
+from lonc.child.queue_timeouts import QueueTimeouts
 from lonc.child.replay import Replay
 from lonc.child.report import ReportWriter
 from lonc.child.resolver import OnFound, Resolver, fixed_address
@@ -119,6 +120,7 @@ class Child:
             self._statistics,
             self.make_lond_connection,
             self._pool_changed,
+            lambda count: self._queue_timeouts.add(count),
         )
         self._key_exchange = KeyExchange(host, settings)
         self._timeouts = Timeouts(
@@ -128,6 +130,13 @@ class Child:
             keepalive=settings.keepalive,
         )
         self._history = History(self._loop, self._pool.state)
+        self._queue_timeouts = QueueTimeouts(
+            self._loop,
+            self._pool,
+            settings.queue_timeout,
+            settings.max_connections,
+            self._history.record_error,
+        )
         self._connector = Connector(
             self._loop, self._make_find(), settings.bind_address, settings.connect_timeout
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import socket
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
 
+# With these the kernel ends a connection whose peer does not answer (tcp_write_err).
+_UNREACHABLE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 _RECEIVING = State.RECEIVING_REPLY
 _IDLE = State.IDLE  # a global is found faster than a member, and every reply needs it
 
@@ -72,6 +75,7 @@ class LondConnection:
         "lost_unheard",
         "replied",
         "timed_out",
+        "vanished",
     )
 
     def __init__(
@@ -102,7 +106,8 @@ class LondConnection:
         self.replied = False  # whether at least one reply has arrived
         self.timed_out = False  # whether it was closed because a reply did not arrive in time
         self.heard = False  # whether lond has said anything in the dialogue
-        self.lost_unheard = False  # whether it was lost while idle, or before the first byte of a reply
+        self.lost_unheard = False  # whether it was lost with a request, before the reply began
+        self.vanished = False  # whether it was lost because lond's machine did not answer
         self._dialogue_timeout = timeouts.dialogue
         self._keepalive = Keepalive(timeouts.peer, timeouts.keepalive)
         self._resting = False  # whether the socket has the options of an idle connection
@@ -133,6 +138,11 @@ class LondConnection:
     def held(self) -> int:
         """Bytes held of an unsent request or an unfinished reply."""
         return self._protocol.held
+
+    @property
+    def in_flight(self) -> float:
+        """Seconds since the request in flight was started; 0 without one."""
+        return 0.0 if self._transaction is None else max(0.0, self._loop.now - self.request_started())
 
     def connect(self, *, probe: bool = False) -> None:
         """Start to connect. Callbacks may be called before this returns.
@@ -198,6 +208,7 @@ class LondConnection:
         except BlockingIOError:
             return
         except OSError as error:
+            self.vanished = error.errno in _UNREACHABLE
             self._lost(f"{error.strerror} in state {self.state.value}")
             return
         if not data:

@@ -40,8 +40,11 @@ class Connection(Protocol):
     replied: bool  # at least one reply has arrived
     timed_out: bool  # it was closed because a reply did not arrive in time
     heard: bool  # lond has said something in the dialogue
+    vanished: bool  # it was lost because lond's machine did not answer
     lost_unheard: bool  # it was lost with a request, before the first byte of the reply
 
+    @property
+    def in_flight(self) -> float: ...  # seconds since its request was started; 0 without one
     def connect(self, *, probe: bool) -> None: ...
     def start_request(self, transaction: Transaction) -> None: ...
     def still_idle(self) -> bool: ...
@@ -98,8 +101,12 @@ class Pool(Generic[C]):
     There are at most `max_connections` connections and one probe, or `descriptors()` if that is less.
     `backoff` gives the delays before retries. `make_lond_connection()` returns a connection that has
     not connected yet.
-    Callback: `on_change(why)` after a change of connections, retries or state; `why` is None if there is
-    nothing to report.
+
+    Callbacks:
+
+    - `on_change(why)` after a change of connections, retries or state; `why` is None if there is nothing
+      to report;
+    - `on_queue_timeout(count)`: so many transactions have waited for too long, and fail after this.
     """
 
     def __init__(
@@ -112,6 +119,7 @@ class Pool(Generic[C]):
         statistics: Statistics,
         make_lond_connection: Callable[[], C],
         on_change: Callable[[str | None], None],
+        on_queue_timeout: Callable[[int], None],
     ) -> None:
         self.retries_remaining = limits.connect_retries
         self._clock = clock
@@ -124,6 +132,7 @@ class Pool(Generic[C]):
         self._statistics = statistics
         self._make_lond_connection = make_lond_connection
         self._on_change = on_change
+        self._on_queue_timeout = on_queue_timeout
         self._connections: set[C] = set()
         self._attempting: dict[C, float] = {}  # when each attempt has begun
         self._last_attempt = -math.inf  # when it began
@@ -180,6 +189,11 @@ class Pool(Generic[C]):
         """Seconds for which the oldest of the `waiting` transactions has waited."""
         oldest = self._waiting.oldest()
         return 0.0 if oldest is None else self._clock.now - oldest[1]
+
+    @property
+    def oldest_in_flight(self) -> float:
+        """Seconds for which the oldest of the requests in flight has waited for its reply."""
+        return max((each.in_flight for each in self._connections), default=0.0)
 
     def __iter__(self) -> Iterator[C]:
         return iter(self._connections)
@@ -301,7 +315,8 @@ class Pool(Generic[C]):
         A failed attempt costs a retry if no other connection shows that the host is alive. If no other
         is on its way either, or the host is DEAD now, all waiting transactions fail. A lost connection
         is replaced if transactions wait. If it was idle and had ended unnoticed, those that have been
-        idle for as long are closed too.
+        idle for as long are closed too. If the last one that was idle has ended because the machine did
+        not answer, an attempt shows whether the host is alive.
         """
         lost = [] if transaction is None else [transaction]
         how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
@@ -343,6 +358,8 @@ class Pool(Generic[C]):
         self._notify(why)
         self._fail(lost, why, how)
         self._fail(unserved, why, Reason.UNREACHABLE)
+        if connection.vanished and not failed and not self._draining:
+            self.open()
         self._connect_for_waiting()
 
     def drain(self) -> None:
@@ -394,6 +411,8 @@ class Pool(Generic[C]):
                 self._attempt()
         self._probe_if_silent()
         self._alarm.ring_by(self._retry_at)
+        if late:
+            self._on_queue_timeout(len(late))
         why = f"no connection was free for {limits.queue_timeout:g} s"
         self._fail(late, why, Reason.QUEUE_TIMEOUT)
 

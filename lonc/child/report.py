@@ -54,7 +54,8 @@ class ReportWriter:
             len(self._listener.clients),
             self._replay.waiting,
             pool.census,
-            self._loop.now if pool.waiting or pool.attempting else None,  # their figures grow by time
+            # These figures grow by time:
+            self._loop.now if pool.waiting or pool.attempting or pool.busy else None,
         )
         if version != self._version:
             self._version, self._line = version, self._status().to_line()
@@ -72,6 +73,7 @@ class ReportWriter:
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
             oldest_wait=round(self._pool.oldest_wait, 3),
+            oldest_in_flight=round(self._pool.oldest_in_flight, 3),
             delayed=self._replay.waiting,
             oldest_delayed=self._replay.oldest,
             last_error=self._history.last_error,

@@ -43,6 +43,7 @@ class Thresholds:
 
     dead: Threshold = Threshold(1)  # hosts; if all are DEAD, that is critical anyway
     wait: Threshold = Threshold(5, 30)  # seconds that a transaction has waited for a connection
+    reply: Threshold = Threshold(30)  # seconds that a transaction in flight has waited for its reply
     failed: Threshold = Threshold(5, 50)  # percent of a host's requests in FAILURE_MINUTES
     latency: Threshold = Threshold(10, 60)  # seconds, p99 of a host's replies in the last minute
     delayed: Threshold = Threshold(1000)  # delayed transactions of all hosts
@@ -95,12 +96,14 @@ class Health:
         """The worst verdict on a host; of several equally bad ones, the first."""
         limits = self._thresholds
         wait = host.oldest_wait or 0.0
+        flight = host.oldest_in_flight or 0.0
         percent = 0.0 if host.state in ("DEAD", "disabled") else _percent_failed(host)
         p99 = (host.last_minute or {}).get("p99", 0.0)
         age = 0.0 if host.oldest_delayed is None else self._now.timestamp() - host.oldest_delayed
         return max(
             Verdict(self._state_level(host.state), self._describe_state(host)),
             Verdict(limits.wait.level(wait), f"has a request waiting for {short_time(wait)}"),
+            Verdict(limits.reply.level(flight), f"has waited for a reply for {short_time(flight)}"),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
             Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),

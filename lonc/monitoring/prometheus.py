@@ -32,6 +32,11 @@ _GAUGES = (
         "How long the oldest of them has waited.",
         lambda host: host.oldest_wait,
     ),
+    (
+        "lonc_in_flight_oldest_seconds",
+        "How long the oldest request in flight has waited for its reply.",
+        lambda host: host.oldest_in_flight,
+    ),
     ("lonc_delayed_files", "Delayed transactions in the spool.", lambda host: host.delayed),
     (
         "lonc_delayed_oldest_timestamp_seconds",

@@ -68,6 +68,7 @@ class HostStatus:
     clients: Count | None = None
     waiting: Count | None = None  # transactions that wait for a connection
     oldest_wait: Seconds | None = None  # of the one that has waited longest
+    oldest_in_flight: Seconds | None = None  # since the oldest request in flight was sent
     done: Count | None = None  # transactions that got a reply
     failed: Count | None = None  # transactions that failed
     reasons: dict[Text, Count] | None = None  # number of failures by reason
@@ -160,6 +161,11 @@ class Report:
     def oldest_wait(self) -> float:
         """The longest wait of all hosts, in seconds."""
         return max((host.oldest_wait or 0.0 for host in self.hosts), default=0.0)
+
+    @property
+    def oldest_in_flight(self) -> float:
+        """The longest time of all hosts since a request in flight was sent, in seconds."""
+        return max((host.oldest_in_flight or 0.0 for host in self.hosts), default=0.0)
 
     def total(self, name: str) -> int:
         """The sum of the field `name` of all hosts; unknown values count 0."""

@@ -44,6 +44,8 @@ def host_to_text(host: HostStatus, health: Health) -> str:
     if host.mode is not None:
         lond = "" if host.lond_version is None else f", with lond {host.lond_version}"
         lines.append(f"last key exchange: mode {host.mode}{lond}")
+    if host.oldest_in_flight:
+        lines.append(f"oldest request in flight: for {short_time(host.oldest_in_flight)}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):

@@ -1,1 +1,1 @@
-"""What lonc costs, held against a bare relay and HAProxy; `python -m tests.benchmark`."""
+"""The cost of lonc, compared with a bare relay and with HAProxy; `python -m tests.benchmark`."""

@@ -1,7 +1,8 @@
 """python -m tests.benchmark [GROUP …] [--rounds N] [--seconds S] [--json FILE]
 
-What lonc costs, in turn with what it is held against in each round; the figure of a case is the median
-of its rounds. Needs two cores: what is measured runs on the first, programs and lond on the second.
+Measures the cost of lonc and of the programs it is compared with, in turn in each round; the figure of a
+case is the median of its rounds. Needs two cores: the subject runs on the first, clients and lond on the
+second.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 from . import calls, cases, hosts
 from .cases import MICRO, Case
-from .subjects import OUR_CORE, HAProxy, haproxy_is_here, on_cores
+from .subjects import OWN_CORE, HAProxy, haproxy_is_here, on_cores
 
 GROUPS = {
     "transaction": cases.TRANSACTION,
@@ -33,7 +34,7 @@ def run_case(case: Case, rounds: int, seconds: float) -> dict[str, Any]:
             name: stack.enter_context(side.running()) for name, side in case.sides.items()
         }
         for side in running.values():
-            side.measure(seconds / 5)  # until pools and caches are as they will be
+            side.measure(seconds / 5)  # warm-up of pools and caches
         measured = [
             {name: side.measure(seconds) for name, side in running.items()} for _ in range(rounds)
         ]
@@ -78,19 +79,19 @@ def main() -> int:
     names = [*GROUPS, *OTHERS]
     parser.add_argument("group", nargs="*", help=f"some of {', '.join(names)}; all without")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each round")
-    parser.add_argument("--json", metavar="FILE", help="the same, for programs")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per side and round")
+    parser.add_argument("--json", metavar="FILE", help="write the results to FILE, as JSON")
     options = parser.parse_args()
     if unknown := set(options.group) - set(names):
         parser.error(f"there is no {', '.join(unknown)}: only {', '.join(names)}")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if os.cpu_count() < 2:
-        print("only one core: who measures slows down what is measured", file=sys.stderr)
+        print("only one core: the measuring process slows down the subject", file=sys.stderr)
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda number, _: sys.exit(128 + number))  # and leave nothing behind
+        signal.signal(signum, lambda number, _: sys.exit(128 + number))  # so that the cleanup runs
     results = []
-    with on_cores(OUR_CORE):
+    with on_cores(OWN_CORE):
         for group in options.group or names:
             print(f"\n{group}")
             if group in OTHERS:

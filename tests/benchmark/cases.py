@@ -1,4 +1,4 @@
-"""Each case: the sides that are measured in turn, and the figure that is made of their CPU time."""
+"""Each case: the sides that are measured in turn, and the figure computed from their CPU times."""
 
 import binascii
 import contextlib
@@ -21,7 +21,7 @@ KEY = shared_key("h0", "a1", BUILD_KEY + b"\n")
 
 @dataclass(frozen=True)
 class Measured:
-    """One round of one side: CPU time, in seconds, of a transaction; how many a second; their times."""
+    """One round of one side: CPU seconds per transaction, transactions a second, latencies (s)."""
 
     cpu: float
     rate: float
@@ -31,8 +31,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Side:
-    """A subject under a load. Sizes are in bytes, without newline; what lond says is an echo without
-    `reply`. `settings` are lonc's alone."""
+    """A subject under a load.
+
+    `request` and `reply` are sizes in bytes, without newline; without `reply` lond echoes the request.
+    `settings` apply to lonc only.
+    """
 
     subject: type[Subject]
     clients: int = 50
@@ -45,11 +48,11 @@ class Side:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Running"]:
-        """With its processes started and its programs connected."""
+        """The side with its processes started and its clients connected."""
         text = b"x" * self.request
 
         def own(number: int) -> bytes:
-            """So that nobody can take another's reply for his."""
+            """A request of this client alone, so that a reply to another client is noticed."""
             return (b"%d:" % number + text)[: len(text)] + b"\n"
 
         if self.reply is None:
@@ -91,7 +94,7 @@ class Running:
 
 @dataclass(frozen=True)
 class BareCipher:
-    """The one call that deciphers a reply of so many bytes, and the hex digits before it."""
+    """Only the decoding of the hex digits of a reply of `size` bytes, and the call that deciphers it."""
 
     size: int
 
@@ -117,7 +120,7 @@ Cpu = dict[str, float]  # seconds a transaction, by side
 
 @dataclass(frozen=True)
 class Case:
-    """`figure` is made anew of each round's CPU times; it should be `goal` at most."""
+    """`figure` is computed from the CPU times of each round; it should be at most `goal`."""
 
     name: str
     sides: dict[str, Side | BareCipher]
@@ -129,8 +132,8 @@ def ratio(one: str, other: str) -> Callable[[Cpu], float]:
     return lambda cpu: cpu[one] / cpu[other]
 
 
-def beside(name: str, other: type[Subject], goal: float | None = None, **load: object) -> Case:
-    """lonc and another under the same load."""
+def compared(name: str, other: type[Subject], goal: float | None = None, **load: object) -> Case:
+    """A case with lonc and another subject under the same load."""
     sides = {"lonc": Side(Lonc, **load), other.name: Side(other, **load)}
     return Case(name, sides, ratio("lonc", other.name), goal)
 
@@ -145,9 +148,9 @@ def _size(count: int) -> str:
 LARGE = {"loncMaxRequest": 64 * MIB}
 
 TRANSACTION = [
-    beside("50 clients", Relay, 1.25),
-    beside("1 client", Relay, 1.2, clients=1),
-    beside("50 clients, and HAProxy", HAProxy, 1.8),
+    compared("50 clients", Relay, 1.25),
+    compared("1 client", Relay, 1.2, clients=1),
+    compared("50 clients, and HAProxy", HAProxy, 1.8),
     Case(
         "growth from 50 to 500 clients",
         {
@@ -180,22 +183,22 @@ CIPHER = [
 ]
 
 LINES = [
-    beside("reply of 10 MiB", Relay, 1.5, clients=5, reply=10 * MIB),
+    compared("reply of 10 MiB", Relay, 1.5, clients=5, reply=10 * MIB),
     *(
-        beside(f"reply of {_size(size)}", Relay, clients=5, reply=size)
+        compared(f"reply of {_size(size)}", Relay, clients=5, reply=size)
         for size in (1, KIB, 64 * KIB, MIB, 64 * MIB)
     ),
     *(
-        beside(f"request of {_size(size)}", Relay, clients=5, request=size, reply=2, settings=LARGE)
+        compared(f"request of {_size(size)}", Relay, clients=5, request=size, reply=2, settings=LARGE)
         for size in (1, KIB, 64 * KIB, MIB, 10 * MIB, 64 * MIB)
     ),
 ]
 
 GROWTH = [
-    *(beside(f"{clients} clients", Relay, clients=clients) for clients in (1, 10, 100, 1000)),
+    *(compared(f"{clients} clients", Relay, clients=clients) for clients in (1, 10, 100, 1000)),
     *(
-        beside(f"{connections} connections", Relay, connections=connections)
+        compared(f"{connections} connections", Relay, connections=connections)
         for connections in (1, 2, 10, 50)
     ),
-    *(beside(f"{hosts} hosts", Relay, hosts=hosts, clients=hosts) for hosts in (1, 10, 100, 500)),
+    *(compared(f"{hosts} hosts", Relay, hosts=hosts, clients=hosts) for hosts in (1, 10, 100, 500)),
 ]

@@ -1,4 +1,4 @@
-"""Both far ends of what is measured, in one loop: the programs that ask, and the lond that answers."""
+"""Both ends of the subject in one loop: the clients that send requests, and the lond that replies."""
 
 import select
 import socket
@@ -7,13 +7,13 @@ import time
 RECEIVE_SIZE = 65536
 BACKLOG = 4096
 BUILD_KEY = b"0123456789abcdef0123456789abcd"
-ECHO = None  # the answer of a lond that gives back what it was sent
+ECHO = None  # the answer of a lond that echoes each request
 
 
 class End:
-    """A socket, what should come from there, and what is said to that; ECHO for what came."""
+    """A socket, the line expected from it, and the line to send in return (or ECHO)."""
 
-    __slots__ = ("answer", "expected", "received", "said_at", "socket", "unsent")
+    __slots__ = ("answer", "expected", "received", "sent_at", "socket", "unsent")
 
     def __init__(self, connection, expected, answer):
         connection.setblocking(False)
@@ -22,15 +22,15 @@ class End:
         self.answer = answer
         self.received = bytearray()
         self.unsent = b""
-        self.said_at = None  # when a program has asked; None for a lond
+        self.sent_at = None  # time of a client's request; None for a lond
 
 
 class Ends:
-    """`request(number)` is what program `number` asks, `reply(number)` what it must get; both are lines.
-    The londs at `listening` say `answer` to whatever they are asked, and their part of the `dialogue`
-    before, if it is lonc who connects.
+    """The clients of the subject and the londs behind it.
 
-    `run` may be called again and again, with the same connections.
+    Client `number` sends the line `request(number)` and must receive the line `reply(number)`. The londs
+    accept at the sockets `listening` and reply with `answer`; with `dialogue`, which lonc needs, they
+    first speak lond's part of it. `run` may be called repeatedly, with the same connections.
     """
 
     def __init__(self, listening, dialogue, request, reply, answer=ECHO):
@@ -46,7 +46,7 @@ class Ends:
         self.programs = []
         self.done = 0
         self.seconds = 0.0
-        self.waits = []  # of each transaction, in seconds
+        self.waits = []  # seconds, of each transaction
 
     def __enter__(self):
         return self
@@ -57,15 +57,17 @@ class Ends:
         self.epoll.close()
 
     def connect(self, paths, count):
-        """So many programs, spread over the sockets."""
+        """Connect `count` clients, spread over the sockets."""
         for number in range(count):
             program = socket.socket(socket.AF_UNIX)
             program.connect(str(paths[number % len(paths)]))
             self.programs.append(self._add(program, self.reply(number), self.request(number)))
 
     def run(self, seconds, least=1):
-        """Let all programs ask, for so long and at least so many times; then let the last ones be
-        answered. Whatever is not as expected raises AssertionError."""
+        """Let all clients send requests for `seconds`, at least `least` in all; wait for all replies.
+
+        Raises AssertionError for an unexpected reply or a closed connection.
+        """
         self.done = 0
         self.waits = []
         began = time.perf_counter()
@@ -79,7 +81,7 @@ class Ends:
         self.seconds = time.perf_counter() - began
 
     def turn(self, seconds):
-        """Whether anything has happened in that time."""
+        """Handle the events of up to `seconds`; return whether there were any."""
         ready = self.epoll.poll(seconds)
         for number, events in ready:
             if number in self.listening:
@@ -87,10 +89,10 @@ class Ends:
             elif events & select.EPOLLOUT:
                 self._send(self.ends[number], self.ends[number].unsent)
             else:
-                self._hear(self.ends[number])
+                self._receive(self.ends[number])
         return bool(ready)
 
-    def _hear(self, end):
+    def _receive(self, end):
         data = end.socket.recv(RECEIVE_SIZE)
         assert data, "a connection was closed"
         if end.received or data[-1] != 10:
@@ -98,13 +100,13 @@ class Ends:
             if data[-1] != 10:
                 return
             data, end.received = bytes(end.received), bytearray()
-        if end.said_at is None:
+        if end.sent_at is None:
             assert data.endswith(b"\n")
             self._send(end, data if end.answer is ECHO else end.answer)
             return
         assert data == end.expected, f"{end.expected[:80]!r} was expected, {data[:80]!r} came"
         now = time.perf_counter()
-        self.waits.append(now - end.said_at)
+        self.waits.append(now - end.sent_at)
         self.done += 1
         if now < self.programs_until or self.done < self.least:
             self._ask(end)
@@ -112,7 +114,7 @@ class Ends:
             self.asking -= 1
 
     def _ask(self, program):
-        program.said_at = time.perf_counter()
+        program.sent_at = time.perf_counter()
         self._send(program, program.answer)
 
     def _send(self, end, data):

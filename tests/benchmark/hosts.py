@@ -1,4 +1,4 @@
-"""What many hosts cost: to start, and at rest."""
+"""The cost of many hosts: at the start, and idle."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ from .subjects import (
 )
 
 HOSTS = 500
-REST = 30.0  # seconds; each child is asked every ten whether it hangs
-SETTLED = 15.0  # seconds, until it has been asked for the first time
+REST = 30.0  # seconds; the parent pings each child every ten
+SETTLED = 15.0  # seconds, until the first ping is over
 MIB = 1 << 20
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ FORKS = [sys.executable, "-m", "tests.benchmark.idle_forks"]
 
 
 class Daemon(Subject):
-    """`lonc start`, with a lond behind each host, on whatever core is free."""
+    """`lonc start`, with a lond for each host, on all cores."""
 
     dialogue = True
     cores = ALL_CORES
@@ -58,23 +58,23 @@ class Daemon(Subject):
 
 
 def forks():
-    """Seconds until a Python with the same modules has forked as many idle ones."""
+    """Seconds in which a Python process with the same modules forks as many idle processes."""
     began = time.perf_counter()
     with on_cores(ALL_CORES):
         process = subprocess.Popen(
             [*FORKS, str(HOSTS)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
         )
     try:
-        assert process.stdout.readline(), "they cannot be forked"
+        assert process.stdout.readline(), "the processes cannot be forked"
         return time.perf_counter() - began
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # also when only some of them are there
+        os.killpg(process.pid, signal.SIGKILL)  # also those of an unfinished start
         process.wait()
         process.stdout.close()
 
 
 def start(measure, **settings):
-    """(seconds of `lonc start`, what `measure` makes of the daemon once its connections are made)."""
+    """(seconds of `lonc start`, the result of `measure(daemon)` once all connections are made)."""
     with Daemon(HOSTS, 5, **settings) as daemon, Ends(daemon.listening, True, None, None) as ends:
         while daemon.process.poll() is None:
             ends.turn(0.001)
@@ -87,17 +87,17 @@ def start(measure, **settings):
 
 
 def at_rest(daemon):
-    """(mean Pss of a child, per cent of a core that all take together, and that their parent takes)."""
+    """(mean Pss of a child in MiB, CPU of all children and of the parent in percent of a core)."""
     time.sleep(SETTLED)
-    before, began = taken(daemon), time.monotonic()
+    before, began = cpu_of(daemon), time.monotonic()
     time.sleep(REST)
     seconds = time.monotonic() - began
-    shares = [100 * (now - then) / seconds for now, then in zip(taken(daemon), before, strict=True)]
+    shares = [100 * (now - then) / seconds for now, then in zip(cpu_of(daemon), before, strict=True)]
     return statistics.mean(map(pss, daemon.pids)) / MIB, *shares
 
 
-def taken(daemon):
-    """CPU seconds of all children, and of their parent."""
+def cpu_of(daemon):
+    """CPU seconds of all children together, and of their parent."""
     return sum(map(cpu_seconds, daemon.pids)), cpu_seconds(daemon.parent)
 
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     readable, writable = os.pipe()
     for _ in range(count):
         if os.fork() == 0:
-            os.close(1)  # else nobody would see that the parent has ended
+            os.close(1)  # so that its reader gets EOF when the parent ends
             os.write(writable, b"x")
             signal.pause()
     for _ in range(count):

@@ -1,7 +1,8 @@
-"""The bare relay that lonc is held against: a line in, a line out, over a few shared connections, as
-simple as can be. It has no dialogue, no timeout, no limit, no count, and believes whatever it is told.
+"""The bare relay that lonc is compared with: a line in, a line out, over a few shared connections.
 
 python relay.py CONNECTIONS PATH ADDRESS PORT [PATH ADDRESS PORT …]    a process for each PATH
+
+It has no dialogue, timeouts, limits or statistics, and checks nothing.
 """
 
 import os
@@ -18,9 +19,9 @@ class Relay:
     def __init__(self, connections, path, address, port):
         self.selector = selectors.DefaultSelector()
         self.idle = []
-        self.waiting = deque()  # (client, what it has said)
+        self.waiting = deque()  # (client, its bytes)
         self.client_of = {}  # by connection
-        self.connection_of = {}  # by client, until its line has all gone
+        self.connection_of = {}  # by client, until its whole line is sent
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(path)
         self.listening.listen(4096)

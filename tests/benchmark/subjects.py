@@ -1,4 +1,4 @@
-"""What is measured: lonc, the bare relay, HAProxy. They run on one core, who measures on the other."""
+"""The subjects: lonc, the bare relay, HAProxy. They run on one core, the clients on another."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.machine import BIN_LONC, children_of, eventually, write_configuration
 
 BENCHMARK = Path(__file__).parent
-THEIR_CORE, OUR_CORE = {0}, {1}
+SUBJECT_CORE, OWN_CORE = {0}, {1}
 ALL_CORES = set(range(os.cpu_count()))
 BACKLOG = 4096
 
 
 @contextlib.contextmanager
 def on_cores(numbers):
-    """What is started here stays on these cores, as far as they are there."""
+    """Processes started meanwhile run on these cores only, as far as they exist."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, numbers & ALL_CORES or ALL_CORES)
     try:
@@ -31,8 +31,10 @@ def on_cores(numbers):
 
 
 def cpu_seconds(pid):
-    """User and system time of a process of one thread: what /proc/PID/stat has in hundredths, of which
-    five hundred processes would lose most."""
+    """User and system time of a process of one thread, in seconds.
+
+    From schedstat, in nanoseconds: /proc/PID/stat counts hundredths, too coarse for an idle child.
+    """
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -45,7 +47,7 @@ def pss(pid):
 
 
 def table(directory, addresses):
-    """A table of as many hosts, and the directories that a configuration needs."""
+    """Write a table with one host per address, and make the directories that a configuration needs."""
     for name in ("tabs", "daemons"):
         (directory / name).mkdir()
     lines = [f"h{number}:d:library:x:{address}\n" for number, address in enumerate(addresses)]
@@ -53,12 +55,14 @@ def table(directory, addresses):
 
 
 class Subject:
-    """Serves `paths`, each with a listening socket of ours behind it, over so many shared connections;
-    `pids` are the processes that do so."""
+    """A program that serves `paths`, over `connections` connections to the listening socket for each.
+
+    `pids` are the processes whose CPU time and memory are measured.
+    """
 
     name = ""
-    cores = THEIR_CORE
-    dialogue = False  # whether a lond is expected to speak its part of it
+    cores = SUBJECT_CORE
+    dialogue = False  # whether it expects lond's part of the dialogue
 
     def __init__(self, hosts, connections, **settings):
         self.settings = settings
@@ -87,7 +91,7 @@ class Subject:
         raise NotImplementedError
 
     def settle(self, meanwhile):
-        """Wait until all is there, and let the londs speak `meanwhile`."""
+        """Wait until every host is served; call `meanwhile` between checks, so that londs can reply."""
 
         def serves():
             meanwhile()
@@ -149,7 +153,7 @@ class Relay(Subject):
 
 
 class HAProxy(Subject):
-    """In TCP mode, with one thread: it shares no connections, each client has one of its own."""
+    """HAProxy in TCP mode, with one thread: each client has a connection of its own to lond."""
 
     name = "haproxy"
 

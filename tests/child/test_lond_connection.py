@@ -123,6 +123,19 @@ def test_from_connect_to_a_reply(wire):
     assert wire.connection.state is State.IDLE
 
 
+def test_the_time_of_a_request_in_flight(wire):
+    wire.connect()
+    assert wire.connection.in_flight == 0.0  # the dialogue is no request
+    wire.greet()
+    begun = wire.loop.now
+    wire.ask(b"ping\n")
+    wire.hear(b"ping\n")
+    wire.loop.turn(0.05)
+    assert wire.connection.in_flight == pytest.approx(wire.loop.now - begun)
+    wire.say(b"msul1\n")
+    assert wire.connection.in_flight == 0.0
+
+
 def test_the_sockets_options(wire):
     wire.connect(bind_address="127.0.0.77")
     theirs = wire.connection._socket
@@ -427,6 +440,76 @@ def test_without_a_descriptor_for_it_an_attempt_fails_with_a_sentence(wire):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert wire.events == [("closed", "cannot make a socket: Too many open files")]
+
+
+def user_timeout(wire):
+    return wire.connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+
+def test_the_options_of_an_idle_connection_are_set_at_its_alarm_and_end_with_a_request(wire):
+    wire.connect(peer=1.0)
+    wire.greet()
+    assert user_timeout(wire) == 1000
+    wire.turn_until(lambda: user_timeout(wire) == 0)
+    for _ in range(2):
+        wire.ask(b"ping\n")
+        assert user_timeout(wire) == 1000
+        wire.hear(b"ping\n")
+        wire.say(b"msul1\n")
+    wire.turn_until(lambda: user_timeout(wire) == 0)
+    wire.ask(b"x" * 50_000 + b"\n")
+    assert user_timeout(wire) == 0
+
+
+def test_a_lond_that_does_not_read_a_large_request_is_waited_for(wire):
+    wire.connect(peer=1.0)
+    wire.greet()
+    wire.ask(b"x" * (10 << 20) + b"\n")
+    begun = time.monotonic()
+    while time.monotonic() - begun < 3:
+        wire.loop.turn(0.1)
+    assert wire.events == ["ready"]
+    wire.lond.setblocking(False)
+    left = (10 << 20) + 1
+    while left:
+        with contextlib.suppress(BlockingIOError):
+            left -= len(wire.lond.recv(1 << 20))
+        wire.loop.turn(0.01)
+    wire.say(b"ok\n")
+    assert wire.events[-1] == ("reply", b"ok\n")
+
+
+@pytest.mark.parametrize("begun", [b"", b"half a reply"])
+def test_a_connection_that_is_lost_says_whether_its_reply_had_begun(wire, begun):
+    wire.connect()
+    wire.greet()
+    wire.ask(b"ping\n")
+    if begun:
+        wire.say(begun)
+    reset(wire.lond)
+    wire.turn_until(lambda: wire.connection.state is State.DISCONNECTED)
+    assert wire.connection.lost_unheard == (not begun)
+
+
+def test_whether_something_was_heard_since_a_time(wire):
+    wire.connect()
+    wire.greet()
+    assert wire.connection.heard
+    assert wire.connection.heard_since(wire.loop.now - 20)
+    assert not wire.connection.heard_since(wire.loop.now + 20)
+    wire.connection.close("over")
+    assert not wire.connection.heard_since(wire.loop.now - 20)
+
+
+def test_a_retired_connection_says_so_when_it_is_idle(wire):
+    wire.connect()
+    wire.greet()
+    before = wire.loop.now
+    wire.ask(b"ping\n")
+    assert wire.connection.request_started() >= before - 1
+    wire.connection.retire()
+    wire.say(b"msul1\n")
+    assert wire.events == ["ready", "retired", ("reply", b"msul1\n")]
 
 
 def test_closing_twice_is_closing_once(wire):

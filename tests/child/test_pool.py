@@ -24,9 +24,11 @@ class FakeConnection:
         self.started = 0
         self.replied = False
         self.timed_out = False
+        self.in_flight = 0.0
         self.ended = False  # lond has closed, and the loop has not told yet
         self.heard = False
         self.lost_unheard = False
+        self.vanished = False
         self.heard_at = self.started_at = -math.inf
         self.retired = False
 
@@ -127,6 +129,7 @@ class Host:
         self.refuse = False
         self.made = []
         self.told = []
+        self.timed_out = []  # how many transactions, each time
         self.clock = Clock()
         self.statistics = Statistics(self.clock.now)
         self.pool = Pool(
@@ -144,6 +147,7 @@ class Host:
             self.statistics,
             self.make,
             self.told.append,
+            self.timed_out.append,
         )
         self.outcomes = {}
 
@@ -476,9 +480,31 @@ def test_what_waits_for_too_long_fails_each_at_its_own_time(ready):
     assert ready.outcomes == {}
     ready.clock.advance(0.1)
     assert ready.outcomes == {"early": "no connection was free for 60 s"}
+    assert ready.timed_out == [1]
     ready.clock.advance(30.0)
+    assert ready.timed_out == [1, 1]
     assert set(ready.outcomes) == {"early", "late"}
     assert ready.pool.waiting == 0
+
+
+def test_those_that_fail_in_one_turn_are_counted_together_before_they_fail(ready):
+    ready.ask("busy")
+    ready.told.clear()
+    for name in ("a", "b", "c"):
+        ready.ask(name)
+    ready.pool._on_queue_timeout = lambda count: ready.timed_out.append((count, dict(ready.outcomes)))
+    ready.clock.advance(60.0)
+    assert ready.timed_out == [(3, {})]
+    assert set(ready.outcomes) == {"a", "b", "c"}
+
+
+def test_the_oldest_in_flight_is_that_of_all_connections(ready):
+    assert ready.pool.oldest_in_flight == 0.0
+    ready.ask("a")
+    ready.ask("b")
+    ready.made[1].become_ready()
+    ready.made[0].in_flight, ready.made[1].in_flight = 2.0, 3.0
+    assert ready.pool.oldest_in_flight == 3.0
 
 
 def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_first(ready):
@@ -989,6 +1015,18 @@ def test_a_connection_that_is_lost_with_a_part_of_its_reply_says_nothing_about_o
     ready.ask("lost")
     ready.busy[0].close("reset")
     assert len(ready.open) == 2
+
+
+def test_a_machine_that_vanishes_while_nobody_asks_is_noticed(ready):
+    all_idle(ready, 2)
+    for connection in ready.open[:2]:
+        connection.vanished = True
+        connection.close("timed out")
+    assert len(ready.open) == 1
+    ready.open[0].close("no answer")
+    ready.clock.advance(1.0)
+    ready.open[0].close("no answer")
+    assert ready.pool.state is HostState.DEAD
 
 
 @pytest.fixture

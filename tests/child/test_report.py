@@ -21,6 +21,8 @@ class Pool(list):
     waiting = 0
     attempting = 0
     oldest_wait = 0.0
+    busy = 0
+    oldest_in_flight = 0.0
 
     @property
     def census(self):
@@ -63,6 +65,7 @@ def test_each_part_gives_its_figures(parts):
     for state in ("Idle", "Idle", "ReceivingReply"):
         parts.add_connection(state)
     parts.pool.waiting, parts.pool.oldest_wait = 4, 1.23456
+    parts.pool.oldest_in_flight = 2.34567
     parts.listener.clients = {"a": None, "b": None}
     parts.replay.waiting, parts.replay.oldest = 3, 17
     parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
@@ -72,6 +75,7 @@ def test_each_part_gives_its_figures(parts):
     assert (report.host, report.state, report.state_since) == ("l1", "ready", AT)
     assert report.connections == {"Idle": 2, "ReceivingReply": 1}
     assert (report.clients, report.waiting, report.oldest_wait) == (2, 4, 1.235)
+    assert report.oldest_in_flight == 2.346
     assert (report.delayed, report.oldest_delayed) == (3, 17)
     assert (report.mode, report.lond_version) == ("ssl", "2.11")
     assert report.last_error == [AT, "refused"]
@@ -116,7 +120,7 @@ def test_each_change_is_in_the_next_line(parts, change):
     assert parts.report() != before
 
 
-@pytest.mark.parametrize("what", ["waiting", "attempting"])
+@pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
 def test_what_waits_grows_older_with_the_time(parts, what):
     setattr(parts.pool, what, 1)
     parts.pool.oldest_wait = 1.0

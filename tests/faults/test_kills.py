@@ -73,6 +73,35 @@ def test_a_child_at_any_step_of_carrying_out(machine):
     assert step > 50
 
 
+def test_a_child_at_any_step_of_carrying_out_side_by_side(machine):
+    """The requests of each user are carried out in their order, each at least once."""
+    machine.configure(loncDelayedInterval=0.1)
+    order = machine.directory / "steps"
+    ledger = scenarios.Ledger()
+    directory = machine.sockets / "delayed"
+    expected = []
+    with ScriptedLond(machine.address(1), machine.port, ledger.script):
+        machine.run(program=program(sabotage.at_replay, order))
+        for step in itertools.count(1, 23):
+            child = eventually(lambda: machine.children().get("l1"))
+            saved = [
+                b"put:dom:%b:%d:%d" % (user, step, n) for n in (1, 2) for user in (b"x", b"y", b"z")
+            ]
+            give(order, "kill", step)
+            for request in saved:
+                spool.save(machine.settings(), request, "l1")
+            expected += saved
+            eventually(lambda: scenarios.left_in(directory) == [], 30)
+            if machine.children().get("l1") == child:
+                break
+        machine.stop()
+    assert set(ledger.seen) == set(expected)
+    for user in (b":x:", b":y:", b":z:"):
+        places = [expected.index(request) for request in ledger.seen if user in request]
+        assert places == sorted(places)
+    assert step > 50
+
+
 def test_the_parent_at_any_step(machine):
     print(scenarios.orphans(machine, runs=15, seed=3))
 

@@ -1,5 +1,5 @@
-"""What hostile bytes may not do to each parser: one function for each, that says what must hold.
+"""Invariants of each parser of foreign input: one function per parser, which checks them for any bytes.
 
-The suite tries each with hypothesis and with the files of `corpus/`; `python -m tests.fuzz` has atheris
-look for hours for bytes that break it.
+The suite calls each function with inputs from hypothesis and from the files of `corpus/`;
+`python -m tests.fuzz` lets atheris search for hours for inputs that break an invariant.
 """

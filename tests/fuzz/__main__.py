@@ -1,8 +1,8 @@
 """python -m tests.fuzz [SUBJECT …] [--minutes N] [--keep DIRECTORY]
 
-Has libFuzzer, by way of atheris, look for bytes that break what must hold, each subject for so long and
-on one core; a line for each says what came of it. An input that takes ten seconds is a find, and so is
-one that takes a gigabyte. With --keep, finds stay there, and under `new` whatever went a new way.
+Runs libFuzzer (through atheris) on each subject for N minutes on one core; prints a line per subject. An
+input is a finding if it breaks an invariant, takes ten seconds, or takes a gigabyte of memory. With
+--keep, findings stay in DIRECTORY, and inputs that reached new code in DIRECTORY/new.
 
 Needs `pip install 'lonc[fuzz]'`.
 """
@@ -21,31 +21,31 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=1024", f"-max_len={LONGEST_INPUT}"]
 
 
 def fuzz(subject, minutes, kept):
-    """A line with what came of it, and whether anything was found."""
+    """Fuzz one subject. Returns its report, and whether there is a finding."""
     with tempfile.TemporaryDirectory() as place:
         words = Path(place) / "words"
         words.write_text("".join(_quoted(word) for word in subject.words))
-        finds = kept or Path(place)
-        new = finds / "new" / subject.name
+        findings = kept or Path(place)
+        new = findings / "new" / subject.name
         new.mkdir(parents=True, exist_ok=True)
-        before = set(finds.iterdir())
+        before = set(findings.iterdir())
         command = [
             *(sys.executable, "-m", "tests.fuzz.one", subject.name, new, subject.corpus),
-            *(*LIMITS, f"-dict={words}", f"-artifact_prefix={finds}/{subject.name}-"),
+            *(*LIMITS, f"-dict={words}", f"-artifact_prefix={findings}/{subject.name}-"),
             *(f"-max_total_time={minutes * 60:.0f}", "-print_final_stats=1"),
         ]
         with (Path(place) / "log").open("wb+") as log:
             status = subprocess.call(command, stdout=log, stderr=log)
             log.seek(0)
-            said = log.read().decode(errors="replace")
-        found = sorted(set(finds.glob(f"{subject.name}-*")) - before)
-        executions = _last(r"number_of_executed_units: (\d+)", said)
-        coverage = _last(r" cov: (\d+)", said)
-        told = f"{subject.name}: {executions} executions, coverage {coverage}, {len(found)} findings"
+            output = log.read().decode(errors="replace")
+        found = sorted(set(findings.glob(f"{subject.name}-*")) - before)
+        executions = _last(r"number_of_executed_units: (\d+)", output)
+        coverage = _last(r" cov: (\d+)", output)
+        report = f"{subject.name}: {executions} executions, coverage {coverage}, {len(found)} findings"
         if status or found:
-            told += "".join(f"\n{path.name}: {path.read_bytes()!r}" for path in found)
-            told += f"\nexit status {status}\n{said[said.rfind('=== Uncaught') :][-5000:]}"
-        return told, bool(status or found)
+            report += "".join(f"\n{path.name}: {path.read_bytes()!r}" for path in found)
+            report += f"\nexit status {status}\n{output[output.rfind('=== Uncaught') :][-5000:]}"
+        return report, bool(status or found)
 
 
 def _quoted(word):
@@ -67,8 +67,8 @@ def main():
         parser.error(f"there is no {', '.join(unknown)}")
     failed = False
     for name in options.subjects or SUBJECTS:
-        told, found = fuzz(SUBJECTS[name], options.minutes, options.keep)
-        print(told, flush=True)
+        report, found = fuzz(SUBJECTS[name], options.minutes, options.keep)
+        print(report, flush=True)
         failed |= found
     return int(failed)
 

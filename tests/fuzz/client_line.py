@@ -1,4 +1,4 @@
-"""What a program writes to the socket of a host: the real Client, over a real socket."""
+"""Bytes that a program writes to the socket of a host, read by the real Client over a real socket."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ _ENDS = (b"ekey\n", b"ekey:", b"exit\n", b"exit:")
 
 
 def own_reply(request, by_dns=False):
-    """What lonc itself answers to a line, by the table of the protocol; None if it is for lond."""
+    """lonc's own reply to a request, by the table of the protocol; None if the request is for lond."""
     word, *more = request[:-1].split(b":", 2)
     if by_dns and word == b"sethost" and len(more) == 2:
         return own_reply(more[1] + b"\n") if more[0] in (b"l1", b"l3") else b"no_such_host\n"
@@ -37,7 +37,7 @@ def own_reply(request, by_dns=False):
 
 
 def due(stream, by_dns):
-    """The replies to all of it, and what of it is for lond."""
+    """The replies due to a stream of requests, and the requests in it that are for lond."""
     replies, requests = [], []
     *lines, rest = stream.split(b"\n")
     for line in lines:
@@ -51,7 +51,7 @@ def due(stream, by_dns):
 
 
 class _Services:
-    """The child as a client sees it, with lond's answers `at_once` or when they are asked for."""
+    """A fake child for a client: replies `at_once`, or when the test calls `reply`."""
 
     own_prefixes = OWN_PREFIXES
 
@@ -67,7 +67,7 @@ class _Services:
         self._waiting = []
 
     def queue_transaction(self, transaction):
-        assert not self._waiting, "it asks again before it has its reply"
+        assert not self._waiting, "a second transaction before the reply to the first"
         self.requests.append(transaction.request)
         self._waiting.append(transaction)
         if self.at_once:
@@ -86,10 +86,12 @@ class _Services:
 
 
 def client_line(data):
-    """Each whole line, up to one that is too long, gets one reply, its own, in order; lond gets what is
-    for lond, as it was, and nothing that would change a connection that others use. It does not depend
-    on how the bytes were cut, nor on when lond answers and when the program reads; and then the program
-    is disconnected."""
+    """Each whole line gets one reply, its own, in order; a line that is too long ends the stream.
+
+    lond gets the requests that are for lond, unchanged, and none that would change a shared connection.
+    The result does not depend on how the bytes are split, when lond replies, or when the program reads.
+    In the end the program is disconnected.
+    """
     pieces = in_pieces(data)
     by_dns = bool(data[:1]) and data[0] & 8 != 0
     services, loop = _Services(by_dns), EventLoop()
@@ -97,7 +99,7 @@ def client_line(data):
     received = bytearray()
 
     def take():
-        # (A client that is disconnected with data unread gets its replies, and then a reset.)
+        # A client that is disconnected with data unread gets its replies, and then a reset.
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while more := program.recv(65536, socket.MSG_DONTWAIT):
                 received.extend(more)
@@ -120,7 +122,7 @@ def client_line(data):
             loop.turn(0)
             services.reply()
             take()
-        assert services.left, "it is not disconnected"
+        assert services.left, "the program is not disconnected"
         assert client.held == 0
         take()
     replies, requests = due(b"".join(piece for piece, *_ in pieces), by_dns)

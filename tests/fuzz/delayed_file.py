@@ -27,8 +27,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-class _Later:
-    """A clock on which the time to look again comes when the test says so."""
+class _FakeLoop:
+    """A fake EventLoop: the test calls the deadlines in `callbacks` itself."""
 
     def __init__(self):
         self.callbacks = []
@@ -39,7 +39,7 @@ class _Later:
 
 
 def name(text):
-    """A name that can be read is spelled as it was, and of the form of the protocol."""
+    """A name that can be parsed has the form of the protocol, and its text is the original text."""
     found = Name.parse(text)
     if found is not None:
         when, count, pid, command, host = text.split(".")
@@ -53,11 +53,15 @@ def name(text):
 
 
 def delayed_file(data):
-    """What stands before the first zero is the name, the content is behind it. Exactly one line, not too
-    long, not for lonc itself and not sealed, is sent as it is, removed when it is answered, and recorded
-    in one line without a control or a password. What is sealed waits for keys, and is not opened by any
-    that we have; that, and all else, is put aside unsent. What is another's is not touched. The next
-    file gets its turn, whatever this one was, unless keys are waited for."""
+    """The name is the input up to the first zero byte; the content is the rest.
+
+    - A file of exactly one line that is not too long, not for lonc itself and not sealed is sent as it
+      is, removed after the reply, and logged in one line without control characters and passwords.
+    - A sealed file waits if no key file is configured; with one it is rejected, as no key opens it.
+    - Any other file is rejected and not sent.
+    - A file of another host is not touched.
+    - The file behind it is sent in any case, except while a file waits for a key file.
+    """
     spelled, _, content = data.partition(b"\0")
     text = os.fsdecode(spelled)
     found = name(text)
@@ -66,10 +70,10 @@ def delayed_file(data):
         return
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as place:
         with_keys = bool(content) and content[0] & 32 != 0
-        _carry_out(Path(place), text, content, found, with_keys)
+        _replay(Path(place), text, content, found, with_keys)
 
 
-def _carry_out(place, text, content, found, with_keys):
+def _replay(place, text, content, found, with_keys):
     keys = place / "keys"
     keys.write_text(f"k1:{'0' * 64}\n")
     keys.chmod(0o600)
@@ -86,22 +90,22 @@ def _carry_out(place, text, content, found, with_keys):
     (directory / text).write_bytes(content)
     following = f"{'9' * 18}.{'9' * 18}.1.put.l1"
     (directory / following).write_bytes(b"following\n")
-    later, sent, told = _Later(), [], []
+    loop, sent, warnings = _FakeLoop(), [], []
     replay = Replay(
-        later,
+        loop,
         settings,
         ("l1",),
         NOT_FOR_LOND.match,
         sent.append,
         sent.remove,
-        told.append,
+        warnings.append,
         lambda: None,
     )
     replay.look()
     requests = []
     for _ in range(10):
-        while later.callbacks:
-            later.callbacks.pop()()
+        while loop.callbacks:
+            loop.callbacks.pop()()
             if not sent:
                 break
         if not sent:
@@ -111,11 +115,11 @@ def _carry_out(place, text, content, found, with_keys):
     ours = found is not None and found.host == "l1" and text != following
     may_wait = is_sealed(content) and len(content) <= longest_sealed(MAX_REQUEST + 1)
     if ours and may_wait and not with_keys:
-        assert "loncDelayedKeyFile is not set" in told[0]
-        assert requests == []  # all waits
+        assert "loncDelayedKeyFile is not set" in warnings[0]
+        assert requests == []  # both files wait
         assert set(os.listdir(directory)) == {text, following}
         return
-    assert told == []
+    assert warnings == []
     one_line = len(content) - 1 <= MAX_REQUEST and content.find(b"\n") == len(content) - 1 >= 0
     sound = one_line and own_reply(content) is None and not is_sealed(content)
     assert requests == ([content] if ours and sound else []) + [b"following\n"] * (text != following)

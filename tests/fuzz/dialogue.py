@@ -1,4 +1,4 @@
-"""What a lond says to a LondProtocol, and when."""
+"""Lines from a lond to a LondProtocol, in any pieces and at any moment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,25 +28,28 @@ _HEARING = {state for state, event in TRANSITIONS if event is Event.LINE}
 
 @dataclass(frozen=True)
 class Beginning:
-    """A way to begin. `answers` are those of a lond that does all right, until the connection is Idle;
-    `said_by(heard)` is what lonc may have said when it has heard these lines, and `cipher(heard)` is
-    what both encipher with when they are all."""
+    """A way to begin a dialogue.
+
+    - `answers`: the lines of a correct lond, up to the state Idle;
+    - `said_by(heard)`: the lines that lonc may have sent once it has received the lines `heard`;
+    - `cipher(heard)`: the cipher of both sides once lonc has received all of `heard`.
+    """
 
     make: Callable[[], LondProtocol]
     answers: tuple[bytes, ...]
     said_by: Callable[[list[bytes]], list[bytes]]
     cipher: Callable[[list[bytes]], LineCipher]
-    default: bytes = b""  # in front of each request that does not say for whom it is
+    default: bytes = b""  # prefix of each request without a host id of its own
 
     def travels(self, request: bytes, cipher: Callable[[], LineCipher]) -> bytes:
-        """How a request leaves."""
-        for_whom = self.default
+        """The line that is sent for `request`."""
+        prefix = self.default
         if request.startswith(b"sethost:"):
             _, id_, request = request.split(b":", 2)
-            for_whom = for_whom and b"sethost:%b:" % id_
+            prefix = prefix and b"sethost:%b:" % id_
         if request.startswith(b"encrypt:"):
             request = bytes(cipher().encipher(request[len(b"encrypt:") : -1]))
-        return for_whom + request
+        return prefix + request
 
 
 LONGEST = 5  # lines that lond says in a dialogue
@@ -123,16 +126,16 @@ WORDS = [
 
 
 class _Talk:
-    """One dialogue, as a LondConnection would lead it."""
+    """Drives one dialogue as a LondConnection does, and checks each step."""
 
     def __init__(self, beginning):
         self.beginning = beginning
         self.protocol = beginning.make()
-        self.told = b""  # all that lond has said
-        self.said = b""  # all that lonc has
+        self.received = b""  # all bytes from lond
+        self.sent = b""  # all bytes from lonc
         self.requests = []
         self.answered = 0
-        self.begun_at = 0  # where in what lond says the next reply begins
+        self.reply_start = 0  # offset of the next reply in `received`
         self.ended = False
 
     def send(self, size):
@@ -141,18 +144,18 @@ class _Talk:
             return
         while protocol.data_to_send:
             piece = bytes(protocol.data_to_send[:size])
-            self.said += piece
+            self.sent += piece
             protocol.data_sent(len(piece))
-        self.check_said()
+        self.check_sent()
 
     def ask(self, request):
         self.requests.append(request)
-        self.begun_at = len(self.told)
+        self.reply_start = len(self.received)
         self.protocol.start_request(request)
 
     def hear(self, piece):
         protocol, before = self.protocol, self.protocol.state
-        self.told += piece
+        self.received += piece
         try:
             reply, why = protocol.receive(piece), ""
         except ProtocolError as error:
@@ -162,7 +165,7 @@ class _Talk:
             assert (protocol.state, protocol.held) == (State.DISCONNECTED, 0)
             self.ended = True
             return
-        assert not self.ended, "it has come back"
+        assert not self.ended, "a disconnected protocol accepted more bytes"
         assert before in _HEARING
         assert protocol.held <= MAX_REPLY + len(piece) + len(protocol.data_to_send)
         if reply is None:
@@ -176,7 +179,7 @@ class _Talk:
         assert before is State.RECEIVING_REPLY
         self.answered += 1
         assert self.answered == len(self.requests)
-        line, _, behind = self.told[self.begun_at :].partition(b"\n")
+        line, _, behind = self.received[self.reply_start :].partition(b"\n")
         if line.startswith(b"enc:"):
             text = self.cipher().decipher(line + b"\n")
             assert (reply, text.count(b"\n")) == (text + b"\n", 0)
@@ -185,29 +188,33 @@ class _Talk:
         assert len(line) <= MAX_REPLY
         assert self.protocol.state is (State.DISCONNECTED if behind else State.IDLE)
 
-    def check_said(self):
-        """Nothing but its part, and then the requests, each once."""
-        heard = [line + b"\n" for line in self.told.split(b"\n")[:-1]]
+    def check_sent(self):
+        """lonc has sent only its part of the dialogue, and then the requests, each once."""
+        heard = [line + b"\n" for line in self.received.split(b"\n")[:-1]]
         due = b"".join(self.beginning.said_by(heard[:LONGEST]))
         for request in self.requests:
             due += self.beginning.travels(request, self.cipher)
-        assert due.startswith(self.said)
-        assert self.said.count(b"topsecret") == 0
+        assert due.startswith(self.sent)
+        assert self.sent.count(b"topsecret") == 0
 
     def cipher(self):
-        heard = self.told.split(b"\n")[:LONGEST]
+        heard = self.received.split(b"\n")[:LONGEST]
         return self.beginning.cipher([line + b"\n" for line in heard])
 
 
 def dialogue(data):
-    """Whatever lond says, at any step and in any pieces, before what lonc says has left or after:
-    nothing but a ProtocolError; what has ended stays so; lonc says its part and then the requests, each
-    once; a reply is one line, lond's first since the request has left, deciphered if it was enciphered;
-    what is held passes no limit, and no error repeats a request."""
+    """Any bytes from lond, at any step, in any pieces, before or after lonc's own bytes have left.
+
+    - The only exception is ProtocolError, its message contains no request, and the protocol stays
+      disconnected after it.
+    - lonc sends its part of the dialogue, and then the requests, each once.
+    - A reply is one line, lond's first after the request was sent, deciphered if it was enciphered.
+    - The bytes held stay within the limit.
+    """
     beginning = BEGINNINGS[data[0] % len(BEGINNINGS)] if data else BEGINNINGS[0]
     talk = _Talk(beginning)
-    right = data[1] % (len(beginning.answers) + 1) if len(data) > 1 else 0
-    for answer in beginning.answers[:right]:
+    correct = data[1] % (len(beginning.answers) + 1) if len(data) > 1 else 0
+    for answer in beginning.answers[:correct]:
         talk.send(1 << 20)
         talk.hear(answer)
         assert not talk.ended

@@ -1,4 +1,4 @@
-"""What travels enciphered."""
+"""Enciphered lines."""
 
 import re
 
@@ -17,8 +17,11 @@ WORDS = [
 
 
 def enc_line(data):
-    """A line is a text of the length that it names, what its digits are by the cipher alone, and
-    enciphered anew it is that text again; or a ProtocolError. And neither leaves anything behind."""
+    """A line is deciphered, or raises ProtocolError; the next line is deciphered as if alone.
+
+    The text has the length that the line states, is what IDEA alone makes of the digits, and survives
+    being enciphered and deciphered again.
+    """
     cipher = LineCipher(KEY)
     for line in (data.replace(b"\n", b"") + b"\n", b"enc:" + data.replace(b"\n", b"") + b"\n"):
         try:

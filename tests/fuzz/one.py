@@ -1,4 +1,4 @@
-"""One subject in the hands of libFuzzer: python -m tests.fuzz.one SUBJECT, and its own arguments."""
+"""python -m tests.fuzz.one SUBJECT ARGUMENT…: libFuzzer on one subject, with its arguments."""
 
 import logging
 import sys

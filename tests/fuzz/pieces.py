@@ -1,23 +1,23 @@
-"""How bytes of a fuzzer become a stream that comes in pieces."""
+"""Splits the bytes of a fuzzer into a stream that arrives in pieces."""
 
 import itertools
 
-MOST = 100  # pieces; what would come behind them comes with the last
+MAX_PIECES = 100  # pieces; the last one takes all the rest
 
 
 def in_pieces(data):
-    """The pieces, each with two flags of its own.
+    """Return (bytes, flag, flag) for each piece.
 
-    The first byte says how many of the next say how long the pieces are, in turn, and their flags; the
-    stream is what stands behind.
+    The first byte is the number of control bytes behind it, modulo 8, plus 1. Each control byte gives
+    the length and the flags of a piece; they are used in turn. The rest is the stream.
     """
     count = data[0] % 8 + 1 if data else 0
-    hows, rest = data[1 : 1 + count], data[1 + count :]
+    controls, rest = data[1 : 1 + count], data[1 + count :]
     pieces = []
-    for how in itertools.islice(itertools.cycle(hows), MOST):
+    for control in itertools.islice(itertools.cycle(controls), MAX_PIECES):
         if not rest:
             break
-        size = how % 64 + 1 if len(pieces) < MOST - 1 else len(rest)
-        pieces.append((rest[:size], bool(how & 64), bool(how & 128)))
+        size = control % 64 + 1 if len(pieces) < MAX_PIECES - 1 else len(rest)
+        pieces.append((rest[:size], bool(control & 64), bool(control & 128)))
         rest = rest[size:]
     return pieces

@@ -1,4 +1,4 @@
-"""A line that says how the daemon is doing, and all that is made of it."""
+"""A status report as a line, and every text that is made of it."""
 
 from datetime import datetime, timezone
 
@@ -32,8 +32,10 @@ WORDS = [
 
 
 def status_report(data):
-    """A line is a report, or a ValueError. A report comes back out of its own line, and can be shown in
-    every way that there is."""
+    """A line is parsed, or raises ValueError.
+
+    A report survives being written and parsed again, and can be shown in every format.
+    """
     for line in (data, _with(data)):
         try:
             report = Report.from_line(line)
@@ -46,7 +48,7 @@ def status_report(data):
 
 
 def _with(data):
-    """The report with the rest of `data` in the place of so many bytes from there, by the first four."""
+    """REPORT with a range replaced by `data[4:]`; the first four bytes give its start and length."""
     begin = int.from_bytes(data[:2], "big") % len(REPORT)
     end = begin + int.from_bytes(data[2:4], "big") % len(REPORT)
     return REPORT[:begin] + data[4:] + REPORT[end:]

@@ -1,4 +1,4 @@
-"""Each parser by its name: what must hold for it, and words that it knows."""
+"""Each subject by its name: the function that checks a parser's invariants, and words for the fuzzer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ CONFIGURATION_WORDS = [
 
 @contextlib.contextmanager
 def _file(data):
-    """A file with that in it, which has no name on any disk."""
+    """The path of a file in memory with that content."""
     fd = os.memfd_create("table")
     try:
         os.write(fd, data)
@@ -38,13 +38,15 @@ def _file(data):
 def _check_faults(faults, count):
     for fault in faults:
         assert fault.line is None or 1 <= fault.line <= count
-        assert fault.text.isprintable(), "a sentence, and no order to a terminal"
+        assert fault.text.isprintable(), "the text of a fault contains no control character"
 
 
 def hosts(data):
-    """Each line that counts is a host or a fault, and never both, in order; an id names a socket that
-    can be made, and stands once; there is an IPv4 address or a name. The same bytes are the same
-    table."""
+    """Each line except empty lines and comments gives one host or one fault, in order.
+
+    An id is unique and short enough for a socket's path; a host has an IPv4 address or a DNS name. The
+    same bytes give the same table.
+    """
     with _file(data) as file:
         found, faults = read_hosts(file, SOCKETS)
         assert read_hosts(file, SOCKETS) == (found, faults)
@@ -68,7 +70,7 @@ def hosts(data):
 
 
 def _check_by_dns(file_data, lines):
-    """Hosts of one DNS name are one, and each id stands once."""
+    """Hosts with the same DNS name are merged into one, and each id is unique."""
     with _file(file_data) as file:
         found, faults = read_hosts(file, SOCKETS, by_dns=True)
     _check_faults(faults, len(lines))
@@ -83,9 +85,10 @@ def _check_by_dns(file_data, lines):
 
 
 def configuration(data):
-    """Settings are within their bounds, whatever stands in the file, and every fault names its line or
-    says that the id is missing. The same bytes are the same settings, and a sound line behind them
-    counts whatever stands before it."""
+    """Settings are within their bounds for any content; every fault names its line or the missing id.
+
+    The same bytes give the same settings. A correct line is used, whatever precedes it.
+    """
     with _file(data) as file:
         settings, faults = read_settings(file)
         assert read_settings(file) == (settings, faults)

@@ -1,4 +1,4 @@
-"""What a lond says where TLS is due: instead of it, in it, and behind the key."""
+"""Bytes from a lond during the key exchange in TLS: before, in place of, and after the key."""
 
 import atexit
 import tempfile
@@ -34,7 +34,7 @@ def _contexts():
 
 
 def _agree():
-    """A tunnel that has heard the key, and the close_notify behind it if the lond has said one."""
+    """A tunnel that has received the key, and close_notify if lond has sent it."""
     lonc, lond = (
         Tunnel(context, name, key)
         for context, name, key in zip(_contexts(), ("l1.example", None), (None, KEY), strict=True)
@@ -48,9 +48,11 @@ def _agree():
 
 
 def tunnel(data):
-    """Nothing but a ProtocolError; no key without a handshake; no more is held than a record. Behind the
-    key all from the first byte that is no record's comes out, as it was, however it was cut, and what is
-    a record is no clear text."""
+    """The only exception is ProtocolError; there is no key without a handshake.
+
+    At most one record is held. After the key, everything from the first byte that does not belong to a
+    record is returned unchanged, however it is split; a record is never returned as clear text.
+    """
     agreed = bool(data) and data[0] & 1 == 1
     if agreed:
         lonc = _agree()

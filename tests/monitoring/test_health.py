@@ -67,6 +67,12 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             Level.CRITICAL,
             "1 of 1 host is degraded: l1 has a request waiting for 31 s",
         ),
+        ([well(oldest_in_flight=29.9)], Level.OK, "1 host, all healthy"),
+        (
+            [well(oldest_in_flight=213.0)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has waited for a reply for 4 m",
+        ),
         (
             [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
             Level.WARNING,

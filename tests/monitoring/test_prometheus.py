@@ -27,6 +27,7 @@ def host():
         clients=7,
         waiting=2,
         oldest_wait=0.5,
+        oldest_in_flight=213.5,
         delayed=3,
         oldest_delayed=1_700_000_000,
         since=SINCE,
@@ -71,6 +72,7 @@ def test_the_figures_are_those_of_the_status(samples):
     assert samples["lonc_transactions_total", L1, ("result", "host dead")] == 3
     assert samples["lonc_connections", L1, ("state", "Idle")] == 4
     assert samples["lonc_queue_length", L1] == 2
+    assert samples["lonc_in_flight_oldest_seconds", L1] == 213.5
     assert samples["lonc_delayed_files", L1] == 3
     assert samples["lonc_sent_bytes_total", L1] == 1000
     assert samples["lonc_received_bytes_total", L1] == 2000

@@ -93,6 +93,7 @@ OUT_OF_BOUNDS = {
     "clients": -1,
     "waiting": 10**400,
     "oldest_wait": -0.001,
+    "oldest_in_flight": -0.001,
     "seconds": float("nan"),
     "connections": {"Idle": -1},
     "last_minute": {"p50": 1},

@@ -16,6 +16,7 @@ L1 = HostStatus(
     clients=30,
     waiting=4,
     oldest_wait=0.25,
+    oldest_in_flight=21.0,
     done=1_234_567,
     failed=1,
     reasons={"connection lost": 1},
@@ -105,6 +106,7 @@ def test_all_that_is_known_of_one_host():
     assert host_to_text(L1, Health(REPORT)).splitlines() == [
         "l1: ready, connections 3, clients 30, waiting 4, done 1234567, failed 1, delayed 9,"
         f" up since {SINCE}",
+        "l1: oldest request in flight: for 21 s",
         "l1: failed: connection lost 1",
         "l1: latency in the last hour: p50 0.2 ms, p90 1.0 ms, p99 250 ms, max 1.0 s",
         f"l1: last error, {SINCE}: lost a connection: it broke",

@@ -50,6 +50,27 @@ def test_no_silence_lasts_longer_than_the_timeouts(machine, lines):
         machine.stop()
 
 
+def test_requests_for_which_no_connection_is_free_are_logged_with_the_state_of_the_pool(machine):
+    machine.configure(loncQueueTimeout=0.5, loncMaxConnections=1)
+    with ScriptedLond(machine.address(1), machine.port, silent_after(3)):
+        machine.run()
+        in_flight, *others = [machine.connect() for _ in range(4)]
+        in_flight.sendall(b"ping\n")
+        eventually(lambda: machine.status()["connections"] == {"ReceivingReply": 1})
+        for client in others:
+            client.sendall(b"ping\n")
+        for client in others:
+            assert read_line(client) == b"con_lost"
+        status = machine.status()
+        assert status["reasons"] == {"queue timeout": 3}
+        assert status["oldest_in_flight"] >= 0.5
+        assert "1 of 1 connection waits for a reply, the oldest for" in status["last_error"][1]
+        lines = [line for line in machine.log().splitlines() if "no connection was free" in line]
+        assert len(lines) == 1  # the others in a minute
+        in_flight.close()
+        machine.stop()
+
+
 def test_a_reply_that_comes_too_late_reaches_nobody(machine):
     machine.configure(loncRequestTimeout=0.3, loncMaxConnections=1)
     late = threading.Event()

@@ -220,6 +220,7 @@ class TestRequestsForLoncItself:
             "clients": 1,
             "waiting": 0,
             "oldest_wait": 0.0,
+            "oldest_in_flight": 0.0,
             "done": 1,
             "failed": 0,
             "reasons": {},

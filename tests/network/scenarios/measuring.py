@@ -4,6 +4,7 @@ import os
 import time
 
 from network.crowd import Crowd
+from support.machine import eventually
 
 
 def when(predicate, seconds, every=0.02):
@@ -46,9 +47,10 @@ def start(machine, delay_ms=10.0, lond=True, options=(), **settings):
 
 
 def fill_pool(machine, clients=20):
-    """Use every connection that the pool may have; returns how many there are."""
+    """Use every connection that the pool may have; returns how many there are. All are idle by then."""
     with Crowd(machine.sockets / "l1", clients) as crowd:
         crowd.is_served(each=3)
+    eventually(lambda: machine.status()["connections"].get("Idle") == connections(machine))
     return connections(machine)
 
 

@@ -1,0 +1,70 @@
+"""The options that the kernel is given. That it acts on them is shown in tests/network."""
+
+import socket
+
+import pytest
+
+from lonc.child.keepalive import Keepalive, since_acknowledgement, since_data, unanswered
+
+OPTIONS = (
+    socket.TCP_USER_TIMEOUT,
+    socket.TCP_KEEPIDLE,
+    socket.TCP_KEEPINTVL,
+    socket.TCP_KEEPCNT,
+)
+
+
+@pytest.fixture
+def pair():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def options(sock):
+    on = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    return (on, *(sock.getsockopt(socket.IPPROTO_TCP, each) for each in OPTIONS))
+
+
+def test_a_connection_with_a_request_has_a_user_timeout_and_is_probed_often(pair):
+    Keepalive(20.0, 60.0).prepare(pair[0])
+    assert options(pair[0]) == (1, 20000, 5, 1, 15)
+
+
+def test_one_with_a_large_request_has_no_user_timeout(pair):
+    keepalive = Keepalive(20.0, 60.0)
+    keepalive.prepare(pair[0])
+    keepalive.watch_large_request(pair[0])
+    assert options(pair[0]) == (1, 0, 5, 1, 15)
+
+
+@pytest.mark.parametrize(("peer_timeout", "idle"), [(20.0, 60.0), (1.0, 1.0), (600.0, 32000.0)])
+def test_an_idle_one_is_found_within_both_times(pair, peer_timeout, idle):
+    keepalive = Keepalive(peer_timeout, idle)
+    keepalive.prepare(pair[0])
+    keepalive.watch_idle(pair[0])
+    on, user_timeout, first, interval, count = options(pair[0])
+    assert (on, user_timeout) == (1, 0)
+    assert first + interval * count <= peer_timeout + idle
+    keepalive.watch_request(pair[0])
+    assert options(pair[0])[1] == peer_timeout * 1000
+
+
+def test_without_a_time_an_idle_one_is_not_probed_and_one_with_a_request_is(pair):
+    keepalive = Keepalive(20.0, 0.0)
+    keepalive.prepare(pair[0])
+    keepalive.watch_idle(pair[0])
+    assert options(pair[0])[:2] == (0, 0)
+    keepalive.watch_request(pair[0])
+    assert options(pair[0])[:2] == (1, 20000)
+
+
+def test_what_the_kernel_counts(pair):
+    ours, theirs = pair
+    theirs.sendall(b"x")
+    assert ours.recv(1) == b"x"
+    assert not unanswered(ours)
+    assert 0 <= since_data(ours) < 20
+    assert 0 <= since_acknowledgement(ours) < 20
