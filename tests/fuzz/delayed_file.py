@@ -32,6 +32,7 @@ class _FakeLoop:
 
     def __init__(self):
         self.callbacks = []
+        self.now = 0.0
 
     def after(self, seconds, callback):
         self.callbacks.append(callback)
@@ -96,7 +97,7 @@ def _replay(place, text, content, found, with_keys):
         settings,
         ("l1",),
         NOT_FOR_LOND.match,
-        sent.append,
+        lambda transaction, since: sent.append(transaction),
         sent.remove,
         warnings.append,
         lambda: None,
@@ -111,7 +112,7 @@ def _replay(place, text, content, found, with_keys):
         if not sent:
             break
         requests.append(bytes(sent[0].request))
-        sent.pop().complete(b"ok\n")
+        sent.pop(0).complete(b"ok\n")
     ours = found is not None and found.host == "l1" and text != following
     may_wait = is_sealed(content) and len(content) <= longest_sealed(MAX_REQUEST + 1)
     if ours and may_wait and not with_keys:
