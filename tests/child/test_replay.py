@@ -326,8 +326,8 @@ class TestSideBySide:
         several.reply_to(X1)
         assert several.in_flight() == [Z1, X2]
 
-    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 2), (5, 3)])
-    def test_on_half_of_the_connections_rounded_up(self, several, connections, most):
+    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 1), (5, 2)])
+    def test_on_at_most_half_of_the_connections(self, several, connections, most):
         several.settings = replace(several.settings, max_connections=connections)
         several.replay = several.make()
         several.save(X1, Y1, Z1, b"put:msu:u:file", b"put:msu:v:file")
