@@ -1,8 +1,8 @@
 """Carries out the delayed transactions of one host, of all its ids: oldest first.
 
 Those of one user are carried out one at a time, those of different users side by side on at most half of
-the connections. A request whose user cannot be told waits for all older ones, and all others wait for it
-(`lonc.spool.order`).
+the connections. A request whose user cannot be told waits for all older ones, and all others
+wait for it (`lonc.spool.order`).
 
 The state of a file is kept here, by its name, from look to look:
 

@@ -229,6 +229,8 @@ class Several(Bench):
     def __init__(self, directory):
         super().__init__(directory)
         self.flights = {}
+        self.settings = replace(self.settings, max_connections=4)
+        self.replay = self.make()
 
     def take(self, transaction, since):
         self.sent.append(transaction.request)
@@ -323,6 +325,14 @@ class TestSideBySide:
         assert several.in_flight() == [X1, Z1]
         several.reply_to(X1)
         assert several.in_flight() == [Z1, X2]
+
+    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 1), (5, 2)])
+    def test_on_at_most_half_of_the_connections(self, several, connections, most):
+        several.settings = replace(several.settings, max_connections=connections)
+        several.replay = several.make()
+        several.save(X1, Y1, Z1, b"put:msu:u:file", b"put:msu:v:file")
+        several.replay.look()
+        assert len(several.flights) == most
 
     def test_those_of_one_user_one_at_a_time(self, several):
         several.save(X1, X2, X3, Y1, Y2)
