@@ -6,11 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.machine import Machine
+
+# `--hypothesis-profile thorough` tries more, and at random.
+settings.register_profile("brief", max_examples=30, derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.load_profile("brief")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--rounds", type=int, default=8, help="how often several starts at once are tried")
+    parser.addoption("--rounds", type=int, default=3, help="how often several starts at once are tried")
     help_ = "how many seconds the slowest request of the test of reloads lasts at least"
     parser.addoption("--slow", type=float, default=0, help=help_)
 

@@ -518,5 +518,5 @@ class Walk(RuleBasedStateMachine):
         self.loop.close()
 
 
-Walk.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Walk.TestCase.settings = settings(stateful_step_count=30)
 TestWalk = Walk.TestCase

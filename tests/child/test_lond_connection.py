@@ -31,8 +31,10 @@ class Wire:
         self.connection = None
         self.events = []
         self.held = []
+        self.begun = 0.0  # when the last deadline was set
 
     def make(self, protocol=None, max_reply=1000, find=None, bind_address=None, connect=5.0, **timeouts):
+        self.begun = self.loop.now
         find = find or fixed_address(*self.address)
         self.connection = LondConnection(
             self.loop,
@@ -79,6 +81,7 @@ class Wire:
 
     def ask(self, request):
         """A transaction on the connection; what becomes of it goes to `events`."""
+        self.begun = self.loop.now
         self.connection.start_request(
             Asked(
                 request,
@@ -192,12 +195,11 @@ def test_ipv6_is_an_address_like_others(wire):
 
 
 class TestClocks:
-    """Each may be late by half a second; the machine may be busy, so more is no verdict here."""
+    """None is early. The machine may be busy, so that one is late is no verdict here."""
 
     def late(self, wire, within):
-        begun = time.monotonic()
         wire.turn_until(lambda: wire.events and wire.events[-1][0] in ("closed", "failure"))
-        assert time.monotonic() - begun >= within - 0.01
+        assert time.monotonic() - wire.begun >= within
         return next(why for what, why in reversed(wire.events) if what == "closed")
 
     def test_whoever_does_not_answer_a_connect(self, wire):
@@ -226,7 +228,7 @@ class TestClocks:
         wire.connect(dialogue=0.3)
         for byte in b"12":
             wire.say(bytes([byte]))
-        assert self.late(wire, 0.2) == "no end of the dialogue within 0.3 s: Initialized"
+        assert self.late(wire, 0.3) == "no end of the dialogue within 0.3 s: Initialized"
 
     @pytest.mark.parametrize("begun", [b"", b"half a reply"])
     def test_a_reply_that_does_not_come_to_its_end(self, wire, begun):
@@ -237,13 +239,13 @@ class TestClocks:
             wire.say(begun)
             assert wire.connection.held == len(begun)
             assert wire.held == [len(begun)]
-        assert self.late(wire, 0.1) == "no reply within 0.2 s: ReceivingReply"
+        assert self.late(wire, 0.2) == "no reply within 0.2 s: ReceivingReply"
 
     def test_a_request_that_lond_does_not_take(self, wire):
         wire.connect(request=0.2)
         wire.greet()
         wire.ask(TOO_MUCH + b"\n")
-        assert self.late(wire, 0.0) == "no reply within 0.2 s: SendingRequest"
+        assert self.late(wire, 0.2) == "no reply within 0.2 s: SendingRequest"
 
     def test_each_request_has_its_own_time_and_rest_has_none(self, wire):
         wire.connect(request=0.3)

@@ -1257,5 +1257,5 @@ class AnyRun(RuleBasedStateMachine):
             assert (pool._queue_refusal is not None) == refuses, "who comes is told what is so"
 
 
-AnyRun.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyRun.TestCase.settings = settings(stateful_step_count=40)
 TestAnyRun = AnyRun.TestCase

@@ -21,7 +21,7 @@ from lonc.monitoring.health import Threshold
 
 ASKED = 500  # of each of two hosts
 DEAD_ASKED = 30
-DEADLINE = 10  # seconds; the stopped child never answers, so waiting for it would take for ever
+DEADLINE = 60  # seconds; the stopped child never answers, so waiting for it would take for ever
 
 
 @pytest.fixture(scope="module")

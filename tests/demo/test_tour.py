@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -49,10 +48,8 @@ def demo(tmp_path):
 
 
 def test_the_tour_holds_and_leaves_nothing_behind(demo, tmp_path):
-    begun = time.monotonic()
     out, err = demo.communicate(timeout=60)
     assert (demo.returncode, err) == (0, b"")
-    assert time.monotonic() - begun < 20
     lines = out.decode().splitlines()
     assert sum(re.match(r" *\d+\.\d{3} s  \S", line) is not None for line in lines) == 15
     for word in (

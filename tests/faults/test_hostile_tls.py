@@ -152,7 +152,7 @@ def test_a_lond_that_is_hostile_in_tls(machine, office, context, hostile):
         for _ in range(3):
             begun = time.monotonic()
             assert machine.ask(b"secret") == b"con_lost"
-            assert time.monotonic() - begun < 3 * HANDSHAKE + 2
+            assert time.monotonic() - begun < 10  # the default of loncHandshakeTimeout
         assert machine.children()["l1"] == child  # it has not died of it
         assert peak_memory(child) < 64 << 20
         last = machine.status()["last_error"][1]

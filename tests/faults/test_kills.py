@@ -14,7 +14,7 @@ from lonc.spool import spool
 
 
 def test_kills_at_random_moments(machine):
-    print(scenarios.kills(machine, count=60, seed=2))
+    print(scenarios.kills(machine, count=20, seed=2))
 
 
 def test_a_client_at_any_step_of_saving(machine):
@@ -103,12 +103,12 @@ def test_a_child_at_any_step_of_carrying_out_side_by_side(machine):
 
 
 def test_the_parent_at_any_step(machine):
-    print(scenarios.orphans(machine, runs=15, seed=3))
+    print(scenarios.orphans(machine, runs=6, seed=3))
 
 
 def test_connects_while_the_children_are_killed(machine):
-    print(scenarios.connects(machine, seconds=3))
+    print(scenarios.connects(machine, seconds=1.5))
 
 
 def test_a_child_that_dies_at_once(machine):
-    print(scenarios.crash_loop(machine, seconds=15, most=6))
+    print(scenarios.crash_loop(machine, seconds=3, most=3))

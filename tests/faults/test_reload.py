@@ -277,7 +277,7 @@ class TestOutcome:
 
 
 class TestNobodyNotices:
-    @pytest.mark.parametrize("reloads", [10])
+    @pytest.mark.parametrize("reloads", [6])
     def test_reloads_under_load(self, three, reloads, slow):
         """One client after the other has a request in flight that lasts longer than all the reloads."""
         answered = threading.Event()
@@ -308,13 +308,13 @@ class TestNobodyNotices:
                     reloading.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
             def over():
-                return len(reloading) == reloads and reloading[-1].poll() is not None
+                ended = len(reloading) == reloads and reloading[-1].poll() is not None
+                return ended and load.done > 1000
 
             load = Load(paths, clients=KEPT + ANEW, anew=KEPT, requests=1, longest=200, until=over)
             load.run(meanwhile=go_on)
             assert [each.returncode for each in reloading] == [0] * reloads
             assert (load.refused, load.lost) == ([], [])
-            assert load.done > 1000
             while time.monotonic() - begun < slow:
                 time.sleep(0.1)
             answered.set()
@@ -334,17 +334,17 @@ class TestNobodyNotices:
         begun = time.monotonic()
 
         def go_on():
-            if len(reloading) < 24 and sum(each.poll() is None for each in reloading) < 3:
+            if len(reloading) < 12 and sum(each.poll() is None for each in reloading) < 3:
                 reloading.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
                 three.lonc.send_signal(signal.SIGHUP)
                 assert three.ask(b"close_connection_exit") == b"ok"
 
         def over():
-            return len(reloading) == 24 and all(each.poll() is not None for each in reloading)
+            return len(reloading) == 12 and all(each.poll() is not None for each in reloading)
 
         load = Load(paths, clients=40, anew=20, requests=1, longest=200, until=over)
         load.run(meanwhile=go_on, seconds=60)
-        assert [each.returncode for each in reloading] == [0] * 24
+        assert [each.returncode for each in reloading] == [0] * 12
         assert (load.refused, load.lost) == ([], []), time.monotonic() - begun
         assert not re.search(r"parent: child .* (was|ended)|CRITICAL|ERROR", three.log())
         wait_until_nobody_leaves(three)
@@ -498,7 +498,7 @@ class TestNewChildren:
         machine.lonc.send_signal(signal.SIGHUP)
         eventually(lambda: len(children_of(machine.lonc.pid)) == 2)
         machine.lonc.send_signal(signal.SIGSTOP)
-        time.sleep(1)  # all this time is to pass
+        time.sleep(0.6)  # more than the 0.5 s within which a child must be ready
         machine.lonc.send_signal(signal.SIGCONT)
         eventually(lambda: "reloaded" in machine.log())
         client.sendall(b"ping\n")
@@ -627,7 +627,7 @@ class TestStatusMeanwhile:
 
 
 def test_all_of_it_under_load(machine):
-    """Ten reloads, half of them faulty, three children killed, and at last a restart."""
+    """Six reloads, half of them faulty, three children killed, and at last a restart."""
     machine.hosts("l1", "l2", "l3")
     for host in ("l1", "l2", "l3"):
         machine.start_lond(host)
@@ -655,7 +655,7 @@ def test_all_of_it_under_load(machine):
         return load.done
 
     def reloads():
-        for number in range(10):
+        for number in range(6):
             machine.table.write_text(good + ("nonsense\n" if number % 2 else ""))
             reload(machine, status=6 if number % 2 else 0)
         machine.table.write_text(good)

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from fuzz.subjects import SUBJECTS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-@settings(max_examples=150, derandomize=True, deadline=None)
 @given(data=st.data())
 def test_it_holds_for_words_that_the_parser_knows_and_any_others(name, data):
     subject = SUBJECTS[name]

@@ -394,7 +394,7 @@ class TestSealing:
         one, two = saved(sealing)
         assert (sealed_by(one), sealed_by(two)) == ("first", "second")
 
-    @given_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(request_=st.binary().filter(lambda request: b"\n" not in request))
     def test_whatever_the_request_it_opens_to_itself(self, sealing, request_):
         """Invariant: what is saved and opened again is the request and a newline."""

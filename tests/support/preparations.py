@@ -50,6 +50,11 @@ def restart_at_once():
     replay.LOOK_AGAIN = 0.05
 
 
+def restart_after(seconds):
+    """Replace a dead child at once, but after so many seconds if it dies again."""
+    supervisor.RESTART_FIRST = supervisor.RESTART_LONGEST = seconds
+
+
 def lived_long_after(seconds):
     supervisor.LIVED_LONG = seconds
 

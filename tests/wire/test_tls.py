@@ -222,8 +222,8 @@ def test_a_certificate_of_lond_that_does_not_do(office, version, contexts, certi
 def test_a_certificate_that_names_its_host_in_the_subject_alone(office, tmp_path, version, contexts):
     """As LON-CAPA's own are made."""
     key, whole = ec.generate_private_key(ec.SECP256R1()), office.issue("lond.example")
-    name = certificate_authority._named("lond.example")
-    made = certificate_authority._begun(name, key, office._ours._name, timedelta(days=1))
+    name = certificate_authority._x509_name("lond.example")
+    made = certificate_authority._certificate_builder(name, key, office._ours._name, timedelta(days=1))
     issued = made.sign(office._ours._key, hashes.SHA256())
     (tmp_path / "c.pem").write_bytes(issued.public_bytes(serialization.Encoding.PEM))
     (tmp_path / "k.pem").touch(0o600)
