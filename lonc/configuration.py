@@ -215,7 +215,7 @@ class Settings:
     allow_insecure: bool = setting(
         "loncAllowInsecure", "1", zero_or_one,
         help="Whether `classic` and `insecure` may be used, also with a lond that knows no other mode."
-             " With them whoever can read the network can read everything.")
+             " With them, everyone with access to the network can read all requests.")
     certificate_directory: Path | None = setting(
         "lonCertificateDirectory", None, absolute, example="/home/httpd/lonCerts",
         help="The directory of the next three files, unless their names are absolute. `ssl` needs all"

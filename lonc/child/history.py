@@ -36,7 +36,7 @@ class History:
         self.last_error: tuple[str, str] | None = None
         self.version = 0
         self._state = state
-        self._complaints = RateLimitedLog(loop)
+        self._rate_limited = RateLimitedLog(loop)
 
     def record_state(self, state: HostState, why: str | None) -> bool:
         """Record the host's present state and `why`, a cause worth reporting, if there is one.
@@ -54,7 +54,7 @@ class History:
         self.changes.append((at, state.value, why))
         logger.log(_LEVELS.get(state, logging.INFO), "%s", state.value + (f": {why}" if why else ""))
         if why is not None:
-            self._complaints.mark_logged(why)
+            self._rate_limited.mark_logged(why)
             if state in _UNWANTED:
                 self.last_error = at, why
         return True
@@ -63,4 +63,4 @@ class History:
         """Record an error; the same sentence is logged once a minute."""
         self.version += 1
         self.last_error = wall_clock(), why
-        self._complaints.warn(why)
+        self._rate_limited.warn(why)

@@ -54,15 +54,15 @@ def read(file: Path) -> Loaded:
     return settings, hosts
 
 
-def tolerant(options: argparse.Namespace, complain: bool = True) -> Settings:
+def tolerant(options: argparse.Namespace, print_faults: bool = True) -> Settings:
     """The settings without faults, so that a typo cannot prevent stopping a running daemon.
 
-    `complain`: print the faults. Raises Misconfigured if lonDaemons has a fault: then it is
+    `print_faults`: print them as errors. Raises Misconfigured if lonDaemons has a fault: then it is
     unknown which daemon is meant.
     """
     settings, faults = read_settings(find_configuration(options.configuration, os.environ))
     if any(fault.text.startswith("lonDaemons:") for fault in faults):
         raise Misconfigured(faults)
-    for fault in faults if complain else ():
+    for fault in faults if print_faults else ():
         print_error(fault)
     return settings

@@ -65,7 +65,7 @@ def restart(options: argparse.Namespace) -> int:
 
 def order(name: str, options: argparse.Namespace) -> int:
     """Send the order `name` to the daemon, which answers with a text and an exit status."""
-    settings = tolerant(options, complain=False)  # the daemon reports the faults itself
+    settings = tolerant(options, print_faults=False)  # the daemon reports the faults itself
     found = instance.settled(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("it is not running")

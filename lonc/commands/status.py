@@ -112,7 +112,7 @@ def check_health(options: argparse.Namespace) -> int:
 
 def current(options: argparse.Namespace) -> Report:
     """The daemon's report. Raises NotRunning, LoncError if the daemon does not answer."""
-    settings = tolerant(options, complain=False)
+    settings = tolerant(options, print_faults=False)
     found = instance.find(settings)
     if found.state in (instance.State.NOT_RUNNING, instance.State.DEAD):
         raise NotRunning("lonc is not running")

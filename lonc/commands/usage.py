@@ -20,9 +20,6 @@ CONFIGURATION_HELP = (
 )
 
 
-_Formatter = argparse.RawDescriptionHelpFormatter
-
-
 class Argument:
     """An argument or option of a command.
 
@@ -82,7 +79,9 @@ def build_parser(commands: Sequence[Command], groups: Mapping[str, str]) -> Pars
     ]
     description = "Forwards requests of local programs to the londs of a LON-CAPA network."
     parser = Parser(
-        "lonc", description="\n\n".join([description, *sections]), formatter_class=_Formatter
+        "lonc",
+        description="\n\n".join([description, *sections]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.epilog = "`lonc help COMMAND` describes a command and shows an example."
     parser.add_argument("--version", action="version", version=f"lonc {__version__}")
@@ -92,7 +91,7 @@ def build_parser(commands: Sequence[Command], groups: Mapping[str, str]) -> Pars
         parent, _, word = command.name.rpartition(" ")
         inner = [each for each in commands if each.name.startswith(f"{command.name} ")]
         paragraphs = [textwrap.fill(command.description, WIDTH)]
-        built = actions[parent].add_parser(word, formatter_class=_Formatter)
+        built = actions[parent].add_parser(word, formatter_class=argparse.RawDescriptionHelpFormatter)
         for argument in command.arguments:
             built.add_argument(*argument.names, help=argument.help, **argument.options)
         # SUPPRESS: without -c behind the command, the one before it holds.

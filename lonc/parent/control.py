@@ -15,7 +15,7 @@ from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
 from lonc.runtime.socket_file import CannotListen, SocketFile
 
-CONTROL_MODE = 0o600  # whoever can connect can restart everything
+CONTROL_MODE = 0o600  # every program that can connect can stop the daemon
 MAX_CLIENTS = 64
 MAX_LINE = 1000  # bytes
 

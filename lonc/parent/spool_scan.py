@@ -75,7 +75,7 @@ class SpoolScan:
                 logger.error("moved %s to %s/bad: its name is impossible", text, self._directory)
 
     def _remove_abandoned(self, unfinished: list[str]) -> None:
-        """No program was told that these are saved, and none still writes them after so long."""
+        """Remove old unfinished files: no program got con_delayed for them, or still writes them."""
         before, now = self._unfinished, self._loop.now
         self._unfinished = {text: before.get(text, now) for text in unfinished}
         for text, since in self._unfinished.items():

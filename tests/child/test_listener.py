@@ -18,7 +18,7 @@ def fake(tmp_path):
 def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(fake):
     clients = [fake.connect() for _ in range(5)]
     assert len(fake.listener.clients) == 3
-    assert fake.told == ["3 clients are connected, the most: more must wait"]
+    assert fake.events == ["3 clients are connected, the most: more must wait"]
     for client in clients:
         client.sendall(b"ping\n")
     fake.turn()
@@ -30,7 +30,7 @@ def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(
     clients[2].close()
     fake.turn()
     assert len(fake.listener.clients) == 2
-    assert len(set(fake.told)) == 1
+    assert len(set(fake.events)) == 1
 
 
 def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(fake):
@@ -40,7 +40,7 @@ def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(fake):
         fake.connect().close()
         fake.turn()
     fake.connect()
-    assert fake.told == []
+    assert fake.events == []
 
 
 def test_an_accept_that_fails_is_tried_again(fake):
@@ -54,7 +54,7 @@ def test_an_accept_that_fails_is_tried_again(fake):
     listening, fake.listener._socket = fake.listener._socket, Failing()  # which does not listen
     client = fake.connect()
     fake.turn()
-    assert fake.told == ["cannot accept: Invalid argument"]
+    assert fake.events == ["cannot accept: Invalid argument"]
     assert len(tries) == 1  # not in every turn
     fake.listener._socket.close()
     fake.listener._socket = listening
@@ -76,19 +76,19 @@ def test_draining_serves_what_has_arrived_and_nothing_later(fake):
         asking.sendall(b"late\n")
     assert idle.recv(100) == b""
     assert [each.request for each in fake.waiting] == [b"1\n", b"2\n"]
-    assert fake.told == []
+    assert fake.events == []
     for transaction in fake.waiting:
         transaction.complete(b"done\n")
     for client in (asking, waiting):
         assert client.recv(100) == b"done\n"
         assert client.recv(100) == b""
     fake.turn()
-    assert fake.told[-1] == "drained"
+    assert fake.events[-1] == "drained"
 
 
 def test_draining_without_clients_is_over_at_once(fake):
     fake.listener.drain()
-    assert fake.told == ["drained"]
+    assert fake.events == ["drained"]
 
 
 def test_draining_loses_nothing_of_a_client_that_is_far_ahead(fake):
@@ -109,7 +109,7 @@ def test_draining_loses_nothing_of_a_client_that_is_far_ahead(fake):
         answered += 1
         client.recv(1 << 20)
     assert answered == sent // 2
-    assert fake.told[-1] == "drained"
+    assert fake.events[-1] == "drained"
 
 
 class Next:
@@ -150,7 +150,7 @@ def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(fa
     assert next_child.count == 0
     assert sorted(passing.held for passing in next_child.passed) == [b"", b"half a li"]
     assert not any(passing.owed or passing.ended for passing in next_child.passed)
-    assert fake.told == ["drained"]
+    assert fake.events == ["drained"]
     fake.connect()  # waits in the backlog for the next child
     assert fake.listener.clients == {}
     for passing in next_child.passed:  # the connection itself has noticed nothing
@@ -167,7 +167,7 @@ def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(fake, nex
     client.sendall(b" and more\n")
     fake.turn()
     assert next_child.passed == []
-    assert fake.told == []
+    assert fake.events == []
     if reply is None:
         fake.waiting.pop().fail("broken")
     else:
@@ -177,7 +177,7 @@ def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(fake, nex
     assert passing.held == b"2\n3"
     assert passing.connection.recv(100) == b" and more\n"
     assert fake.waiting == []  # its second line is the next child's
-    assert fake.told == ["drained"]
+    assert fake.events == ["drained"]
 
 
 def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(fake, next_child):
@@ -190,7 +190,7 @@ def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(fak
     fake.turn()
     assert next_child.count == 0
     assert fake.dropped == fake.waiting
-    assert fake.told == ["drained"]
+    assert fake.events == ["drained"]
     assert next_child.passed == []
 
 
@@ -217,15 +217,15 @@ def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(fake, next_child)
 def successor(fake):
     """The listener of a child that takes over from another."""
     fake.listener.drain()
-    fake.told.clear()
+    fake.events.clear()
     fake.listener = Listener(
         fake.loop,
         fake.listening.dup(),
         fake,
         max_clients=3,
         max_request=MAX_REQUEST,
-        on_full=fake.told.append,
-        on_drained=lambda: fake.told.append("drained"),
+        on_full=fake.events.append,
+        on_drained=lambda: fake.events.append("drained"),
         on_no_clients=lambda: None,
         has_predecessor=True,
     )
@@ -279,19 +279,19 @@ def test_a_client_that_comes_to_one_who_leaves_itself_is_passed_on_at_once(succe
     successor.listener.expect(1)
     successor.listener.leave(next_child)
     assert next_child.count == 1
-    assert successor.told == []  # one is expected still
+    assert successor.events == []  # one is expected still
     client, passed = passing(held=b"1\n")
     successor.clients.append(client)
     successor.listener.adopt(passed)
     assert next_child.passed == [passed]
     successor.listener.expect(0)
-    assert successor.told == ["drained"]
+    assert successor.events == ["drained"]
 
 
 def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
     successor.listener.expect(1)
     successor.listener.drain()
-    assert successor.told == []
+    assert successor.events == []
     client, passed = passing(held=b"1\nhalf")
     successor.clients.append(client)
     successor.listener.adopt(passed)
@@ -300,7 +300,7 @@ def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
     successor.turn()
     assert client.recv(100) == b"one\n"
     assert client.recv(100) == b""
-    assert successor.told == ["drained"]
+    assert successor.events == ["drained"]
 
 
 def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(fake, next_child):
@@ -317,7 +317,7 @@ def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(fake, n
         fake.turn()
     assert client.recv(100) == b"1\n2\n3\n"
     assert client.recv(100) == b""
-    assert fake.told == ["drained"]
+    assert fake.events == ["drained"]
     assert next_child.passed == []
 
 

@@ -70,10 +70,10 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
     machine.table.write_text("# table\nl1\n../x:d:r:n\n")
     done = machine.command(command)
     assert done.returncode == 6
-    told = done.stdout if command == "check" else done.stderr
+    output = done.stdout if command == "check" else done.stderr
     configuration = machine.configuration
-    prefix = "" if command == "check" else "lonc: "  # of what check prints, and of errors
-    assert told.decode().splitlines() == [
+    prefix = "" if command == "check" else "lonc: "  # check prints faults without prefix
+    assert output.decode().splitlines() == [
         prefix + fault
         for fault in (
             f"{configuration}:5: londPort: 'x' is not a whole number",
@@ -82,7 +82,7 @@ def test_all_faults_of_both_files_are_told_and_nothing_is_made(machine, command)
             f"{machine.table}:3: '../x' is not a host id: letters, digits, _ and -, not starting with -",
         )
     ]
-    assert done.stdout + done.stderr == told
+    assert done.stdout + done.stderr == output
     assert not machine.sockets.exists()
     assert not machine.pid_file.parent.exists()
 
@@ -143,7 +143,7 @@ def test_send_of_what_is_critical(machine):
 def test_send_of_what_is_critical_and_must_wait(machine):
     settings = machine.settings()
     machine.sockets.mkdir()
-    spool.save(settings, b"zero", "l1")  # so that nothing is tried first
+    spool.save(settings, b"zero", "l1")  # so that lonc makes no attempt before it
     done = machine.command("send", "l1", "--critical", "-", input=b"one\ntwo\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"con_delayed\n" * 2, b"")
     names, _ = spool.waiting(settings.delayed_directory)
@@ -249,8 +249,8 @@ def test_wrong_usage_is_one_line_in_the_shape_of_all_errors(arguments, sentence)
 
 
 def run_main(capsys, *arguments):
-    """What a command prints that needs no daemon."""
-    with contextlib.suppress(SystemExit):  # --help ends so
+    """Output of a command that needs no daemon."""
+    with contextlib.suppress(SystemExit):  # raised by --help
         assert main(arguments) == 0
     return capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""`lonc delayed …`, and a daemon that has a key file: all real."""
+"""`lonc delayed …`, and a daemon with a key file, as whole programs."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def keys(machine):
 
 @pytest.fixture
 def put(machine, keys):
-    """Makes a file that has been there for a while: plain, or sealed with that key."""
+    """Writes an old file into the spool: plain, or sealed with that key."""
 
     def make(text, request=b"put:m:u:n:pw=9", key=None):
         directory = machine.settings().delayed_directory
@@ -50,7 +50,7 @@ def put(machine, keys):
 
 
 def done(machine, *arguments, status=0):
-    """What `lonc delayed` says, and what it complains of."""
+    """Output and error lines of `lonc delayed`."""
     finished = machine.command("delayed", *arguments)
     assert finished.returncode == status, finished
     return finished.stdout.decode().splitlines(), finished.stderr.decode().splitlines()
@@ -116,8 +116,8 @@ class TestList:
             f"{now - 10_000}.0.1.put.longer",
         ]
         (_, *rows), _ = done(machine, "list", "--bad")
-        told = [row.split() for row in rows]
-        assert [(each[0], each[1], each[-1]) for each in told] == [
+        cells = [row.split() for row in rows]
+        assert [(each[0], each[1], each[-1]) for each in cells] == [
             (f"{now - 300_000}.0.1.put.l1", "l1", "old"),
             (r"non\x1bsense", "-", "plain"),
             ("pipe", "-", "file"),
@@ -253,8 +253,8 @@ class TestTheDaemon:
         fault = f"{keys}: its mode 0644 lets other users read the keys: chmod o= {keys}"
         checked = machine.command("check")
         assert checked.returncode == 0
-        told = f"{machine.configuration}: warning: it will not start: {fault}\n"
-        assert told in checked.stdout.decode()
+        warning = f"{machine.configuration}: warning: it will not start: {fault}\n"
+        assert warning in checked.stdout.decode()
         for command in ("start", "run"):
             finished = machine.command(command)
             assert (finished.returncode, finished.stderr.decode()) == (1, f"lonc: {fault}\n")
@@ -265,7 +265,7 @@ class TestTheDaemon:
         assert finished.stderr.decode() == f"lonc: {fault}; nothing is stopped\n"
 
     def test_who_saves_by_hand_is_told_why_it_failed(self, machine, put, keys):
-        put("1.0.1.put.l1")  # so that nothing is tried first
+        put("1.0.1.put.l1")  # so that lonc makes no attempt before it
         keys.chmod(0o644)
         finished = machine.command("send", "--critical", "l1", "put:x")
         assert (finished.returncode, finished.stdout) == (1, b"con_failed\n")
@@ -281,7 +281,7 @@ class TestTheDaemon:
         assert finished.stderr.decode() == said
         assert machine.children() == before
         machine.hosts("l1", "l2")
-        assert machine.command("update").returncode == 0  # takes no settings
+        assert machine.command("update").returncode == 0  # it does not reread the settings
         write_keys(keys, "first")
         assert machine.command("reload").returncode == 0
         assert machine.children()["l1"] != before["l1"]
@@ -340,7 +340,7 @@ class TestTheDaemon:
     def test_whatever_is_resealed_while_it_is_carried_out_is_carried_out_once_and_in_order(
         self, machine, keys, restore_afterwards
     ):
-        """Invariant: lond sees each request once, in the order in which they were saved."""
+        """Invariant: lond receives each request once, in the order of saving."""
         restore_afterwards(admin)
         admin.READ_BACK_WITHIN = 0
         machine.start()
@@ -364,7 +364,7 @@ class TestTheDaemon:
 
 
 def _replaced(file, *ids):
-    """As keygen does it: the child must never see half of it."""
+    """Replace the file by renaming, as keygen does: the child must never read half of it."""
     os.replace(write_keys(file.with_name("being made"), *ids), file)
     return file
 

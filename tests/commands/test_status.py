@@ -1,5 +1,4 @@
-"""What operators and their machines are told: a running daemon with four hosts, one of them dead, one
-whose child is stopped."""
+"""Reports about a running daemon with four hosts: one is DEAD, one has a stopped child."""
 
 import argparse
 import json
@@ -19,14 +18,14 @@ from support.machine import LONC, Machine, Terminal, eventually, program
 from lonc.commands.status import threshold
 from lonc.monitoring.health import Threshold
 
-ASKED = 500  # of each of two hosts
+ASKED = 500  # requests to each of two hosts
 DEAD_ASKED = 30
-DEADLINE = 60  # seconds; the stopped child never answers, so waiting for it would take for ever
+DEADLINE = 60  # seconds; the stopped child never answers, so waiting for it would never end
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
-    """l1 and l2 are well and have been asked, l3 has no lond, the child of l4 is stopped."""
+    """l1 and l2 are healthy and have served requests, l3 has no lond, the child of l4 is stopped."""
     machine = Machine(tmp_path_factory.mktemp("four"))
     machine.hosts("l1", "l2", "l3", "l4")
     machine.configure(loncRetryDelay=60, loncRetryMaxDelay=60)
@@ -47,7 +46,7 @@ def four(tmp_path_factory):
 
 @pytest.fixture
 def nothing_left():
-    """In the place of the one for all tests: the machine lasts longer than a test."""
+    """Replaces the fixture of the same name: the machine outlives a single test."""
 
 
 def within(seconds, function):
@@ -85,9 +84,9 @@ def test_json_agrees_with_what_was_sent(four):
 
 
 def test_all_that_is_known_of_one_host(four):
-    told = four.command("status", "l3").stdout.decode()
-    assert "l3: failed: " in told
-    assert re.search(r"^l3: \S+ DEAD: an attempt failed: cannot connect", told, re.M)
+    output = four.command("status", "l3").stdout.decode()
+    assert "l3: failed: " in output
+    assert re.search(r"^l3: \S+ DEAD: an attempt failed: cannot connect", output, re.M)
     done = four.command("status", "l33")
     assert (done.returncode, done.stderr) == (2, b"lonc: l33 is not served; did you mean l3?\n")
 

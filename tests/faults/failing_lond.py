@@ -1,6 +1,6 @@
-"""Londs with a fault: always the same one at one step, or random ones now and then.
+"""Londs with a fault: a given one at a given step, or random ones at random steps.
 
-python failing_lond.py ADDRESS PORT SEED    now and then, in a process of its own, until TERM
+python failing_lond.py ADDRESS PORT SEED    random faults, until SIGTERM
 """
 
 import random
@@ -21,11 +21,11 @@ REQUEST = len(_ANSWERS)
 
 GARBAGE = b"\0\xff\x80 garbage "  # with the answer behind it
 REFUSED = b"refused "
-STRAY = b"a line that nobody has asked for"  # whoever is told it has met a stranger's reply
+STRAY = b"a line that nobody has asked for"  # a client that receives it got a wrong reply
 
 
 def late(peer, answer):
-    """It answers when nobody waits any more."""
+    """Answers after the timeout of the request."""
     time.sleep(1.0)
     peer.say(answer)
 
@@ -44,7 +44,7 @@ def slow(peer, answer):
 
 
 def split(peer, answer):
-    """The one that is no fault."""
+    """Answers in three segments, which is not a fault."""
     for part in (answer[:1], answer[1:3], answer[3:] + b"\n"):
         peer.socket.sendall(part)
         time.sleep(0.001)
@@ -64,7 +64,7 @@ def garbage(peer, answer):
 
 
 def deaf(peer, answer):
-    """It reads nothing any more, and does not even notice that the other side has gone."""
+    """Stops reading, until the other side closes."""
     gone = select.poll()
     gone.register(peer.socket, select.POLLRDHUP)
     gone.poll(30_000)
@@ -75,7 +75,7 @@ def refusing(peer, answer):
 
 
 def merging(peer, answer):
-    """Two lines in a segment."""
+    """Sends two lines in one segment."""
     peer.say(answer, STRAY)
 
 
@@ -93,13 +93,15 @@ FAULTS = [
 
 
 def is_wrong_answer(reply, text):
-    """Whether it is what a lond that is out of its mind replies to `text`, and to nobody else."""
+    """Whether `reply` is one that a faulty lond sends to the request `text`, and to no other request."""
     return reply in (GARBAGE + text, REFUSED + text)
 
 
 def converse(peer, fault_at):
-    """The dialogue and then echoes, but where `fault_at(step)` names a fault: that is the end, but for
-    the answers that are only split."""
+    """Speak lond's part of the dialogue, then echo requests, with the fault of `fault_at(step)`, if any.
+
+    Every fault except `split` ends the conversation.
+    """
     for step, answer in enumerate(_ANSWERS):
         if not _exchange(peer, fault_at(step), answer):
             return
@@ -108,31 +110,31 @@ def converse(peer, fault_at):
 
 
 def _exchange(peer, fault, answer):
-    """Hear a line and answer it, with itself unless an `answer` is given; False if that was the end."""
+    """Receive a line and send `answer`, or an echo; return False if the conversation is over."""
     if fault is deaf:
         deaf(peer, answer)
         return False
     line = peer.hear()
     if line is None:
         return False
-    said = line.removeprefix(b"echo:") if answer is None else answer
+    reply = line.removeprefix(b"echo:") if answer is None else answer
     if fault is None:
-        peer.say(said)
+        peer.say(reply)
         return True
-    fault(peer, said)
+    fault(peer, reply)
     return fault is split
 
 
-def failing_at(step, fault, well):
-    """A script: that fault at that step, of requests at every second, until `well` is set."""
+def failing_at(step, fault, healthy):
+    """A script: `fault` at `step`, but not at the first request, until `healthy` is set."""
 
     def script(peer):
-        heard = 0
+        requests = 0
 
         def fault_at(this):
-            nonlocal heard
-            heard += this == REQUEST
-            fails = this == step and not well.is_set() and heard != 1
+            nonlocal requests
+            requests += this == REQUEST
+            fails = this == step and not healthy.is_set() and requests != 1
             return fault if fails else None
 
         converse(peer, fault_at)
@@ -140,8 +142,8 @@ def failing_at(step, fault, well):
     return script
 
 
-def now_and_then(seed, one_in=500):
-    """A script: any fault, once in so many requests and once in twenty steps of a dialogue."""
+def random_faults(seed, one_in=500):
+    """A script: a random fault at one in `one_in` requests, and at one in twenty steps of a dialogue."""
     rng = random.Random(seed)
 
     def fault_at(step):
@@ -153,7 +155,7 @@ def now_and_then(seed, one_in=500):
 
 
 class LondProcess:
-    """Such a one, so that its threads are in nobody's way; a context manager."""
+    """A lond with random faults in a process of its own; a context manager."""
 
     def __init__(self, address, port, seed):
         command = [sys.executable, __file__, address, str(port), str(seed)]
@@ -171,6 +173,6 @@ class LondProcess:
 
 if __name__ == "__main__":
     place, port, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    with ScriptedLond(place, port, now_and_then(seed)):
+    with ScriptedLond(place, port, random_faults(seed)):
         print("listens", flush=True)
         signal.pause()

@@ -64,20 +64,20 @@ def spoil(name, nth, error):
 def obeying(original, order):
     """A function for `original` that first does what the file `order` says, and removes that file.
 
-    The file names one of the two functions above and its arguments, as JSON; what a function that was
-    named before has changed is undone. Without the file only `original` is called.
+    The file names one of the two functions above and its arguments, as JSON; the changes of an earlier
+    file are undone first. Without the file only `original` is called.
     """
 
     def call(*arguments, **options):
         try:
-            what, *how = json.loads(Path(order).read_bytes())
+            function, *arguments_of = json.loads(Path(order).read_bytes())
         except FileNotFoundError:
             pass
         else:
             for spoilt, real in _REAL.items():
                 setattr(os, spoilt, real)
             os.unlink(order)
-            {"kill": kill, "spoil": spoil}[what](*how)
+            {"kill": kill, "spoil": spoil}[function](*arguments_of)
         return original(*arguments, **options)
 
     return call

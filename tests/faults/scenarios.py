@@ -29,8 +29,8 @@ SLACK = 10.0  # seconds that a loaded machine may add; what was forgotten is wai
 WRITER = str(Path(__file__).with_name("writer.py"))
 
 
-def strangers(machine, requests, seed):
-    """Late, split and merged replies, resets and all the others, and clients that leave."""
+def wrong_replies(machine, requests, seed):
+    """Londs with random faults (late, split, merged replies, resets …), and clients that disconnect."""
     hosts = ["l1", "l2", "l3"]
     queue, request = 2.0, 0.5
     machine.hosts(*hosts)
@@ -67,7 +67,7 @@ def strangers(machine, requests, seed):
         "answered by lond": load.done,
         "con_lost or closed": len(load.lost),
         "not waited for": load.left_alone,
-        "strangers and doubles": 0,  # or we would not be here
+        "wrong and second replies": 0,  # asserted by Load
         "longest wait, s (timeouts %.1f)" % (queue + request): round(load.longest_wait, 2),
         "seconds": round(seconds, 1),
     }
@@ -78,11 +78,11 @@ def percentile(values, share):
 
 
 def dead_host(machine, rounds, seed=1):
-    """Nobody listens at its address, and then somebody does."""
+    """The lond of a host is down, then up, in turn."""
     machine.configure(loncRetryMaxDelay=2)
     machine.run()
     rng = random.Random(seed)
-    waits, backs = [], []
+    waits, recoveries = [], []
     for _ in range(rounds):
         client = machine.connect()
         until = time.monotonic() + 1.0 + rng.random() * 2
@@ -99,28 +99,30 @@ def dead_host(machine, rounds, seed=1):
                 if read_line(client) == b"ping":
                     break
                 time.sleep(0.002)
-            backs.append(time.monotonic() - begun)
+            recoveries.append(time.monotonic() - begun)
             assert lond.accepted == 1
         while machine.ask(b"ping") != b"con_lost":
             pass
     # A request of a dead host is answered at once: it does not wait for the next attempt, up to 2 s.
     assert percentile(waits, 0.5) < 0.5
-    assert max(backs) < 2 + SLACK
+    assert max(recoveries) < 2 + SLACK
     return {
         "answers of a dead host": len(waits),
         "p99, ms": round(1000 * percentile(waits, 0.99), 2),
-        "longest time until served again, s": round(max(backs), 2),
+        "longest time until served again, s": round(max(recoveries), 2),
         "rounds": rounds,
     }
 
 
-# Delays before a dead child is replaced grow: too long for a test that kills one after the other.
+# Restart delays grow, too long for tests that kill many children.
 AT_ONCE = program(preparations.restart_at_once)
 
 
 class Ledger:
-    """A lond that says of each request whether it was carried out: it is in `seen`, and whoever asked is
-    told, or it is not. While it is not `open`, it takes none."""
+    """A lond that records every request it executes in `seen`, in one step with the reply.
+
+    While it is not `open`, it executes no requests and closes connections.
+    """
 
     def __init__(self):
         self.open = True
@@ -144,7 +146,7 @@ class Ledger:
 
 
 class Writer:
-    """A program that asks for what must not get lost; killed and started as one likes."""
+    """The process of writer.py, which can be killed and started again."""
 
     def __init__(self, machine):
         self._machine = machine
@@ -152,14 +154,14 @@ class Writer:
         self._notes.touch()
         self._process = None
 
-    def told(self):
-        """Pairs of a number and what was told."""
+    def replies(self):
+        """Pairs of a request's number and its reply."""
         return [line.split(maxsplit=1) for line in self._notes.read_text().splitlines()]
 
     def start(self):
-        """The one that was under way when the last process was killed is left out: who knows."""
-        told = self.told()
-        first = str(int(told[-1][0]) + 2 if told else 0)
+        """Start a process; skip the last one's request in flight, as its result is unknown."""
+        replies = self.replies()
+        first = str(int(replies[-1][0]) + 2 if replies else 0)
         command = [sys.executable, WRITER, self._machine.configuration, self._notes, first]
         self._process = subprocess.Popen(command)
 
@@ -168,24 +170,23 @@ class Writer:
             self._process.kill()
             self._process.wait()
 
-    def must_be_in(self, seen):
-        """How often what was told; all that was promised or done must be there."""
-        told = self.told()
-        answers = Counter(answer for _, answer in told)
-        assert set(answers) <= {"con_delayed", "ok"}, answers
-        lost = {b"put:" + number.encode() for number, _ in told} - set(seen)
+    def assert_executed(self, seen):
+        """Assert that every request with a reply was executed; return how often each reply came."""
+        replies = self.replies()
+        counts = Counter(reply for _, reply in replies)
+        assert set(counts) <= {"con_delayed", "ok"}, counts
+        lost = {b"put:" + number.encode() for number, _ in replies} - set(seen)
         assert lost == set()
-        return dict(answers)
+        return dict(counts)
 
 
-def left_in(directory):
-    """What waits there to be carried out."""
+def pending_in(directory):
+    """Files of the spool that have not been sent yet, without rejected ones."""
     return [name for name in os.listdir(directory) if not name.startswith(".") and name != "bad"]
 
 
 def kills(machine, count, seed):
-    """Clients, children and the parent are killed at random moments while things are to be saved and
-    carried out."""
+    """Kill clients, children and the parent at random while delayed transactions are saved and sent."""
     rng = random.Random(seed)
     ledger = Ledger()
     writer = Writer(machine)
@@ -204,11 +205,11 @@ def kills(machine, count, seed):
                 else:
                     ledger.open = True
                 time.sleep(rng.random() * 0.05)
-                whom = rng.choice(["client", "child", "parent"])
-                if whom == "client":
+                victim = rng.choice(["client", "child", "parent"])
+                if victim == "client":
                     writer.kill()
                     writer.start()
-                elif whom == "parent":
+                elif victim == "parent":
                     machine.lonc.kill()
                     machine.lonc.wait()
                     machine.run(program=AT_ONCE)
@@ -216,34 +217,34 @@ def kills(machine, count, seed):
                     os.kill(child, signal.SIGKILL)
                 else:
                     continue
-                killed[whom] += 1
+                killed[victim] += 1
         finally:
             writer.kill()
         ledger.open = True
-        eventually(lambda: left_in(delayed) == [], 60)
+        eventually(lambda: pending_in(delayed) == [], 60)
         machine.stop()
-    told = writer.must_be_in(ledger.seen)
+    replies = writer.assert_executed(ledger.seen)
     times = Counter(ledger.seen)
     assert not (delayed / "bad").exists()
     doubles = times.total() - len(times)
     assert doubles <= killed.total()
     return {
         "kills": dict(killed),
-        "told": told,
-        "told and then lost": 0,  # or we would not be here
-        "carried out twice": doubles,
-        "most times that one was": max(times.values()),
+        "replies": replies,
+        "replied to and then lost": 0,  # asserted above
+        "executed twice": doubles,
+        "most executions of one": max(times.values()),
     }
 
 
 def files(machine, count):
-    """So many delayed transactions as another lonnet has written them, and clients meanwhile."""
+    """`count` delayed transactions written by another program, and clients meanwhile."""
     machine.hosts("l1")
     delayed = machine.sockets / "delayed"
     machine.configure(loncDelayedInterval=0.2, loncRetryDelay=0.1, loncRetryMaxDelay=0.2)
     machine.run()
     order = list(range(count))
-    random.Random(count).shuffle(order)  # of writing; they are to be carried out by their names
+    random.Random(count).shuffle(order)  # of writing; they must be sent in the order of their names
     for number in order:
         name = f"{1_000_000_000 + number // 50}.{number % 50}.77.put.l1"
         (delayed / name).write_bytes(b"put:%d\n" % number)
@@ -253,7 +254,7 @@ def files(machine, count):
         eventually(lambda: machine.ask(b"live") == b"ok")
         begun = time.monotonic()
         client = machine.connect()
-        while left_in(delayed):
+        while pending_in(delayed):
             assert time.monotonic() - begun < 30 + count / 50
             asked = time.monotonic()
             client.sendall(b"live\n")
@@ -262,13 +263,13 @@ def files(machine, count):
             time.sleep(0.002)
         seconds = time.monotonic() - begun
         machine.stop()
-    carried_out = [line for line in ledger.seen if line != b"live"]
-    assert carried_out == [b"put:%d" % number for number in range(count)]
+    executed = [line for line in ledger.seen if line != b"live"]
+    assert executed == [b"put:%d" % number for number in range(count)]
     records = machine.pid_file.with_name("lonnet.perm.log").read_text().splitlines()
     assert len(records) == count
     return {
         "files": count,
-        "out of order, lost, twice": 0,  # or we would not be here
+        "out of order, lost, twice": 0,  # asserted above
         "seconds": round(seconds, 1),
         "live requests meanwhile": len(waits),
         "their latency p50, p99, max, ms": [
@@ -278,7 +279,7 @@ def files(machine, count):
 
 
 def connects(machine, seconds):
-    """The children are killed every 200 ms."""
+    """Clients connect while the children are killed every 200 ms."""
     machine.hosts("l1", "l2")
     machine.run(program=AT_ONCE)
     begun = time.monotonic()
@@ -293,7 +294,7 @@ def connects(machine, seconds):
             try:
                 client.connect(str(machine.sockets / "l1"))
                 connected += 1
-            except BlockingIOError:  # the backlog is full, with all who came and went
+            except BlockingIOError:  # the backlog is full of closed connections
                 full += 1
         time.sleep(0.001)
     assert killed > 3 * seconds
@@ -302,7 +303,7 @@ def connects(machine, seconds):
 
 
 def crash_loop(machine, seconds, most):
-    """For so long a child dies as soon as it runs; then the cause goes away."""
+    """A child dies as soon as it runs, for `seconds`; then the cause is removed."""
     machine.hosts("l1")
     cause = machine.directory / "cause"
     machine.start_lond("l1")
@@ -318,22 +319,22 @@ def crash_loop(machine, seconds, most):
     lasted = time.monotonic() - begun
     forked = forks()
     cause.unlink()
-    gone = time.monotonic()
+    removed_at = time.monotonic()
     announced = float(re.findall(r"replaced in ([0-9.]+) s", machine.log())[-1])
     waiting = machine.connect(timeout=announced + SLACK)
     waiting.sendall(b"ping\n")
     assert read_line(waiting) == b"l1"
-    back = time.monotonic() - gone
+    back = time.monotonic() - removed_at
     assert lasted > 2 * seconds or 1 < forked <= most
     return {
-        "seconds of dying at once": seconds,
+        "seconds of crash loop": seconds,
         "forks": forked,
         "delay announced, s": announced,
-        "served by itself after, s": round(back, 1),
+        "served again after, s": round(back, 1),
     }
 
 
-def nobody_in(session):
+def session_is_empty(session):
     """Whether all processes of that session are dead."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -343,18 +344,18 @@ def nobody_in(session):
     return True
 
 
-# About as many as starting and reloading three hosts take.
+# About as many calls as starting and reloading three hosts take.
 STEPS = {"starting": 250, "reloading": 600}
 
 
 def orphans(machine, runs, seed):
-    """The parent is killed at any step of starting or reloading, or at rest; children may be stopped."""
+    """Kill the parent at any step of starting or reloading, or idle; children may be stopped."""
     rng = random.Random(seed)
     machine.hosts("l1", "l2", "l3")
     order = machine.directory / "steps"
     killed, longest = Counter(), 0.0
     for _ in range(runs):
-        when = rng.choice(["starting", "reloading", "at rest"])
+        when = rng.choice(["starting", "reloading", "idle"])
         step = rng.randrange(1, STEPS.get(when, 2))
         place = sabotage.at_parent_start if when == "starting" else sabotage.at_reload
         order.unlink(missing_ok=True)
@@ -369,24 +370,24 @@ def orphans(machine, runs, seed):
         if when == "reloading":
             give(order, "kill", step)
             process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + (0 if when == "at rest" else 0.5)
+        deadline = time.monotonic() + (0 if when == "idle" else 0.5)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
-        killed[when if process.poll() is not None else "at rest"] += 1
+        killed[when if process.poll() is not None else "idle"] += 1
         process.kill()
         process.wait()
         begun = time.monotonic()
-        eventually(partial(nobody_in, process.pid))
+        eventually(partial(session_is_empty, process.pid))
         longest = max(longest, time.monotonic() - begun)
     return {
         "kill -9 of the parent": dict(killed),
-        "left": 0,  # or we would not be here
+        "left": 0,  # asserted above
         "longest time until nothing was left, s": round(longest, 2),
     }
 
 
 def updates(machine, count):
-    """USR2, each time with another table, under load for the hosts that stay as they are."""
+    """SIGUSR2, each time with another table, while the unchanged hosts are under load."""
     machine.hosts("l1", "l2")
     both = machine.table.read_text()
     with (
@@ -396,7 +397,7 @@ def updates(machine, count):
         machine.run()
         more = f"l3:dom:library:l3.example.org:{machine.address(3)}\n"
         paths = [machine.sockets / host for host in ("l1", "l2")]
-        # As many connections as there will be.
+        # Opens as many connections as the load below needs.
         Load(paths, clients=40, requests=50, echo=b"").run()
         before, connections = machine.children(), (first.accepted, second.accepted)
         descriptors = files_of(machine.lonc.pid)
@@ -422,7 +423,7 @@ def updates(machine, count):
     return {
         "USR2": count,
         "requests meanwhile": load.done,
-        "failed, replaced, leaked": [0, 0, 0],  # or we would not be here
+        "failed, replaced, leaked": [0, 0, 0],  # asserted above
     }
 
 
@@ -431,7 +432,7 @@ def files_of(pid):
 
 
 def hups(machine, count):
-    """HUP under load, every second time with a faulty table."""
+    """SIGHUP under load, every second time with a faulty table."""
     machine.hosts("l1", "l2")
     good = machine.table.read_text()
     for host in ("l1", "l2"):
@@ -455,11 +456,15 @@ def hups(machine, count):
     eventually(lambda: ended() == count)
     assert machine.log().count(" reloaded, ") == (count + 1) // 2
     assert (load.refused, load.lost) == ([], [])
-    return {"HUP, half of them in vain": count, "requests meanwhile": load.done, "failed": 0}
+    return {
+        "SIGHUP, half of them with a faulty table": count,
+        "requests meanwhile": load.done,
+        "failed": 0,
+    }
 
 
 def endless(machine, clients):
-    """So many programs that send bytes for ever, and no newline."""
+    """Clients that send bytes without end and without a newline."""
     most = 64 << 20
     machine.configure(loncMaxBuffered=most)
     machine.start_lond("l1")
@@ -475,7 +480,7 @@ def endless(machine, clients):
                 sent += client.send(data)
             except BlockingIOError:
                 pass
-            except OSError:  # it was let go
+            except OSError:  # it was disconnected
                 client.close()
                 with contextlib.suppress(BlockingIOError):
                     greedy[number] = machine.connect(timeout=0)
@@ -492,5 +497,5 @@ def endless(machine, clients):
         "clients": clients,
         "MiB sent": sent >> 20,
         "peak of the child, MiB (loncMaxBuffered 64)": peak >> 20,
-        "others meanwhile, longest, ms": round(1000 * max(waits), 1),
+        "longest wait of another client, ms": round(1000 * max(waits), 1),
     }

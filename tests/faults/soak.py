@@ -1,9 +1,9 @@
-"""All that the fault tests do, as large as it was promised; then a random mix until time is up.
+"""The scenarios of the fault tests with large numbers; then a random mix of them until time is up.
 
 python tests/faults/soak.py --minutes 30 [--seed N]
 
-Prints the figures; ends with status 1 and a traceback where something did not hold. The same seed does
-the same things, though not at the same moments.
+Prints the figures; exits with status 1 and a traceback if an assertion fails. The same seed gives the
+same actions, though not at the same moments.
 """
 
 import argparse
@@ -32,16 +32,16 @@ QUEUE, REQUEST = 1.5, 0.5
 
 
 class Mix:
-    """A daemon with five hosts, their clients, and what happens to it."""
+    """A daemon with five hosts, its clients, and random actions on it."""
 
     def __init__(self, machine, seed):
         self.machine = machine
         self.random = random.Random(seed)
         self.actions = Counter()
-        self.longest_pause = 0.0  # seconds that we ourselves kept the clients waiting
+        self.longest_pause = 0.0  # seconds for which an action held up the clients
         self.ledger = scenarios.Ledger()
         self.writer = scenarios.Writer(machine)
-        self.continue_at = []  # when, and whom
+        self.continue_at = []  # (time, pid) of stopped children
         self.londs = {}
         self.greedy = []
         self.disabled = False
@@ -96,7 +96,7 @@ class Mix:
                 begun = time.monotonic()
                 if begun < next_action:
                     return
-                self.go_on(begun)
+                self.continue_children(begun)
                 action = rng.choices(self.ACTIONS, self.WEIGHTS)[0]
                 self.actions[action.__name__] += 1
                 action(self)
@@ -104,24 +104,24 @@ class Mix:
                 next_action = time.monotonic() + rng.expovariate(8)
 
             load.run(meanwhile, seconds + 60)
-            self.go_on(float("inf"))
+            self.continue_children(float("inf"))
             self.ledger.open = True
             machine.table.write_text(self.good)
             if self.disabled:
                 asked(machine, b"enable l2")
             self.writer.kill()
             asked(machine, b"reload")
-            eventually(lambda: scenarios.left_in(machine.sockets / "delayed") == [], 60)
+            eventually(lambda: scenarios.pending_in(machine.sockets / "delayed") == [], 60)
             eventually(lambda: set(machine.children()) == {"l1", "l2", "l3", "l4", "l5"}, 20)
             descriptors, memory = scenarios.files_of(machine.lonc.pid), peak_memory(machine.lonc.pid)
             session = machine.lonc.pid
             machine.stop()
-            eventually(lambda: scenarios.nobody_in(session), 1.0)
+            eventually(lambda: scenarios.session_is_empty(session), 1.0)
         limit = QUEUE + REQUEST + 1 + self.longest_pause + 0.5  # the last: children that were stopped
         assert load.refused == []
         assert load.longest_wait < limit, (load.longest_wait, limit)
         assert "CRITICAL" not in machine.log()
-        kept = self.writer.must_be_in(self.ledger.seen)
+        replies = self.writer.assert_executed(self.ledger.seen)
         doubles = len(self.ledger.seen) - len(set(self.ledger.seen))
         kills = sum(
             self.actions[name] for name in ("kill_child", "kill_parent", "kill_writer", "reload")
@@ -129,16 +129,16 @@ class Mix:
         assert doubles <= kills
         return {
             "seconds": round(seconds),
-            "what was done": dict(self.actions.most_common()),
+            "actions": dict(self.actions.most_common()),
             "requests": load.serial,
             "answered by lond": load.done,
             "con_lost or closed": len(load.lost),
             "not waited for": load.left_alone,
-            "strangers, doubles, hangs, refused connects": 0,  # or we would not be here
+            "wrong and second replies, hangs, refused connects": 0,  # asserted above
             f"longest wait, s (limit {limit:.1f})": round(load.longest_wait, 2),
-            "critical, told": kept,
+            "replies to critical requests": replies,
             "of them lost": 0,
-            "carried out twice": doubles,
+            "executed twice": doubles,
             "descriptors of the parent": descriptors,
             "peak of the parent, MiB": memory >> 20,
             "lines in the log": machine.log().count("\n"),
@@ -155,7 +155,7 @@ class Mix:
         for lond in self.londs.values():
             lond.__exit__()
 
-    def go_on(self, now):
+    def continue_children(self, now):
         for when, pid in self.continue_at:
             if when <= now:
                 with contextlib.suppress(ProcessLookupError):
@@ -180,7 +180,7 @@ class Mix:
         session = self.machine.lonc.pid
         self.machine.lonc.kill()
         self.machine.lonc.wait()
-        eventually(lambda: scenarios.nobody_in(session), 1.0)
+        eventually(lambda: scenarios.session_is_empty(session), 1.0)
         self.disabled = False
         self.machine.table.write_text(self.good)
         self.machine.run(program=scenarios.AT_ONCE, start_new_session=True)
@@ -227,7 +227,7 @@ class Mix:
             lond.__exit__()
 
     def change_the_key(self):
-        """And let what waits be sealed anew, while it is carried out."""
+        """Make a new key and reseal the spool while its transactions are sent."""
         if self.resealing is None or self.resealing.poll() is not None:
             lonc = [*LONC, "-c", self.machine.configuration, "delayed"]
             subprocess.run([*lonc, "keygen", self.keys], check=True, stdout=subprocess.DEVNULL)
@@ -237,7 +237,7 @@ class Mix:
             )
 
     def be_greedy(self):
-        """Send a few megabytes without a newline, or stop to."""
+        """Send a few megabytes without a newline; disconnect such clients when there are many."""
         if len(self.greedy) > 20:
             while self.greedy:
                 self.greedy.pop().close()
@@ -275,7 +275,7 @@ def mix(machine, seed, seconds):
 
 
 WHOLE = {
-    "many requests": lambda machine, seed: scenarios.strangers(machine, 1_000_000, seed),
+    "many requests": lambda machine, seed: scenarios.wrong_replies(machine, 1_000_000, seed),
     "a dead host": lambda machine, seed: scenarios.dead_host(machine, 10, seed),
     "kills": lambda machine, seed: scenarios.kills(machine, 500, seed),
     "delayed transactions": lambda machine, _: scenarios.files(machine, 10_000),
@@ -290,8 +290,8 @@ WHOLE = {
 
 def show(name, figures):
     print(name)
-    for what, figure in figures.items():
-        print(f"    {what}: {figure}")
+    for label, figure in figures.items():
+        print(f"    {label}: {figure}")
     sys.stdout.flush()
 
 

@@ -1,5 +1,4 @@
-"""A disk that is full, read-only or failing: what is told to be saved is saved, and what is saved does
-not get lost."""
+"""A disk that is full, read-only or failing: con_delayed means saved, and no saved request is lost."""
 
 import contextlib
 import errno
@@ -73,7 +72,7 @@ STEPS = [
 
 
 def critical_with(settings, spoilt, request):
-    """What `critical` answers where the directory is there, and each of `spoilt` fails."""
+    """The reply of `critical` with an existing directory, while each of `spoilt` fails."""
     spool.make_directory(settings.delayed_directory)
 
     def run():
@@ -85,13 +84,13 @@ def critical_with(settings, spoilt, request):
 
 
 class TestSaving:
-    """At each call of each step there is: the whole file and con_delayed, or nothing and con_failed."""
+    """A failure at any call gives the whole file and con_delayed, or no file and con_failed."""
 
     @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
     @pytest.mark.parametrize("step", STEPS)
     @pytest.mark.parametrize("made", [True, False], ids=["", "without the directory"])
     def test_what_is_told_is_true(self, settings, step, error, made):
-        told = set()
+        replies = set()
         for nth in itertools.count(1):
             if made:
                 spool.make_directory(settings.delayed_directory)
@@ -102,7 +101,7 @@ class TestSaving:
                 return f"{answer.decode()} {len(failed)}"
 
             answer, failed = in_child(run).split()
-            told.add(answer)
+            replies.add(answer)
             there = contents(settings.delayed_directory) if settings.delayed_directory.exists() else {}
             if answer == "con_delayed":
                 assert list(there.values()) == [b"put:a:b\n"]
@@ -116,12 +115,12 @@ class TestSaving:
                 settings.delayed_directory.rmdir()
             if failed == "0":
                 break
-        assert "con_delayed" in told  # at the end, when nothing failed
+        assert "con_delayed" in replies  # in the last round, without a failure
         if step not in ("unlink", "mkdir", "chmod"):
-            assert "con_failed" in told
+            assert "con_failed" in replies
 
     def test_what_cannot_be_removed_is_not_told_to_be_saved(self, settings):
-        """The file may stay, and be carried out; that it is delayed would be a promise."""
+        """The file may stay and be sent; but con_delayed would be a promise."""
         spoilt = [("fsync", 2, errno.EIO), ("unlink", 1, errno.EIO)]
         assert critical_with(settings, spoilt, "x") == "con_failed"
         assert saved(settings) == [b"x\n"]
@@ -133,15 +132,15 @@ class TestSaving:
         assert waiting(settings.delayed_directory) == ([], [])
 
     def test_a_disk_that_is_really_full_or_read_only(self, settings):
-        """In a namespace of mounts, over the socket directory."""
+        """In a mount namespace, over the socket directory."""
         if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
             pytest.skip("no rights to make a namespace of mounts")
         script = 'mount -t tmpfs -o size=64k none "$1"/sockets && exec "$0" -c "$2" "$1"'
         place = settings.socket_directory.parent
         command = ["unshare", "--mount", "sh", "-ec", script, sys.executable, place, ON_A_SMALL_DISK]
         done = subprocess.run(command, capture_output=True, text=True)
-        told = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
-        assert done.stdout.splitlines() == told, done.stderr
+        expected = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
+        assert done.stdout.splitlines() == expected, done.stderr
         kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
         assert kinds == ["D", "F", "F", "D", "F"]
 
@@ -155,7 +154,7 @@ class TestSaving:
             def critical():
                 return lonnet.critical("x", "l1", timeout=0.01, settings=settings).decode()
 
-            if os.getuid() == 0:  # whoever else runs the tests may write in what is their own
+            if os.getuid() == 0:  # any other user can write in directories of their own
                 assert as_nobody(critical) == "con_failed"
             assert os.listdir(directory) == []
             directory.chmod(0o2777)
@@ -167,7 +166,7 @@ class TestSaving:
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 def test_carrying_out(machine, error):
-    """At each call of each step it is carried out once, and the child goes on."""
+    """A failure at any call: the transaction is executed once, and the child continues."""
     machine.configure(loncDelayedInterval=0.1)
     order = machine.directory / "order"
     ledger = scenarios.Ledger()
@@ -179,7 +178,7 @@ def test_carrying_out(machine, error):
         for number, (step, nth) in enumerate(itertools.product(steps, (1, 2, 3))):
             give(order, "spoil", step, nth, error)
             (directory / f"{number}.0.1.put.l1").write_bytes(b"put:%d\n" % number)
-            eventually(lambda: scenarios.left_in(directory) == [])
+            eventually(lambda: scenarios.pending_in(directory) == [])
         assert machine.children() == child
         machine.stop()
     assert ledger.seen == [b"put:%d" % each for each in range(number + 1)]

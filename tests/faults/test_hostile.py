@@ -1,5 +1,7 @@
-"""A whole lonc between londs and programs that mean it ill: it stays up, within its limits, at rest when
-there is nothing to do, and nobody hears a word of another's."""
+"""The whole program between hostile londs and clients.
+
+It keeps running, within its limits and without using CPU when idle; no client gets another's bytes.
+"""
 
 import random
 import re
@@ -15,7 +17,7 @@ from support.scripted_lond import BUILD_KEY, ScriptedLond, echoing
 
 from lonc.wire.cipher import LineCipher, shared_key
 
-MARGIN = 64 << 20  # bytes that a child has anyway, and what is freed and not given back
+MARGIN = 64 << 20  # bytes: the memory of an idle child, and freed memory not returned to the system
 PATIENCE = {
     "loncConnectRetries": 1000,
     "loncConnectTimeout": 1,
@@ -45,7 +47,7 @@ def garbage(peer):
 
 
 def stat(pid):
-    """State, and seconds of processor time."""
+    """State of a process, and its CPU time in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return fields[0], (int(fields[11]) + int(fields[12])) / 100
 
@@ -55,7 +57,7 @@ def cpu(pid):
 
 
 def at_rest(pid):
-    """Whether it sleeps all the while for a moment."""
+    """Whether a process sleeps for a moment without interruption."""
     for _ in range(20):
         if stat(pid)[0] != "S":
             return False
@@ -64,7 +66,7 @@ def at_rest(pid):
 
 
 def check_log(machine, lines):
-    """Nothing went wrong with ourselves, there are no more lines than that, and no secret in them."""
+    """The log has no error of lonc itself, at most that many lines, and no secret."""
     log = machine.log()
     assert not re.search("CRITICAL|crash|Traceback|exited with|was killed", log)
     assert "secret" not in log
@@ -76,8 +78,10 @@ def check_log(machine, lines):
 @pytest.mark.parametrize("greets", [False, True], ids=["from the start", "in reply"])
 @pytest.mark.parametrize("speak", [endless, flooding, garbage], ids=lambda speak: speak.__name__)
 def test_a_lond_that_speaks_without_end(machine, speak, greets):
-    """What it makes lonc hold stays below the limit, and is given back. (What that takes in memory is up
-    to four times as much: lines that grow side by side move, and leave holes.)"""
+    """The bytes held stay below the limit, and are released.
+
+    They take up to four times as much memory: lines that grow side by side are moved, and leave gaps.
+    """
     most = 64 << 20
     machine.configure(**PATIENCE, loncMaxBuffered=most, loncMaxReply=2 * most)
 
@@ -172,8 +176,10 @@ def test_who_trickles_costs_what_he_sends_and_no_more(machine):
 
 
 def test_programs_that_ask_without_end_and_never_read(machine):
-    """Each is held up at what it has read ahead, and then costs nothing; who does read is served. When
-    they read in the end, they get all that they asked for, in order."""
+    """Clients that do not read stop after a bounded read-ahead and cost no CPU; others are served.
+
+    When they read in the end, they get all their replies, in order.
+    """
     machine.configure(loncMaxBuffered=16 << 20)
     with ScriptedLond(machine.address(1), machine.port, echoing):
         machine.run()
@@ -207,7 +213,7 @@ def test_programs_that_ask_without_end_and_never_read(machine):
 
 
 def _send_what_goes(program, data):
-    """Until nothing has gone for a moment; how much did."""
+    """Send until the socket is full for a moment; return the number of bytes."""
     view, refused = memoryview(data), 0
     while view and refused < 20:
         try:
@@ -252,8 +258,8 @@ def test_one_that_has_lonc_itself_answer_without_end_does_not_keep_others_waitin
 
 
 def test_nobody_gets_a_word_of_anothers_whatever_they_send(machine):
-    """Programs that send all at once what is refused, an order, another host's, half a line, too long,
-    or has control characters in it: each line is answered as if it were alone."""
+    """Clients send many lines at once: refused ones, lonc's own, another host's, half, too long, with
+    control characters. Each line is answered as if it were alone."""
     machine.configure(loncMaxRequest=LIMIT, loncLogLevel="debug", loncDelayedInterval=3600)
     cipher = LineCipher(shared_key("l1", "a1", BUILD_KEY + b"\n"))
 

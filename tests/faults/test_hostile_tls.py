@@ -1,4 +1,4 @@
-"""Londs that agree to TLS and then do what they like: no request hangs, nothing grows, nothing spins."""
+"""Londs that misbehave in TLS: no request hangs, memory does not grow, and lonc does not spin."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def context(office):
 
 
 def agree(peer):
-    """Up to lonc's first word in TLS, which is returned."""
+    """Speak the dialogue up to lonc's ClientHello, and return that."""
     assert peer.hear().startswith(b"init:ssl:")
     peer.say(b"ok:ssl")
     return peer.socket.recv(65536)
@@ -64,14 +64,14 @@ def warnings_without_end(peer, context, hello):
 
 
 def fragments_without_end(peer, context, hello):
-    """Of a ServerHello that says it has 16 MiB."""
+    """The start of a ServerHello with a stated length of 16 MiB."""
     peer.socket.sendall(b"\x16\x03\x03\x00\x04\x02\xff\xff\xff")
     while True:
         peer.socket.sendall(b"\x16\x03\x03\x40\x00" + b"x" * 16384)
 
 
 class Through:
-    """The handshake as it should be; and then `speak` goes on in TLS."""
+    """A correct handshake; then `speak` continues in TLS."""
 
     def __init__(self, speak):
         self.speak = speak
@@ -153,7 +153,7 @@ def test_a_lond_that_is_hostile_in_tls(machine, office, context, hostile):
             begun = time.monotonic()
             assert machine.ask(b"secret") == b"con_lost"
             assert time.monotonic() - begun < 10  # the default of loncHandshakeTimeout
-        assert machine.children()["l1"] == child  # it has not died of it
+        assert machine.children()["l1"] == child  # it has not crashed
         assert peak_memory(child) < 64 << 20
         last = machine.status()["last_error"][1]
         assert any(

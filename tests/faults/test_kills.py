@@ -18,10 +18,10 @@ def test_kills_at_random_moments(machine):
 
 
 def test_a_client_at_any_step_of_saving(machine):
-    """There is the whole file or none, and if it was told that there is one, there is one."""
+    """The file is whole or missing; it exists if the client got con_delayed."""
     settings = machine.settings()
     machine.sockets.mkdir(mode=0o750)
-    unpromised = 0
+    unreported = 0
     for step in itertools.count(1):
         request = b"put:%d" % step
         readable, writable = os.pipe()
@@ -36,23 +36,23 @@ def test_a_client_at_any_step_of_saving(machine):
         os.close(writable)
         _, status = os.waitpid(client, 0)
         with open(readable, "rb") as answer:
-            told = answer.read()
+            reported = answer.read()
         names, impossible = spool.waiting(settings.delayed_directory)
         assert impossible == []
         for name in names:
             assert (settings.delayed_directory / name.text).read_bytes() == request + b"\n"
         shutil.rmtree(settings.delayed_directory, ignore_errors=True)
-        assert names or not told
-        unpromised += bool(names) and not told
+        assert names or not reported
+        unreported += bool(names) and not reported
         if status == 0:
             break
-    assert told
-    assert unpromised
+    assert reported
+    assert unreported
     assert step > 30
 
 
-def test_a_child_at_any_step_of_carrying_out(machine):
-    """It is carried out by the next one: once, or twice."""
+def test_a_child_at_any_step_of_sending_a_delayed_transaction(machine):
+    """The next child executes the transaction: once, or twice."""
     machine.configure(loncDelayedInterval=0.1)
     order = machine.directory / "steps"
     ledger = scenarios.Ledger()
@@ -63,7 +63,7 @@ def test_a_child_at_any_step_of_carrying_out(machine):
             child = eventually(lambda: machine.children().get("l1"))
             give(order, "kill", step)
             (directory / f"{step}.0.1.put.l1").write_bytes(b"put:%d\n" % step)
-            eventually(lambda: scenarios.left_in(directory) == [])
+            eventually(lambda: scenarios.pending_in(directory) == [])
             if machine.children().get("l1") == child:
                 break
         machine.stop()

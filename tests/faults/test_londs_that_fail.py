@@ -1,4 +1,4 @@
-"""A whole lonc against londs that do everything wrong that there is, at each step of the dialogue."""
+"""A whole lonc against londs with each fault at each step of the dialogue."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from support.scripted_lond import ScriptedLond
 
 QUEUE, REQUEST_TIMEOUT = 0.8, 0.4
 SLACK = 10.0  # seconds; who is forgotten waits for ever
-PATIENCE = {
+TIMEOUTS = {
     "loncConnectTimeout": 0.4,
     "loncHandshakeTimeout": 0.4,
     "loncRequestTimeout": REQUEST_TIMEOUT,
@@ -29,17 +29,17 @@ PATIENCE = {
 
 @pytest.mark.parametrize("step", range(REQUEST + 1), ids=STEPS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_nobody_hangs_or_meets_a_strangers_reply_and_then_all_is_well(machine, fault, step):
-    machine.configure(**PATIENCE, loncMaxConnections=3)
-    well = threading.Event()
+def test_no_client_hangs_or_gets_a_wrong_reply_and_then_the_host_is_served(machine, fault, step):
+    machine.configure(**TIMEOUTS, loncMaxConnections=3)
+    healthy = threading.Event()
     over = time.monotonic() + 0.6
-    with ScriptedLond(machine.address(1), machine.port, failing_at(step, fault, well)):
+    with ScriptedLond(machine.address(1), machine.port, failing_at(step, fault, healthy)):
         machine.run()
         load = Load(
             [machine.sockets / "l1"],
             clients=12,
             requests=1,
-            longest=600_000 if fault is deaf else 2000,  # more than sockets hold, together
+            longest=600_000 if fault is deaf else 2000,  # together more than socket buffers hold
             echo=b"",
             until=lambda: time.monotonic() > over,
             tolerated=is_wrong_answer,
@@ -47,15 +47,15 @@ def test_nobody_hangs_or_meets_a_strangers_reply_and_then_all_is_well(machine, f
         assert load.refused == []
         assert load.longest_wait < QUEUE + REQUEST_TIMEOUT + SLACK
         assert load.lost or fault is merging
-        well.set()
+        healthy.set()
         eventually(lambda: machine.ask(b"well") == b"well")
         assert "CRITICAL" not in machine.log()
         machine.stop()
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["after the dialogue", "after a reply"])
-def test_what_lond_says_while_idle_is_nobodys_reply(machine, asked):
-    machine.configure(**PATIENCE, loncMaxConnections=1)
+def test_a_line_from_lond_while_idle_is_never_a_reply(machine, asked):
+    machine.configure(**TIMEOUTS, loncMaxConnections=1)
     speak, spoken = threading.Event(), threading.Event()
 
     def script(peer):
@@ -77,7 +77,7 @@ def test_what_lond_says_while_idle_is_nobodys_reply(machine, asked):
             client.sendall(b"first %d\n" % number)
             assert read_line(client) == b"first %d" % number
         child = machine.children()["l1"]
-        os.kill(child, signal.SIGSTOP)  # so that it sees both at once, and the request first or last
+        os.kill(child, signal.SIGSTOP)  # so that it sees both at once, in either order
         client.sendall(b"second\n")
         speak.set()
         spoken.wait(10)
@@ -87,13 +87,13 @@ def test_what_lond_says_while_idle_is_nobodys_reply(machine, asked):
 
 
 def unacknowledged(connection):
-    """How many bytes have not arrived at the other side yet, as far as TCP knows."""
+    """Bytes that the other side has not acknowledged."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def test_no_stranger_among_very_many(machine):
-    print(scenarios.strangers(machine, requests=20_000, seed=1))
+def test_no_wrong_reply_among_very_many(machine):
+    print(scenarios.wrong_replies(machine, requests=20_000, seed=1))
 
 
-def test_a_dead_host_is_told_at_once_and_served_again_when_it_is_back(machine):
+def test_a_dead_host_gives_con_lost_at_once_and_is_served_again_when_its_lond_is_up(machine):
     print(scenarios.dead_host(machine, rounds=1))

@@ -1,4 +1,4 @@
-"""HUP and `lonc reload` as a whole: nobody notices, and nothing is left behind."""
+"""SIGHUP and `lonc reload` of the whole program: no client is disturbed, and nothing is left behind."""
 
 import json
 import os
@@ -49,12 +49,12 @@ def reload(machine, status=0):
 
 
 def holdings(pid):
-    """How many descriptors and children the parent has, when no command is asking it."""
+    """Numbers of descriptors and children of the parent, while no command is connected."""
     return len(os.listdir(f"/proc/{pid}/fd")), len(children_of(pid))
 
 
 def memory(pid):
-    """Bytes that are the process's own."""
+    """Private memory of a process, in bytes."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return 1024 * sum(int(each) for each in re.findall(r"^Private_\w+: +(\d+) kB", text, re.M))
 
@@ -64,7 +64,7 @@ def wait_until_nobody_leaves(machine, hosts=3):
 
 
 def _in_flight(machine):
-    """From outside: the sockets may have room for nobody who asks."""
+    """Read from /proc: the sockets may accept no more clients."""
     (report,) = [json.loads(asked(machine, b"status"))]
     return sum((host["connections"] or {}).get("ReceivingReply", 0) for host in report["hosts"])
 
@@ -94,7 +94,7 @@ class TestOutcome:
         kept.sendall(b"ping\n")
         assert read_line(kept) == b"l2"
         rows = three.table.read_text().splitlines()
-        # l1 moves to where nobody listens, l2 is gone, l4 is new, and has l2's lond under another name.
+        # l1 gets an address without a lond, l2 is removed, l4 is new with the lond of l2.
         three.table.write_text(
             "\n".join([rows[0].replace(three.address(1), three.address(9)), rows[2]])
             + f"\nl4:dom:library:l4.example.org:{three.address(2)}\n"
@@ -135,7 +135,7 @@ class TestOutcome:
             wait_until_nobody_leaves(machine, hosts=1)
 
     def test_a_table_that_is_empty_all_at_once_is_not_believed(self, machine):
-        """It is being written just now, most likely, or the disk is full."""
+        """The table is probably being written just now, or the disk is full."""
         machine.start()
         machine.table.write_text("")
         why = "no hosts: a table without any is taken at a start, not at a reload"
@@ -264,7 +264,7 @@ class TestOutcome:
             assert read_line(asking) == answer
 
     def test_more_who_ask_than_there_is_room_for_are_served_when_others_leave(self, three):
-        os.kill(three.children()["l1"], signal.SIGSTOP)  # an answer takes a second now
+        os.kill(three.children()["l1"], signal.SIGSTOP)  # an answer takes a second then
         asking = [socket.socket(socket.AF_UNIX) for _ in range(80)]
         for each in asking:
             each.connect(str(three.pid_file.with_name("lonc.ctl")))
@@ -290,14 +290,14 @@ class TestNobodyNotices:
 
         paths = [three.sockets / host for host in ("l1", "l2")]
         with ScriptedLond(three.address(3), three.port, script):
-            reload(three)  # from now on l3 has a lond, and the parent has done all that it does
+            reload(three)  # now l3 has a lond, and the parent has run all its code once
             wait_until_nobody_leaves(three)
             before, size = holdings(three.lonc.pid), memory(three.lonc.pid)
             flying, reloading = [], []
             begun = time.monotonic()
 
             def go_on():
-                """A reload at a time, and before each of the first ones a request that will last."""
+                """One reload at a time, each of the first ones after a long request."""
                 if reloading and reloading[-1].poll() is None:
                     return
                 if len(reloading) < reloads:
@@ -327,7 +327,7 @@ class TestNobodyNotices:
         assert three.log().count("reloaded, 3 hosts\n") == reloads + 1
 
     def test_reloads_upon_reloads_and_children_that_ask_to_be_replaced(self, three):
-        """Each begins while another is under way, in every state that a host can be in."""
+        """Each reload begins while another is under way, with hosts in every state."""
         paths = [three.sockets / host for host in ("l1", "l2")]
         command = [*LONC, "-c", three.configuration, "reload"]
         reloading = []
@@ -357,7 +357,7 @@ class TestNobodyNotices:
         first = three.children()["l1"]
         for _ in range(3):
             reload(three)
-        eventually(lambda: not exists(first))  # not even the one who takes nothing holds it
+        eventually(lambda: not exists(first))  # even with a client that does not read
         half.sendall(b"lf\n")
         assert read_line(half) == b"half"
         idle.sendall(b"ping\n")
@@ -366,7 +366,7 @@ class TestNobodyNotices:
         assert read_to_the_end(hog) == b"x" * 3_000_000 + b"\nnext\n"
 
     def test_at_the_limit_of_descriptors_nobody_is_lost(self, machine):
-        """The next child has room for all who are passed on to it, and lets newcomers wait."""
+        """The next child accepts every client passed on to it, and lets new ones wait."""
         machine.start_lond("l1")
         machine.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)))
         clients = [machine.connect() for _ in range(180)]  # 91 are accepted
@@ -374,7 +374,7 @@ class TestNobodyNotices:
         for _ in range(3):
             reload(machine)
         machine.configure(loncMaxConnections=60, loncMaxClients=10)
-        reload(machine)  # who is passed on leaves room for five connections
+        reload(machine)  # the clients passed on leave room for five connections
         reload(machine)
         for client in clients:
             client.sendall(b"ping\n")
@@ -412,7 +412,7 @@ class TestNobodyNotices:
             assert read_line(clients.pop()) == b"slow"
 
     def test_a_new_child_that_is_killed_while_it_takes_over_costs_no_reply_that_was_due(self, machine):
-        """The old one keeps whom it has, and lets them go after their replies."""
+        """The old child keeps its clients, and disconnects them after their replies."""
         released = threading.Event()
 
         def script(peer):
@@ -491,7 +491,7 @@ class TestNewChildren:
         assert machine.children()["l1"] != before["l1"]
 
     def test_what_came_while_the_parent_was_held_up_came_in_time(self, machine):
-        """Whether it read a slow disk or the machine slept: the next child was ready all the time."""
+        """After a slow disk read or a suspend of the machine: the next child was ready in time."""
         machine.start_lond("l1")
         machine.start(program=program(preparations.start_late, 0.2, None, 0.5))
         client = machine.connect()
@@ -527,7 +527,7 @@ class TestNewChildren:
             asking.sendall(b"status\n")
             read_line(asking)
             resource.prlimit(parent, resource.RLIMIT_NOFILE, (held + 3, limits[1]))
-            # The limit is raised again where it may be; so it is lowered for good.
+            # lonc raises a soft limit again, so the hard limit is lowered.
             resource.prlimit(parent, resource.RLIMIT_NOFILE, (held + 3, held + 3))
             asking.sendall(b"reload\n")
             said = read_line(asking).decode()
@@ -567,8 +567,8 @@ class TestNewChildren:
         machine.hosts("l1")
         said = reload(machine, status=1)
         assert re.match(r"child \d+ of l1 was killed: it was not ready in time\n", said)
+        machine.start_lond("l1")  # before the child, which gives up a host after some attempts
         flag.unlink()
-        machine.start_lond("l1")
         assert machine.ask(b"ping") == b"l1"
 
     def test_a_host_that_is_gone_and_whose_child_hangs(self, machine):
@@ -596,7 +596,7 @@ class TestNewChildren:
         assert machine.ask(b"ping") == b"l1"
 
     def test_a_child_that_asks_to_be_replaced_and_dies(self, machine):
-        """What it has said is heard when it has been reaped, and its pid may be another's by then."""
+        """The channel is read after the child was reaped; its pid may be reused by then."""
         enough = machine.directory / "enough"
         machine.start(program=program(preparations.say_nonsense_and_exit, enough))
         enough.touch()
@@ -637,7 +637,7 @@ def test_all_of_it_under_load(machine):
     lost = {}
 
     def phase(name, what):
-        """Do `what` while fifty clients ask; what they lose is counted for this phase."""
+        """Call `what` while fifty clients send requests; lost replies are counted for this phase."""
         done = threading.Event()
 
         def act():

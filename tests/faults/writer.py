@@ -1,6 +1,6 @@
-"""A program that asks for what must not get lost, one after the other, and notes what it was told.
+"""A client that sends critical requests one after the other, and writes the replies to a file.
 
-python writer.py CONFIGURATION NOTES FIRST    requests are put:FIRST and so on, to l1
+python writer.py CONFIGURATION NOTES FIRST    requests put:FIRST, put:FIRST+1 … to l1
 """
 
 import itertools
@@ -14,5 +14,5 @@ if __name__ == "__main__":
     settings, _ = read_settings(Path(sys.argv[1]))
     with Lonc(settings) as lonc, open(sys.argv[2], "a") as notes:
         for number in itertools.count(int(sys.argv[3])):
-            told = lonc.critical(f"put:{number}", "l1")
-            print(number, told.decode(), file=notes, flush=True)
+            reply = lonc.critical(f"put:{number}", "l1")
+            print(number, reply.decode(), file=notes, flush=True)

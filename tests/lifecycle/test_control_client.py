@@ -1,4 +1,4 @@
-"""Asking, where a socket of the test answers in the daemon's place."""
+"""Commands to a control socket that the test serves in place of a daemon."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def settings(tmp_path):
 
 
 class Daemon:
-    """Answers one order with `pieces`, and then closes or waits until it is closed itself."""
+    """Answers one command with `pieces`, and then closes, or waits until the client closes."""
 
     def __init__(self, settings, *pieces, closes=False):
         self._listening = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""The two locks and the pid file, held by this process in the daemon's place."""
+"""The two locks and the pid file, held by this process in place of a daemon."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Who the daemon is: whom it becomes, what it needs as that user, and how it lives as one."""
+"""The daemon's user: how it becomes that user, which permissions it needs, how it runs then."""
 
 import ctypes
 import grp
@@ -40,7 +40,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become s
 NOBODY = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
 UID, GID = NOBODY.pw_uid, NOBODY.pw_gid
-STRANGER = 54321  # neither user nor group of anybody
+STRANGER = 54321  # an unused number of a user and group
 
 NO_NEW_PRIVS, MDWE = 38, 65  # of prctl
 PR_MDWE_REFUSE_EXEC_GAIN = 1
@@ -62,7 +62,7 @@ def owner_and_mode(path):
 
 
 def saying(uid, gid, function):
-    """What `function` returns in a process of that user and group, and of no other group."""
+    """The result of `function` in a process with that user and group, and no other group."""
 
     def run():
         os.setgroups([])
@@ -122,7 +122,9 @@ class TestIdentity:
             for way in ways:
                 with pytest.raises(PermissionError):
                     way()
-            become(identity(Settings(user="nobody", group="daemon")))  # already: nothing to be done
+            become(
+                identity(Settings(user="nobody", group="daemon"))
+            )  # nothing to do: it is that user already
             return f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
 
         daemon = grp.getgrnam("daemon").gr_gid
@@ -210,7 +212,7 @@ def test_what_is_put_in_the_place_of_a_new_directory_is_left_alone(tmp_path, mon
 
 
 def _careless():
-    """What whoever starts lonc may bring along."""
+    """Environment, umask, limits … inherited from the user who starts lonc."""
     os.setgroups([4, 5])
     os.umask(0)
     resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
@@ -257,7 +259,7 @@ class TestStartedAsRoot:
         before = children_of(theirs.lonc.pid)
         assert len(before) == 2
         for child in before:
-            os.kill(child, signal.SIGSTOP)  # it cannot see for itself that the parent has gone
+            os.kill(child, signal.SIGSTOP)  # it cannot notice the parent's death itself
         theirs.lonc.kill()
         theirs.lonc.wait()
         eventually(lambda: not any(map(exists, before)), 1)
@@ -299,10 +301,10 @@ class TestLifeAsTheUser:
 
     def test_root_and_the_user_command_it_and_others_do_not(self, theirs):
         theirs.start()
-        for whoever in (LONC, AS_NOBODY):
-            assert theirs.command("status", program=whoever).returncode == 0
-            assert theirs.command("reload", program=whoever).returncode == 0
-            assert theirs.command("start", program=whoever).stdout.startswith(b"lonc is running already")
+        for command in (LONC, AS_NOBODY):
+            assert theirs.command("status", program=command).returncode == 0
+            assert theirs.command("reload", program=command).returncode == 0
+            assert theirs.command("start", program=command).stdout.startswith(b"lonc is running already")
         stranger = program(preparations.become, STRANGER)
         for command in ("status", "reload", "stop"):
             assert theirs.command(command, program=stranger).returncode == 4
@@ -339,7 +341,7 @@ class TestLifeAsTheUser:
         assert done.returncode == 0
 
     def test_it_imports_nothing_any_more(self, theirs):
-        """Where Python lies may be closed to the user: what is missing then is missing for ever."""
+        """The user may have no access to Python's files: later imports must not be needed."""
         imported = theirs.directory / "imported"
         imported.touch()
         imported.chmod(0o666)
@@ -419,7 +421,7 @@ class TestLifeAsTheUser:
         """The web server is another user of the daemon's group."""
         theirs.configure(loncUser="nobody", loncGroup="daemon", loncDelayedInterval=0.1)
         daemon = grp.getgrnam("daemon").gr_gid
-        if hands_on:  # the directory, made before
+        if hands_on:  # the directory exists already
             theirs.sockets.mkdir()
             os.chown(theirs.sockets, UID, daemon)
             theirs.sockets.chmod(0o2750)
@@ -467,7 +469,7 @@ class TestLifeAsTheUser:
         assert kinds == ["D", "S", "D"]
 
     def test_over_what_a_daemon_of_roots_has_left(self, theirs):
-        """Killed, so that all of it is still there, and the user named only then."""
+        """The daemon is killed, so that its files remain, and loncUser is set only then."""
         theirs.configure()
         theirs.start()
         settings = theirs.settings()
@@ -499,7 +501,7 @@ class TestLifeAsTheUser:
         assert theirs.pid_file.read_text() == ""
 
     def test_what_the_user_has_linked_somewhere_root_does_not_touch(self, theirs):
-        """Whoever takes over a process of the daemon must not get further by our own next start."""
+        """An attacker with a process of the daemon must gain nothing from the next start as root."""
         theirs.start()
         theirs.lonc.kill()
         theirs.lonc.wait()
@@ -542,7 +544,7 @@ CONFIGURATION, TABLE, SOCKETS, LOGS = "loncapa.conf", "tabs/hosts.tab", "sockets
 
 @needs_root
 class TestWhatItNeeds:
-    """A mode, and an owner, of something in the machine's directory, and the sentence about it."""
+    """Mode and owner of a file of the machine, and the expected sentence about it."""
 
     @pytest.mark.parametrize(
         ("path", "owner", "mode", "sentence"),
@@ -668,7 +670,7 @@ class TestFailingClosed:
 
 
 def _sandboxed():
-    """As in the unit, as far as it goes without systemd."""
+    """The restrictions of the unit file, as far as they work without systemd."""
     prctl = ctypes.CDLL(None).prctl
     assert prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     prctl(MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)  # since Linux 6.3

@@ -86,7 +86,7 @@ class TestStart:
         assert "parent: every child serves" in three.log()
 
     def test_a_second_start_says_so_and_changes_nothing(self, three):
-        for host in ("l1", "l2", "l3"):  # else the log would grow when an attempt to connect fails
+        for host in ("l1", "l2", "l3"):  # otherwise failed connects would be logged
             three.start_lond(host)
         three.start()
         eventually(lambda: three.log().count(": ready: connected") == 3)
@@ -161,7 +161,7 @@ class TestStart:
             f"lonc: cannot listen at {public.sockets}/l1: Permission denied\n"
         )
         assert public.socket_files() == []
-        public.start()  # and root may
+        public.start()  # root may
 
     def test_an_address_that_is_not_ours_is_a_sentence(self, machine):
         machine.configure(loncBindAddress="192.0.2.1")
@@ -196,7 +196,7 @@ class TestStart:
 
 
 def _files(machine):
-    """All files of the daemon, in a form in which every change shows."""
+    """Paths, attributes and content of all files of the daemon, to notice any change."""
     found = []
     for directory in (machine.sockets, machine.pid_file.parent):
         for path in directory.iterdir():
@@ -246,7 +246,7 @@ class TestOneInstance:
             listening.bind(str(stranger))
             listening.listen()
             assert three.command("stop").stdout == b"lonc is not running\n"
-        assert three.socket_files() == ["stranger"]  # what it left is cleared away, and no more
+        assert three.socket_files() == ["stranger"]  # its leftovers are removed, and nothing else
         assert three.pid_file.read_text() == ""
         assert three.command("status").returncode == 3
         three.start()
@@ -439,7 +439,7 @@ class TestStop:
         assert three.command("stop").returncode == 6
 
     def test_draining_by_the_letter(self, three):
-        """Whoever's whole line was taken gets its reply; half a line is nobody's request."""
+        """A client whose whole line was read gets its reply; half a line is not a request."""
         with slow_lond(three) as released:
             three.start()
             kept = three.connect()
@@ -505,7 +505,7 @@ class TestStop:
             )
             eventually(lambda: three.socket_files() == [])
             with pytest.raises(subprocess.TimeoutExpired):
-                stopping.wait(0.5)  # it would have been over at once
+                stopping.wait(0.5)  # a stop without draining would have ended
             released.set()
             assert read_line(client) == b"slow"
             assert stopping.communicate(timeout=20)[0] == b"lonc is stopped\n"
@@ -522,7 +522,7 @@ class TestStop:
                 for asking in (one, other):
                     asking.settimeout(10)
                     asking.connect(control)
-                os.kill(three.lonc.pid, signal.SIGSTOP)  # so that it meets them all in one turn
+                os.kill(three.lonc.pid, signal.SIGSTOP)  # so that it sees all of them in one turn
                 three.lonc.send_signal(signal.SIGHUP)
                 for asking in (one, other):
                     asking.sendall(b"reload\n")
@@ -550,11 +550,11 @@ class TestStop:
             assert starting.poll() is None
             released.set()
             assert read_line(client) == b"slow"
-            for stop in stops:  # the second one may find it gone already
+            for stop in stops:  # the second one may find no daemon
                 assert stop.communicate(timeout=20)[0].startswith(b"lonc ")
                 assert stop.returncode == 0
             assert starting.communicate(timeout=20)[0].startswith(b"lonc is started, pid ")
-            three.start()  # it runs already; so that it is ended with the test
+            three.start()  # it runs already; registers it for the end of the test
 
     def test_when_the_time_to_drain_is_up_what_remains_is_told_con_lost(self, three):
         three.configure(loncDrainTimeout=0.3)
@@ -720,7 +720,7 @@ class TestRestart:
         three.configure(lonSockDir=three.directory / "elsewhere")
         done = three.command("restart")
         assert three.command("status").returncode == 0
-        three.start()  # it runs already; so that it is ended with the test
+        three.start()  # it runs already; registers it for the end of the test
         assert done.stdout.decode() == f"lonc is stopped\nlonc is started, pid {three.lonc.pid}\n"
         assert three.lonc.pid != before
         assert three.socket_files() == []
@@ -866,7 +866,7 @@ class TestSurroundings:
             assert streams == ["/dev/null", "/dev/null", str(three.log_file)]
             assert b"do not keep this" not in proc(pid, "environ").read_bytes()
             session, terminal = proc(pid, "stat").read_text().rpartition(") ")[2].split()[3:5]
-            assert session != str(three.lonc.pid)  # a session's leader could acquire a terminal
+            assert session != str(three.lonc.pid)  # a session leader could acquire a terminal
             assert terminal == "0"
             assert (
                 "0 "
@@ -909,7 +909,7 @@ class TestSurroundings:
         assert done.stdout.endswith(b"unmounted\n"), done.stderr
         three.start()  # it runs already
         done = three.command("reload")
-        assert done.returncode == 6  # the file that it was given is gone, and it says so and goes on
+        assert done.returncode == 6  # its configuration file is gone; the daemon logs that and continues
         assert done.stderr.decode() == f"lonc: {there}/loncapa.conf: No such file or directory\n"
         assert three.command("status").returncode == 0
 
@@ -919,7 +919,7 @@ class TestLog:
         three.start()
         log = three.log_file
 
-        def told(by):
+        def logged(by):
             """A line of the parent, and one of a child."""
             three.lonc.send_signal(signal.SIGUSR1)
             client = three.connect("l3")
@@ -930,18 +930,18 @@ class TestLog:
 
         moved = log.with_name("lonc.log.1")
         log.rename(moved)
-        told(10)
+        logged(10)
         before = moved.read_text()
         log.unlink()
-        told(10)
+        logged(10)
         log.parent.rename(log.parent.with_name("logs.old"))
         log.parent.mkdir()
-        told(10)
+        logged(10)
         assert moved.exists() is False
         assert log.parent.with_name("logs.old").joinpath("lonc.log.1").read_text() == before
         child = three.children()["l3"]
         os.kill(child, signal.SIGKILL)
-        eventually(lambda: re.search(r" \d+ l3: ", log.read_text()))  # a line of a child's own
+        eventually(lambda: re.search(r" \d+ l3: ", log.read_text()))  # a line of a child
         files = [os.readlink(fd) for fd in proc(three.lonc.pid, "fd").iterdir()]
         assert [file for file in files if "lonc.log" in file] == [str(log)]
 
@@ -984,7 +984,7 @@ class TestSystemd:
             stamp = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", reloading)[1]
             assert now <= int(stamp) <= time.monotonic_ns() // 1000
             assert manager.recv(1000) == b"READY=1"
-            three.table.write_text("nonsense\n")  # nothing is reloaded then, but systemd waits
+            three.table.write_text("nonsense\n")  # the reload is refused, but systemd must be notified
             three.lonc.send_signal(signal.SIGHUP)
             assert manager.recv(1000).startswith(b"RELOADING=1\n")
             assert manager.recv(1000) == b"READY=1"
@@ -1000,7 +1000,7 @@ class TestSystemd:
             manager.settimeout(10)
             machine.run(env={**os.environ, "NOTIFY_SOCKET": name})
             assert manager.recv(1000) == b"READY=1"
-        assert machine.stop() == 0  # and STOPPING reaches nobody
+        assert machine.stop() == 0  # although STOPPING cannot be delivered
         for name in ("/nowhere/at/all", "nonsense", ""):
             machine.run(env={**os.environ, "NOTIFY_SOCKET": name})
             assert machine.stop() == 0

@@ -1,4 +1,4 @@
-"""What hostile bytes may not do to each parser: the invariants of tests/fuzz, briefly."""
+"""The invariants of tests/fuzz with a few hundred inputs per parser."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Orders for single hosts, children on demand, children that hang, delayed transactions: all real."""
+"""The whole program: commands for single hosts, on-demand and hanging children, delayed transactions."""
 
 import os
 import re
@@ -99,7 +99,7 @@ class TestUpdate:
         else:
             three.lonc.send_signal(signal.SIGUSR2)
             eventually(lambda: "updated, 3 hosts; new or changed: l1, l4; gone: l3" in three.log())
-        eventually(lambda: set(three.children()) == {"l1", "l2", "l4"})  # l3's drains first
+        eventually(lambda: set(three.children()) == {"l1", "l2", "l4"})  # the child of l3 drains first
         after = three.children()
         assert after["l2"] == before["l2"]
         assert after["l1"] != before["l1"]
@@ -181,7 +181,7 @@ class TestOnDemand:
         assert re.search(r"^l1 +resting ", said(three, "status"), re.M)
         assert three.command("reload").returncode == 0
         three.lonc.send_signal(signal.SIGUSR1)
-        assert three.children() == {}  # nobody was woken by that
+        assert three.children() == {}  # that has started no child
         client = three.connect()
         client.sendall(b"ping\n")
         assert read_line(client) == b"l1"
@@ -238,7 +238,7 @@ class TestOnDemand:
             eventually(lambda: heard)
             assert said(machine, "reload") == "reloaded, 1 host\n"
             begun = time.monotonic()
-            while time.monotonic() - begun < 1.0:  # its first look at whether it may leave is over
+            while time.monotonic() - begun < 1.0:  # until its first check for idleness is over
                 time.sleep(0.05)
             client.close()
             gate.set()
@@ -251,7 +251,7 @@ class TestOnDemand:
         for number in range(30):
             assert three.ask(b"echo:%d" % number) == b"%d" % number
             forked.update(three.children().values())
-            deadline = time.monotonic() + 0.1 + (number % 10 - 5) / 250  # about when it leaves
+            deadline = time.monotonic() + 0.1 + (number % 10 - 5) / 250  # about when the child exits
             while time.monotonic() < deadline:
                 time.sleep(0.001)
         assert len(forked) > 5
@@ -364,11 +364,11 @@ class TestDelayed:
         three.start()
         (three.sockets / "delayed" / "1.0.1.x.gone").write_bytes(b"x\n")
         (three.sockets / "delayed" / "2.0.1.x.gone").write_bytes(b"x\n")
-        told = "delayed transactions for gone, which is not in the table: 2\n"
-        assert told in said(three, "check")
+        sentence = "delayed transactions for gone, which is not in the table: 2\n"
+        assert sentence in said(three, "check")
         three.configure(loncDelayedInterval=0.1)
         three.start("restart")
-        assert eventually(lambda: said(three, "status").endswith(told))
+        assert eventually(lambda: said(three, "status").endswith(sentence))
         assert three.log().count("delayed transactions for gone") == 1
 
     def test_what_a_writer_that_was_killed_has_left_is_removed_in_the_end(self, three):

@@ -1,4 +1,4 @@
-"""The dialogue in every mode of loncKeyMode, by the whole program."""
+"""The whole program with every value of loncKeyMode."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def office(tmp_path_factory):
 
 @pytest.fixture
 def certified(office):
-    """Both sides have a certificate, the one for the other's name in the table."""
+    """lonc and lond have certificates for their names in the table."""
     return settings_for(office.issue("l1.example.org"))
 
 
@@ -124,7 +124,7 @@ def test_a_lond_that_does_not_accept_ours(machine, office, certified):
 
 
 def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_well(machine, office):
-    for days, level, told in ((40, 0, None), (13, 1, "expires in 13 d"), (2, 2, "expires in 2 d")):
+    for days, level, expiry in ((40, 0, None), (13, 1, "expires in 13 d"), (2, 2, "expires in 2 d")):
         until = timedelta(days=days, hours=1)
         machine.configure(loncKeyMode="ssl", **settings_for(office.issue("l1.example.org", until=until)))
         if machine.lonc is None:
@@ -138,7 +138,7 @@ def test_a_certificate_that_expires_soon_is_told_by_all_who_say_whether_all_is_w
         judged = machine.command("check-health")
         assert judged.returncode == level
         for said in (checked, shown, judged.stdout.decode()):
-            assert f"our certificate {told}" in said if told else "our certificate" not in said
+            assert f"our certificate {expiry}" in said if expiry else "our certificate" not in said
 
 
 def test_a_reload_that_is_refused_leaves_the_certificate_of_whoever_serves(machine, office):
@@ -261,7 +261,7 @@ def test_what_was_killed_leaves_no_key_file_once_lonc_has_ended(machine, killed)
 
 
 class Recorder:
-    """Stands between lonc and lond, and writes down all that passes."""
+    """A proxy between lonc and lond that records all bytes."""
 
     def __init__(self):
         self.said = bytearray()
@@ -276,7 +276,7 @@ class Recorder:
         peer.say(line)
 
     def in_tls(self, context):
-        """A script that says KEY in TLS, and answers one request."""
+        """A script that sends KEY in TLS, and answers one request."""
 
         def script(peer):
             assert self.hear(peer).startswith(b"init:ssl:")
@@ -320,7 +320,7 @@ def test_in_ssl_mode_the_key_is_not_on_the_wire(machine, office, certified):
         machine.run()
         assert machine.ask(b"encrypt:secret") == b"answer"
     wire = bytes(recorder.said)
-    assert b"enc:6:" in wire  # the recording is of all
+    assert b"enc:6:" in wire  # the recording is complete
     for form in (KEY, KEY.upper(), bytes.fromhex(KEY.decode())):
         assert form not in wire
     assert b"secret" not in wire

@@ -1,4 +1,4 @@
-"""A whole lonc under londs that do not answer, and programs that send without end."""
+"""The whole program with londs that do not answer and clients that send without end."""
 
 import contextlib
 import resource
@@ -22,7 +22,7 @@ TIMEOUTS = {
 
 
 def silent_after(lines):
-    """A lond that says so many lines of its part, and then waits without a word."""
+    """A lond that sends that many lines of its part of the dialogue, and then nothing."""
 
     def script(peer):
         for line in (b"12345", b"ok", b"54559A79EDEA097AD9ADB087C71818")[:lines]:
@@ -157,7 +157,7 @@ def test_if_the_system_has_no_descriptor_left_accepting_waits_and_nobody_else_do
 
 
 def cpu(pid):
-    """Seconds of processor time."""
+    """CPU time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
@@ -208,7 +208,7 @@ def test_replies_that_nobody_takes_are_held_up_to_the_same_limit(machine):
 @pytest.mark.parametrize("enciphered", [False, True])
 @pytest.mark.parametrize("way", ["request", "reply"])
 def test_a_long_line_is_held_at_most_twice(machine, way, enciphered):
-    """On the wire an enciphered line is twice as long as its text, and that is what is held."""
+    """An enciphered line is twice as long as its text, and is held in that form."""
     size = 32 << 20
     cipher = LineCipher(shared_key("l1", "a1", BUILD_KEY + b"\n"))
     text = b"x" * (size // 2 - 100 if enciphered else size)
@@ -228,7 +228,7 @@ def test_a_long_line_is_held_at_most_twice(machine, way, enciphered):
         machine.run()
         prefix = b"encrypt:" if enciphered and way == "request" else b""
         assert machine.ask(prefix + b"short") == (b"ok" if way == "request" else b"short")
-        before = peak_memory(machine.children()["l1"])  # the code of the cipher has been loaded
+        before = peak_memory(machine.children()["l1"])  # with the code of the cipher loaded
         if way == "request":
             assert machine.ask(prefix + text) == b"ok"
         else:
@@ -249,7 +249,7 @@ def test_a_resolver_that_hangs_delays_its_host_only(machine):
     slow = machine.connect("l2")
     slow.sendall(b"ping\n")
     assert machine.ask(b"ping") == b"l1"
-    assert machine.status("l2")["waiting"] == 1  # its child answers all the while
+    assert machine.status("l2")["waiting"] == 1  # its child still answers
     assert read_line(slow) == b"con_lost"
     assert time.monotonic() - begun > 0.4
     assert "cannot resolve slow.example.org: no answer within 0.5 s" in machine.log()

@@ -37,14 +37,14 @@ import lonc
 NOBODY = 65534
 OWNERS = [
     (0, NOBODY, "ok"),  # root
-    (NOBODY, os.getegid(), "ok"),  # somebody of the daemon's group
+    (NOBODY, os.getegid(), "ok"),  # another user in the daemon's group
     (NOBODY, NOBODY, "refused"),
 ]
 
 
 @pytest.fixture
 def up(machine):
-    """One host, l1, with the loopback lond behind it."""
+    """One host, l1, with a demo lond."""
     machine.start_lond("l1")
     machine.run()
     return machine
@@ -259,7 +259,7 @@ class TestRequestsForLoncItself:
         machine.sockets.chmod(0o755)
 
         def ask():
-            os.chdir(machine.sockets)  # what lies above is not for everybody
+            os.chdir(machine.sockets)  # other users cannot enter the directories above it
             os.setgroups([])
             os.setresgid(group, group, group)
             os.setresuid(user, user, user)
@@ -269,7 +269,7 @@ class TestRequestsForLoncItself:
                 return read_line(client).decode()
 
         assert in_child(ask) == reply
-        assert in_child(ask) == reply  # and asks again, whatever became of the first
+        assert in_child(ask) == reply  # although the first request got no reply
 
     def test_reset_retries_of_a_dead_host(self, machine):
         machine.run()
@@ -317,7 +317,7 @@ class TestRequestsForLoncItself:
     def test_many_who_ask_for_the_end_at_once_are_all_told_ok(self, up):
         child = up.children()["l1"]
         clients = [up.connect() for _ in range(400)]
-        os.kill(child, signal.SIGSTOP)  # so that it sees them all in one turn
+        os.kill(child, signal.SIGSTOP)  # so that it sees all of them in one turn
         for client in clients:
             client.sendall(b"close_connection_exit\n")
         os.kill(child, signal.SIGCONT)
@@ -369,7 +369,7 @@ class TestPool:
         assert machine.status()["state"] == "DEAD"
         assert machine.log().count("DEAD: an attempt failed: cannot connect to ") == 1
         machine.start_lond("l1")
-        assert machine.ask(b"ping") == b"con_lost"  # nobody's request is an attempt
+        assert machine.ask(b"ping") == b"con_lost"  # a client's request starts no attempt
         assert machine.ask(b"reset_retries") == b"ok"
         eventually(lambda: title(child) == "lonc: l1 Connection count: 1 Retries remaining: 3")
         assert machine.ask(b"ping") == b"l1"
@@ -428,7 +428,7 @@ class TestPool:
             machine.stop()
 
     def test_a_lond_that_says_more_than_was_due_reaches_no_stranger(self, machine):
-        """Surplus lines in the same segment, and at the edge of our own reading."""
+        """Extra lines from lond in the same segment, and at the limit of one recv."""
 
         def script(peer):
             peer.greet()
@@ -441,7 +441,7 @@ class TestPool:
 
         with ScriptedLond(machine.address(1), machine.port, script):
             machine.configure(loncMaxConnections=1)
-            # So small that the whole of it, and what is beyond, arrive in one piece.
+            # Small enough that the reply and the extra line arrive in one piece.
             machine.run_with(preparations.receive_at_most, 4096)
             clients = [machine.connect() for _ in range(6)]
             for round_ in range(30):
@@ -463,7 +463,7 @@ class TestParentAndChild:
 
     def test_a_child_holds_only_what_is_its_own(self, three):
         def kinds(pid):
-            """What the descriptors of a process are, without their numbers."""
+            """Targets of the descriptors of a process, without inode numbers."""
             found = []
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(FileNotFoundError):
@@ -483,7 +483,7 @@ class TestParentAndChild:
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: served("l2"))
         for pid in three.children().values():
-            # With the three standard streams; no lock, nothing of a sibling. (It may have a look.)
+            # With the standard streams; no lock, nothing of a sibling. A scan of the spool may be open.
             eventually(lambda pid=pid: len(kinds(pid)) == 10)
             held = kinds(pid)
             assert held.count("anon_inode:") == 2  # the two epolls
@@ -519,7 +519,7 @@ class TestParentAndChild:
         for _ in range(3):
             children = list(three.children().values())
             assert len(children) == 3
-            os.kill(children[0], signal.SIGSTOP)  # one that would not notice by itself
+            os.kill(children[0], signal.SIGSTOP)  # it cannot notice the parent's death itself
             three.lonc.kill()
             three.lonc.wait()
             eventually(lambda children=children: not any(map(exists, children)))
@@ -549,13 +549,13 @@ class TestParentAndChild:
         assert delays[0] == "at"
         assert 0.7 <= float(delays[1]) <= 1
         assert 1.5 <= float(delays[2]) <= 2
-        assert up.ask(b"ping") == b"l1"  # a connect waits meanwhile
+        assert up.ask(b"ping") == b"l1"  # the connect waits in the backlog
 
     def test_one_that_lived_long_is_replaced_as_if_it_were_the_first_to_die(self, machine):
         machine.run_with(preparations.lived_long_after, 0.2)
         for _ in range(3):
             dead = eventually(lambda: machine.children().get("l1"))
-            time.sleep(0.3)  # it lives long
+            time.sleep(0.3)  # longer than LIVED_LONG
             os.kill(dead, signal.SIGKILL)
             eventually(lambda dead=dead: machine.log().count(f"child {dead} of l1"))
         assert machine.log().count("was killed by SIGKILL; replaced at once") == 3
@@ -608,7 +608,7 @@ class TestParentAndChild:
         eventually(lambda: r"exited with status 1: Exception: one\ntwo\udcff (" in machine.log())
 
     def test_the_crash_of_a_child_leaves_its_last_words(self, machine):
-        """A child that raises what it should not: here, at a line that the parent never says."""
+        """A child with an unexpected exception: here, at a line that the parent never sends."""
         machine.run()
         child = machine.children()["l1"]
         with steal_channel(machine.lonc.pid) as channel:
@@ -760,18 +760,18 @@ class TestParentAndChild:
         while time.monotonic() < deadline:
             for pid in children_of(machine.lonc.pid):
                 with contextlib.suppress(ProcessLookupError):
-                    if pid not in seen:  # as young as can be
+                    if pid not in seen:  # as soon as it exists
                         for signum in ignored:
                             os.kill(pid, signum)
                         os.kill(pid, signal.SIGTERM)
                         seen.add(pid)
             for signum in (signal.SIGUSR1, signal.SIGUSR2):
                 machine.lonc.send_signal(signum)
-        assert len(seen) >= 16  # the first, and who replaced them at once
+        assert len(seen) >= 16  # the first ones, and their immediate replacements
         assert machine.lonc.poll() is None
         assert "was killed by" not in machine.log()
         assert "exited with status" not in machine.log()
-        # Each TERM was heard: whoever got one has left, and its successor serves.
+        # Each SIGTERM was handled: those children have exited, and their successors serve.
         eventually(lambda: set(machine.children()) == set(hosts))
         eventually(lambda: not seen & set(machine.children().values()))
         children = list(machine.children().values())
@@ -795,7 +795,7 @@ class TestParentAndChild:
         if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
             pytest.skip("no rights to make a namespace of processes")
         machine.start_lond("l1")
-        # A shell that becomes lonc leaves it a child that is not its own, and that child's child.
+        # A shell that execs lonc leaves it a child that lonc has not forked, and a grandchild.
         script = '(sh -c "sleep 0.2 & exit" &) ; exec "$@"'
         with machine.log_file.open("ab") as log:
             process = subprocess.Popen(
@@ -858,7 +858,7 @@ class TestLog:
         machine.configure(loncLogLevel="debug")
 
         def script(peer):
-            """Answers what it should not, with what it heard."""
+            """Sends an unexpected line that contains the received one."""
             peer.greet()
             peer.hear()
             peer.say(b"enc:5:topsecret", b"topsecret")
@@ -881,8 +881,8 @@ class TestLog:
         machine.ask(b"echo:\xffone" + b"x" * 1000)
         machine.ask(b"encrypt:echo:two")
         machine.stop()
-        told = re.findall(r"DEBUG \d+ l1: request: (.*)", machine.log())
-        assert told == ([rf"echo:\xffone{'x' * 191}…"] if level == "debug" else [])
+        logged = re.findall(r"DEBUG \d+ l1: request: (.*)", machine.log())
+        assert logged == ([rf"echo:\xffone{'x' * 191}…"] if level == "debug" else [])
 
     def test_every_line_has_its_form(self, three):
         os.kill(three.children()["l1"], signal.SIGKILL)

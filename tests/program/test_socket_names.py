@@ -1,4 +1,4 @@
-"""Sockets that are called by DNS names, as later clients look for them; lonSockCreate."""
+"""Sockets named by DNS names, as newer clients expect; lonSockCreate."""
 
 import os
 import signal
@@ -91,7 +91,7 @@ def test_one_child_for_each_dns_name(up):
 def test_each_id_behind_it_is_spoken_to(up):
     assert up.ask(b"ping", ONE) == b"l1"
     assert up.ask(b"sethost:l3:ping", ONE) == b"l3"
-    assert up.ask(b"ping", ONE) == b"l1"  # whatever that connection was told before
+    assert up.ask(b"ping", ONE) == b"l1"  # whatever sethost that connection sent before
     assert up.ask(b"sethost:l2:ping", TWO) == b"l2"
     assert up.ask(b"ping", TWO) == b"l2"
     assert up.ask(b"sethost:l3:put:d:u:passwd:password=x", ONE) == b"ok"
@@ -162,7 +162,7 @@ def test_programs_ask_by_id_and_so_do_the_commands(up):
         assert [lonc.reply("ping", host) for host in ("l1", "l2", "l3")] == [b"l1", b"l2", b"l3"]
         assert lonc.reply("ping", "l4") == b"no_such_host"
         up.table.write_text(up.table.read_text() + f"l4:dom:library:{TWO}:{up.address(2)}\n")
-        assert lonc.reply("ping", "l4") == b"no_such_host"  # lonc has not heard of it yet
+        assert lonc.reply("ping", "l4") == b"no_such_host"  # lonc has not read the table again yet
         assert up.command("update").returncode == 0
         assert lonc.reply("ping", "l2") == b"l2"
     said = up.command("ping").stdout.decode().splitlines()
@@ -181,10 +181,10 @@ def test_whoever_keeps_a_connection_follows_an_id_to_another_machine(up):
         table = up.table.read_text()
         row = f"l3:other:library:{ONE}:{up.address(1)}\n"
         up.table.write_text(table.replace(row, row[:5] + "broken\n"))
-        assert lonc.reply("ping", "l3") == b"l3"  # a table with faults says nothing else
+        assert lonc.reply("ping", "l3") == b"l3"  # a table with faults changes nothing
         up.table.write_text(table.replace(row, f"l3:other:library:{TWO}:{up.address(2)}\n"))
         assert up.command("update").returncode == 0
-        assert lonc.reply("ping", "l3") == b"refused"  # by the other lond, which has not heard of it
+        assert lonc.reply("ping", "l3") == b"refused"  # by the other lond, which does not know l3
         up.table.write_text(table.replace(row, ""))
         assert lonc.reply("ping", "l3") == b"no_such_host"
 
@@ -212,9 +212,9 @@ def test_what_is_secret_is_not_told_behind_an_id_either(machine):
     machine.start_lond("l1")
     machine.run()
     machine.ask(b"sethost:l3:encrypt:auth:d:u:hush", ONE)
-    machine.ask(b"sethost:l3:echo:told", ONE)
+    machine.ask(b"sethost:l3:echo:x", ONE)
     assert "hush" not in machine.log()
-    assert "request: sethost:l3:echo:told" in machine.log()
+    assert "request: sethost:l3:echo:x" in machine.log()
 
 
 def test_a_socket_that_was_removed_is_made_again_for_whoever_asks(machine):
@@ -260,7 +260,7 @@ def test_a_lonc_that_stops_makes_no_socket_any_more(machine):
     machine.run()
     asking = machine.connect("common_parent")
     child = machine.children()["l1"]
-    os.kill(child, signal.SIGSTOP)  # it does not leave so soon
+    os.kill(child, signal.SIGSTOP)  # so that it does not exit yet
     machine.lonc.terminate()
     eventually(lambda: machine.socket_files() == ["common_parent"])
     asking.sendall(b"l1.example.org:l1\n")
@@ -275,7 +275,7 @@ def test_whoever_waits_for_a_socket_of_a_host_that_goes_is_told(machine):
     machine.hosts("l1", "l2")
     machine.run()
     old = machine.children()["l2"]
-    os.kill(old, signal.SIGSTOP)  # the next one cannot take over from it
+    os.kill(old, signal.SIGSTOP)  # no handover to its successor is possible
     (machine.sockets / "l2").unlink()
     asking = machine.connect("common_parent", timeout=5.0)
     asking.sendall(b"l2.example.org:l2\n")

@@ -1,4 +1,4 @@
-"""A transaction that a test asks for."""
+"""A transaction for tests."""
 
 from lonc.child.transaction import Transaction
 
@@ -23,8 +23,8 @@ class Asked(Transaction):
     def abandon(self):
         self.abandoned = True
 
-    def _end(self, callback, how):
+    def _end(self, callback, result):
         assert not self._ended, "a transaction ends once"
         self._ended = True
         if not self.abandoned:
-            callback(how)
+            callback(result)

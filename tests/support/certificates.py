@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, hosts of it, and what must not be accepted."""
+"""Certificates for tests: of a trusted authority, of another one, and expired ones."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ from lonc.demo.certificate_authority import Authority
 
 
 class Office:
-    """Issues what a test asks for, into `directory`."""
+    """Issues certificates into `directory`, by the trusted authority (`ours`) or another one."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -16,7 +16,7 @@ class Office:
         self._others.write(directory / "others-ca.pem")
 
     def issue(self, host, *, ours=True, until=timedelta(days=1), authority="ca.pem"):
-        """For the host of that DNS name."""
+        """A certificate for the DNS name `host`, valid `until` from now; issued once."""
         stem = f"{host}-{'ours' if ours else 'others'}-{until.total_seconds():.0f}"
         certificate, key = self.directory / f"{stem}.pem", self.directory / f"{stem}.key"
         if not key.exists():
@@ -25,7 +25,7 @@ class Office:
 
 
 def settings_for(certificates):
-    """What names them in a configuration of a test's machine."""
+    """The settings that name these certificates."""
     return {
         "lonCertificateDirectory": certificates.certificate.parent,
         "lonnetCertificate": certificates.certificate.name,

@@ -2,7 +2,7 @@
 
 
 class FakeClock:
-    """What `EventLoop(clock)` reads; after `advance`, `loop.turn(0)` calls what is due."""
+    """A clock for `EventLoop(clock)`; after `advance`, `loop.turn(0)` calls all due deadlines."""
 
     def __init__(self, now=1000.0):
         self.now = now

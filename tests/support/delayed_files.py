@@ -1,11 +1,11 @@
-"""A machine without a daemon, for those who save delayed transactions, and what they have saved."""
+"""A machine without a daemon, for tests that save delayed transactions, and the files they saved."""
 
 from lonc.configuration import Settings
 from lonc.spool.spool import waiting
 
 
 def machine_in(place):
-    """The settings of a machine where l1 cannot be reached."""
+    """The settings of a machine where no daemon runs, so that l1 cannot be reached."""
     (place / "sockets").mkdir()
     (place / "logs").mkdir()
     (place / "hosts.tab").write_text("l1:dom:library:l1:127.0.0.1\n")
@@ -17,7 +17,7 @@ def contents(directory):
 
 
 def saved(settings):
-    """The requests that wait, in order."""
+    """The content of each file in the spool, in the order in which they are sent."""
     names, impossible = waiting(settings.delayed_directory)
     assert impossible == []
     return [(settings.delayed_directory / str(name)).read_bytes() for name in names]

@@ -1,4 +1,4 @@
-"""A talk between lonc and lond, played to a LondProtocol as a script, or up to any of its states."""
+"""Drives a LondProtocol by a script of the dialogue, or up to any of its states."""
 
 import itertools
 
@@ -27,9 +27,14 @@ HANDSHAKE = f"""
 
 
 class Talk:
-    """Plays a script: `> ` what lonc says, `< ` what lond says, `? ` what a client asks, `= ` the reply
-    it gets, `! ` the error that ends it. What lond says between two other lines arrives in chunks of
-    `size` bytes."""
+    """Plays a script, one line each:
+
+    - `> ` a line from lonc, `< ` a line from lond;
+    - `? ` a client's request, `= ` the reply it gets;
+    - `! ` the ProtocolError that ends the dialogue (a regular expression).
+
+    Consecutive lines from lond arrive in chunks of `size` bytes.
+    """
 
     def __init__(self, size, choose=init):
         self.size = size
@@ -85,8 +90,8 @@ def insecure(_):
     return Opening("insecure", b"init::1\n")
 
 
-class Deaf:
-    """A tunnel in which nothing is ever said."""
+class RejectingTunnel:
+    """A tunnel without a handshake: it sends one message and rejects every answer."""
 
     key = None
 
@@ -104,11 +109,11 @@ class Deaf:
 
 
 def ssl(_):
-    return Opening("ssl", b"init:ssl:1\n", tunnel=Deaf())
+    return Opening("ssl", b"init:ssl:1\n", tunnel=RejectingTunnel())
 
 
 def reach(state, size=10**6):
-    """A protocol in that state, reached by talking."""
+    """A Talk whose protocol has reached that state through the dialogue."""
     if state is State.RECEIVING_KEY_IN_TLS:
         talk = Talk(size, ssl)
         talk.play("""
@@ -136,28 +141,28 @@ def follow(talk, steps, state):
     raise AssertionError(state)
 
 
-def said(line):
+def received(line):
     return lambda talk: talk.protocol.receive(line)
 
 
 LOCAL_STEPS = {
     State.CONNECTED: lambda talk: None,
     State.INITIALIZED: Talk.sent,
-    State.REQUESTING_VERSION: said(b"ok:local\n"),
+    State.REQUESTING_VERSION: received(b"ok:local\n"),
     State.READING_VERSION_STRING: Talk.sent,
-    State.SET_HOST: said(b"2.11.4\n"),
+    State.SET_HOST: received(b"2.11.4\n"),
     State.HOST_SET: Talk.sent,
-    State.IDLE: said(b"ok\n"),
+    State.IDLE: received(b"ok\n"),
 }
 
 CLASSIC_STEPS = {
     State.CONNECTED: lambda talk: None,
     State.INITIALIZED: Talk.sent,
-    State.CHALLENGE_RECEIVED: said(b"12345\n"),
+    State.CHALLENGE_RECEIVED: received(b"12345\n"),
     State.CHALLENGE_REPLIED: Talk.sent,
-    State.REQUESTING_KEY: said(b"ok\n"),
+    State.REQUESTING_KEY: received(b"ok\n"),
     State.RECEIVING_KEY: Talk.sent,
-    State.IDLE: said(BUILD_KEY.encode() + b"\n"),
+    State.IDLE: received(BUILD_KEY.encode() + b"\n"),
     State.SENDING_REQUEST: lambda talk: talk.protocol.start_request(b"ping\n"),
     State.RECEIVING_REPLY: Talk.sent,
     State.DISCONNECTED: lambda talk: talk.protocol.disconnect(),

@@ -1,4 +1,4 @@
-"""A child that is only a Listener and its clients, for tests of both; the test plays the rest."""
+"""A child with only a Listener and its clients, for tests of both; the test does the rest."""
 
 import socket
 
@@ -10,7 +10,7 @@ MAX_REQUEST = 1000
 
 
 class FakeChild:
-    """`waiting` are the transactions that clients have asked for and that the test has not completed."""
+    """`waiting` are the transactions the test has still to complete; `events` are calls of callbacks."""
 
     own_prefixes = (b"lonc:",)
 
@@ -20,21 +20,21 @@ class FakeChild:
         self.listening = SocketFile(path, 0o600).listening
         self.waiting = []
         self.dropped = []
-        self.told = []
+        self.events = []
         self.reported_growth = 0
-        self.at_once = None  # a reply that every transaction gets while it is being queued
+        self.at_once = None  # a reply that completes every transaction while it is being queued
         self.clients = []
         self.listener = self.make(max_clients=3)
 
     def make(self, max_clients):
         return Listener(
             self.loop,
-            self.listening.dup(),  # its parent has it too
+            self.listening.dup(),  # the parent keeps one too
             self,
             max_clients=max_clients,
             max_request=MAX_REQUEST,
-            on_full=self.told.append,
-            on_drained=lambda: self.told.append("drained"),
+            on_full=self.events.append,
+            on_drained=lambda: self.events.append("drained"),
             on_no_clients=lambda: None,
         )
 
@@ -62,7 +62,7 @@ class FakeChild:
         return client
 
     def turn(self):
-        """Turn until nothing is left to do."""
+        """Turn the loop until all events are handled."""
         for _ in range(5):
             self.loop.turn(0)
 

@@ -1,6 +1,6 @@
-"""Shows what a process imports.
+"""Records the imports of a process.
 
-The module imports only `os` and `sys`: what it imports itself could not be seen.
+This module imports only `os` and `sys`, as its own imports are not recorded.
 """
 
 import os
@@ -19,7 +19,7 @@ def record_imports(file):
 
 
 def print_when_the_library_of_keys_is_imported(key_file):
-    """One line without a key file, one with it."""
+    """Print whether the library is imported: one line without a key file, one with it."""
     import lonc.child.child
     import lonc.commands.cli
     import lonc.lonnet  # noqa: F401

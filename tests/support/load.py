@@ -1,4 +1,4 @@
-"""Many clients at once against real sockets, in one process; every reply is held against its request."""
+"""Many clients at once on real sockets, in one process; each reply is compared with its request."""
 
 import contextlib
 import random
@@ -8,13 +8,16 @@ import time
 
 
 class Load:
-    """`clients` programs that each ask `requests` times for an echo of bytes that are theirs alone.
+    """`clients` clients that each send `requests` echo requests with texts of their own.
 
-    `paths` are given to the clients in turn. Of the clients from number `anew` on, each request has a
-    connection of its own. With `until` they all go on for as long as it returns False.
+    - `paths`: the sockets, assigned to the clients in turn.
+    - `longest`: bytes of the longest text.
+    - `anew`: clients from that number on make a new connection for each request.
+    - `until()`: all clients continue while it returns False.
+    - `leaving`: the share of requests after which the client disconnects without waiting for the reply.
+    - `tolerated(reply, text)`: whether a wrong reply counts as lost; any other one fails at once.
 
-    Refused connects go to `refused`, missing replies to `lost`, by path; a wrong reply fails at once,
-    unless `tolerated(reply, text)`. Of all requests that share, `leaving`, is not waited for.
+    Failed connects are listed in `refused`, missing replies in `lost`, by the name of the socket.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Load:
         self.tolerated = tolerated
         self.done = 0
         self.left_alone = 0
-        self.longest_wait = 0.0  # seconds, of those with a reply and of those without
+        self.longest_wait = 0.0  # seconds, with or without a reply
         self.refused = []
         self.lost = []
         self.selector = selectors.DefaultSelector()
@@ -55,7 +58,9 @@ class Load:
         for number in self.left:
             self._connect(number)
         while self.selector.get_map():
-            assert time.monotonic() < deadline, f"{len(self.selector.get_map())} clients still wait"
+            assert time.monotonic() < deadline, (
+                f"{len(self.selector.get_map())} clients still wait for a reply"
+            )
             for key, _ in self.selector.select(0.05):
                 self._reply(key.fileobj, key.data)
             meanwhile()

@@ -1,4 +1,4 @@
-"""One LON-CAPA machine for a test: files, londs and a lonc, all real."""
+"""A LON-CAPA machine for a test, with real files, londs and a real lonc."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]
 
 
 def eventually(predicate, seconds=10.0):
-    """The first true answer; fails when there is none in time."""
+    """Call `predicate` until its result is true, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := predicate()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {predicate}"
@@ -81,26 +81,26 @@ def exists(pid):
 
 
 def peak_memory(pid):
-    """Bytes, the most that it has ever had in memory."""
+    """The largest resident memory of a process so far, in bytes."""
     text = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", text)[1])
 
 
 def holders(file):
-    """Who has the title of a daemon and that file open; other tests have their daemons too."""
+    """Pids of daemons that have `file` open: daemons of other tests run beside."""
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdigit() and title(process.name).startswith("lonc: parent"):
                 files = [os.readlink(fd) for fd in (process / "fd").iterdir()]
                 found += [int(process.name)] if str(file) in files else []
-    # For an instant a child is what its parent is.
+    # Right after fork a child has its parent's title and files.
     children = {child for pid in found for child in children_of(pid)}
     return [pid for pid in found if pid not in children]
 
 
 class Daemon:
-    """What was started behind us; like a Popen, as far as tests want to know."""
+    """A daemon in the background, with the methods of Popen that tests use."""
 
     stdout = None
 
@@ -131,7 +131,7 @@ class Daemon:
 
 
 def write_configuration(directory, port, **settings):
-    """The file of a lonc whose other files are all in that directory."""
+    """Write the configuration of a lonc whose files are all in that directory."""
     values = {
         "lonHostID": "a1",
         "lonTabDir": directory / "tabs",
@@ -146,7 +146,7 @@ def write_configuration(directory, port, **settings):
 
 
 class Machine:
-    """Settings are keyword arguments of `configure`; hosts are served at 127.x.y.N, N from 1."""
+    """`configure` takes settings as keyword arguments; host N, from 1, has the address 127.x.y.N."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -168,7 +168,7 @@ class Machine:
         self.configuration = write_configuration(self.directory, self.port, **settings)
 
     def settings(self):
-        """What the configuration says, as a program of this machine reads it."""
+        """The settings, as a program of this machine reads them."""
         return read_settings(self.configuration)[0]
 
     def address(self, number):
@@ -215,7 +215,7 @@ class Machine:
         return self.run(program=program(preparation, *arguments))
 
     def start(self, command="start", **options):
-        """Start the daemon; the log is its own from now on."""
+        """Start the daemon and return the output; `log` reads the daemon's log file from now on."""
         done = self.command(command, **options)
         assert (done.returncode, done.stderr) == (0, b"")
         self.log_file = self.pid_file.with_name("lonc.log")
@@ -232,7 +232,7 @@ class Machine:
         return self.log_file.read_text()
 
     def socket_files(self):
-        """Names in the socket directory, without that of delayed transactions."""
+        """Names in the socket directory, without the spool."""
         return sorted(set(os.listdir(self.sockets)) - {"delayed"})
 
     def children(self):
@@ -252,7 +252,7 @@ class Machine:
         return client
 
     def ask(self, request, host="l1"):
-        """One request over a connection of its own; both without newline."""
+        """Send a request over a new connection and return the reply, both without newline."""
         with self.connect(host) as client:
             client.sendall(request + b"\n")
             return read_line(client)
@@ -279,31 +279,31 @@ class Machine:
         left = holders(self.pid_file)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-        assert left == [], "a daemon that the test has started and forgotten"
+        assert left == [], "the test has left a daemon behind"
 
     def stop(self, signum=signal.SIGTERM):
         self.lonc.send_signal(signum)
         return self.lonc.wait(20)
 
 
-def asked(machine, order):
-    """What the daemon answers on its control socket."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(30)
-        asking.connect(str(machine.pid_file.with_name("lonc.ctl")))
-        asking.sendall(order + b"\n")
-        return read_line(asking)
+def asked(machine, command):
+    """Send a command to the control socket of the daemon and return the answer, without newline."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(30)
+        control.connect(str(machine.pid_file.with_name("lonc.ctl")))
+        control.sendall(command + b"\n")
+        return read_line(control)
 
 
 def without_prefix(stderr):
-    """What a command printed as errors, each line of which begins with `lonc: `."""
+    """Error lines of a command without their prefix `lonc: `, which each must have."""
     lines = stderr.decode().splitlines(keepends=True)
     assert all(line.startswith("lonc: ") for line in lines), stderr
     return "".join(line.removeprefix("lonc: ") for line in lines)
 
 
 def read_line(client):
-    """The next line from a socket, without its newline; what came before an EOF if there is none."""
+    """The next line from a socket, without its newline, or the bytes before EOF."""
     received = bytearray()
     while not received.endswith(b"\n"):
         data = client.recv(1 << 20)
@@ -314,7 +314,7 @@ def read_line(client):
 
 
 def read_to_the_end(client):
-    """All that comes until the other side closes."""
+    """All bytes until the other side closes."""
     received = bytearray()
     while data := client.recv(1 << 20):
         received += data
@@ -332,7 +332,7 @@ class Terminal:
         self.shown = ""
 
     def until(self, pattern, seconds=10.0):
-        """Read on until that has been shown since the last time."""
+        """Read until the output since the last call matches `pattern`, and return that output."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.shown):
             assert time.monotonic() < deadline, self.shown
@@ -345,7 +345,7 @@ class Terminal:
         os.write(self.fd, text)
 
     def end(self):
-        """The exit status."""
+        """Read the remaining output and return the exit status."""
         with contextlib.suppress(OSError):
             while os.read(self.fd, 65536):
                 pass
@@ -360,8 +360,7 @@ def free_port(address):
 
 
 def as_nobody(function):
-    """The text that `function` returns when it runs in a child process that may read next to nothing:
-    as root, everything can be read."""
+    """The text that `function` returns in a child process that is not root: root can read every file."""
 
     def run():
         if os.getuid() == 0:
@@ -374,7 +373,7 @@ def as_nobody(function):
 
 
 def in_child(function):
-    """The text that `function` returns when it runs in a child process, and may spoil what it likes."""
+    """The text that `function` returns in a child process, where it may change any global state."""
     write = os.write
     readable, writable = os.pipe()
     child = os.fork()

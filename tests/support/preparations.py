@@ -1,4 +1,4 @@
-"""What a test changes inside a lonc process before its main function runs.
+"""Changes that a test makes inside a lonc process before its main function runs.
 
 `support.machine.program` makes the new process call one of these functions. They assign to attributes of
 modules and classes, so mypy checks every name. Paths and numbers are the only arguments.

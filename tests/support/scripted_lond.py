@@ -24,7 +24,7 @@ class Peer:
         self.socket.sendall(b"".join(line + b"\n" for line in lines))
 
     def greet(self):
-        """The whole dialogue, up to Idle."""
+        """lond's part of the dialogue, up to Idle."""
         for line, answer in ((b"init", b"12345"), (b"12345", b"ok"), (b"ekey", BUILD_KEY)):
             heard = self.hear()
             if heard is None:

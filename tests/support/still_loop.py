@@ -1,11 +1,11 @@
-"""A loop whose time stands still: the test advances it, and says which descriptors are readable."""
+"""An event loop with a fake clock: the test advances it, and makes descriptors readable."""
 
 import heapq
 import itertools
 
 
 class StillLoop:
-    """What EventLoop does for a module that only sets deadlines and watches for readability."""
+    """The methods of EventLoop that set deadlines and watch descriptors for reading."""
 
     def __init__(self):
         self.now = 1000.0
@@ -27,7 +27,7 @@ class StillLoop:
         return watch
 
     def advance(self, seconds, but=None):
-        """Call what is due by then, in its order; `but` one callback, which is put off."""
+        """Advance by `seconds`, calling deadlines in order; those of the callback `but` stay pending."""
         until, put_off = self.now + seconds, []
         while self._deadlines and self._deadlines[0][0] <= until:
             entry = heapq.heappop(self._deadlines)
@@ -44,7 +44,7 @@ class StillLoop:
             heapq.heappush(self._deadlines, entry)
 
     def due(self, callback):
-        """The moments at which `callback` is due."""
+        """The times for which `callback` is scheduled."""
         return [when for when, _, deadline in self._deadlines if deadline.callback == callback]
 
     def is_watched(self, file):
