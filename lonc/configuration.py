@@ -188,8 +188,8 @@ class Settings:
         help="The longest request.")
     max_buffered: int = setting(
         "loncMaxBuffered", "536870912", whole(1048576, 1 << 40, "bytes"),
-        help="The most memory for the requests and replies of one host. Above it the client that holds"
-             " most is disconnected.")
+        help="The most memory for the requests and replies of one host. Above it the largest holder,"
+             " a client or a connection to lond, is closed. Checked after growth of at most 16 MiB.")
     children: str = setting(
         "loncChildren", "eager", one_of(EAGER, ON_DEMAND),
         help="With `eager` every host has a child. With `ondemand` a host has one only while clients use"

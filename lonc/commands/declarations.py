@@ -1,4 +1,4 @@
-"""Every command of lonc, declared once: parser, help, completion and documents are made from this."""
+"""Every command of lonc, declared once: parser, help and documents are made from this."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of lonc, declared once: parser, help, completion and documents come from here."""
+    """A command of lonc, declared once: parser, help and documents come from here."""
 
     name: str  # as typed; of a command below another both words, `delayed list`
     group: str  # a key of GROUPS
