@@ -91,7 +91,7 @@ def test_a_child_at_any_step_of_carrying_out_side_by_side(machine):
             for request in saved:
                 spool.save(machine.settings(), request, "l1")
             expected += saved
-            eventually(lambda: scenarios.left_in(directory) == [], 30)
+            eventually(lambda: scenarios.pending_in(directory) == [], 30)
             if machine.children().get("l1") == child:
                 break
         machine.stop()

@@ -13,6 +13,7 @@ import time
 
 import daemon  # noqa: F401 (see `become`)
 
+import lonc.commands.cli
 import lonc.demo.tour
 import lonc.lifecycle.start  # noqa: F401 (see `become`)
 from lonc.child import child, lond_connection, replay
