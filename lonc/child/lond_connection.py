@@ -105,7 +105,7 @@ class LondConnection:
         self._on_closed = on_closed
         self.replied = False  # whether at least one reply has arrived
         self.timed_out = False  # whether it was closed because a reply did not arrive in time
-        self.heard = False  # whether lond has said anything in the dialogue
+        self.heard = False  # whether lond has answered the attempt, if only by its end
         self.lost_unheard = False  # whether it was lost with a request, before the reply began
         self.vanished = False  # whether it was lost because lond's machine did not answer
         self._dialogue_timeout = timeouts.dialogue
@@ -209,9 +209,11 @@ class LondConnection:
             return
         except OSError as error:
             self.vanished = error.errno in _UNREACHABLE
+            self.heard = self.heard or error.errno == errno.ECONNRESET
             self._lost(f"{error.strerror} in state {self.state.value}")
             return
         if not data:
+            self.heard = True  # an end is an answer: lond may take no more connections
             self._lost(f"lond closed the connection in state {self.state.value}")
             return
         try:
