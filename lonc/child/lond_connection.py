@@ -157,14 +157,13 @@ class LondConnection:
         """Send the request; the connection must be Idle."""
         self._transaction = transaction
         self._deadline = deadline = self._loop.now + self._timeouts.request
-        if deadline < self._alarm.when:  # (asked here too: else each would pay a call)
+        rested = deadline < self._alarm.when  # the alarm was not set for a request
+        if rested:
             self._alarm.ring_by(min(deadline, self._loop.now + self._keepalive.check_interval))
-            self._protocol.start_request(transaction.request)
-            self.lond_writable()
-            self._end_rest()
-            return
         self._protocol.start_request(transaction.request)
         self.lond_writable()
+        if rested:
+            self._end_rest()
 
     def still_idle(self) -> bool:
         """Whether lond has neither closed nor sent anything unasked since the last turn of the loop.
