@@ -103,6 +103,8 @@ def test_delayed_transactions_of_two_ids_behind_one_name_keep_their_order(site):
         assert site.output(process).splitlines() == ["con_delayed"] * 30
     assert site.counts("perm") == {"D": 60, "F": 0, "S": 0, "other": 0, "unsent": 60}
     site.start_lond("l1", "l3", address=machine.address(1))
+    for name in ("HUP", "USR1", "USR2", "HUP"):
+        site.client("signal", name)
     eventually(lambda: site.counts("perm")["unsent"] == 0, 20)
     in_order = [f"put:dom:user:nohist:number={number}" for number in range(1, 31)]
     for id_ in ("l1", "l3"):
