@@ -16,8 +16,11 @@ my $variables = read_conf($directory);
 $| = 1;
 
 my %action = (
-    # HOST REQUEST: the reply
-    reply => sub { print reply($lonnet, @arguments, $spelled), "\n" },
+    # HOST REQUEST ...: the replies
+    reply => sub {
+        my ($id, @requests) = @arguments;
+        print reply($lonnet, $id, $_, $spelled), "\n" for @requests;
+    },
     # HOST USER NUMBER: so many requests of that user, one after the other; their replies
     critical => sub {
         my ($id, $of, $number) = @arguments;
