@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 
 import pytest
@@ -174,6 +175,12 @@ class TestALockFileThatClientsWaitFor:
         assert machine.socket_files() == ["l1"]
 
 
+def dead_hosts(site):
+    """Lines of the log that loncron counts as critical and that say that l1 is DEAD."""
+    lines = site.client("log").splitlines()
+    return [line for line in lines if "CRITICAL" in line and "DEAD" in line and "l1" in line]
+
+
 class TestTheLog:
     def test_renamed_under_a_running_daemon_it_begins_anew(self, www):
         serve(www)
@@ -197,20 +204,16 @@ class TestTheLog:
         serve(www)
         eventually(lambda: len(www.recorded()) >= 12, 20)
         assert {each[2] for each in www.recorded()} == {"unknown"}
-        output = www.client("log").splitlines()
-        assert "CRITICAL=1" in output, www.machine.log()
-        assert "DEAD" in output[-1]
-        assert "l1" in output[-1]
+        assert len(dead_hosts(www)) == 1, www.machine.log()
         lines = www.machine.log().splitlines()
-        after = lines[next(number for number, line in enumerate(lines) if "CRITICAL" in line) + 1 :]
+        after = lines[lines.index(*dead_hosts(www)) + 1 :]
         assert [line for line in after if "l1" in line and " INFO " not in line] == []
 
     @pytest.mark.xfail(strict=True, reason="no line says CRITICAL")
     def test_a_host_that_is_back_and_lost_again_is_critical_again(self, www):
         start(www, loncConnectRetries=1)
         for number in (1, 2):
-            counted = f"CRITICAL={number}"
-            eventually(lambda counted=counted: counted in www.client("log").splitlines(), 5)
+            eventually(lambda number=number: len(dead_hosts(www)) == number, 5)
             lond = start_lond(www)
             eventually(lambda: ping(www) == "l1")
             www.end(lond)
@@ -281,6 +284,27 @@ class TestFilesInDelayed:
         permanent = (www.machine.pid_file.parent / "lonnet.perm.log").read_text().splitlines()
         # D is lonnet's, which records the request as it is.
         assert [":S:" in line and "secret" in line for line in permanent] == [False, False]
+
+
+class TestTheSocketDirectory:
+    def test_sockets_of_other_daemons_stay(self, www):
+        other = www.machine.sockets / "maximasock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(other))
+            os.chown(other, WWW, WWW)
+            serve(www)
+            for name in ("HUP", "USR2"):
+                www.client("signal", name)
+            assert ping(www) == "l1"
+            www.machine.stop()
+            assert www.machine.socket_files() == ["maximasock"]
+
+    def test_a_client_that_finds_no_socket_asks_lonsockcreate_for_it(self, www):
+        machine = www.machine
+        www.start_lond("l1", address=machine.address(1))
+        start(www, lonSockCreate=machine.sockets / "create", loncChildren="ondemand", **DNS)
+        (machine.sockets / "one.example.org").unlink()
+        assert www.client("reply", "l1", "ping", lonnet=2) == "l1"
 
 
 class TestNamesInAnotherCase:
