@@ -2,7 +2,7 @@
 # Clients that all send requests at once, each reply compared with its request:
 #
 #   perl load.pl [--lonnet 1|2] [--clients N] [--requests N] [--until FILE] [--signals NAME,NAME]
-#                [--user NUMBER] [--plain] DIRECTORY HOST ...
+#                [--user NUMBER] DIRECTORY HOST ...
 #
 # Every second client keeps its connections, the others make a new one for each request. Each sends its share of
 # the requests, or, with --until, sends until that file exists. Prints "lost" when a client gets no reply for the
@@ -14,11 +14,11 @@ use lib $FindBin::Bin;
 use Getopt::Long;
 use Lonnet qw(read_conf become ask signal_lonc expected pause);
 
-my ($lonnet, $clients, $requests, $signals, $plain) = (1, 10, 2000, '', 0);
+my ($lonnet, $clients, $requests, $signals) = (1, 10, 2000, '');
 my ($until, $user);
 GetOptions(
     'lonnet=i' => \$lonnet, 'clients=i' => \$clients, 'requests=i' => \$requests, 'until=s' => \$until,
-    'signals=s' => \$signals, 'user=i' => \$user, 'plain' => \$plain,
+    'signals=s' => \$signals, 'user=i' => \$user,
 ) or exit(2);
 my ($directory, @hosts) = @ARGV;
 become($user) if defined($user);
@@ -96,7 +96,7 @@ sub client {
 sub request {
     my ($number, $serial) = @_;
     my $text = "$number.$serial." . join('', map { chr(97 + rand(26)) } 1 .. rand(200));
-    my $kind = $plain ? 3 + rand(7) : rand(10);
+    my $kind = rand(10);
     return "encrypt:eget:dom:user$number:nohist:$text" if $kind < 2;
     return "encrypt:auth:dom:user$number:$text" if $kind < 3;
     return 'ping' if $kind < 4;
