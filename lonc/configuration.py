@@ -94,9 +94,9 @@ class Settings:
              " creates it with mode 0750, and `delayed/` with mode 2770.")
     daemons: Path = setting(
         "lonDaemons", "/home/httpd/perl", daemons, restart=True,
-        help="The directory of `logs/`, where lonc keeps `lonc.log`, `lonc.pid`, `lonc.ctl`,"
-             " `lonc_status.txt` and `lonnet.perm.log`. If `logs/` is missing, lonc creates it with mode"
-             " 0750. Stop lonc before you change this: the commands find the daemon here.")
+        help="The directory of `logs/`, where lonc keeps `lonc.log`, `lonc.pid`, `lonc.lock`,"
+             " `lonc.ctl`, `lonc_status.txt` and `lonnet.perm.log`. If `logs/` is missing, lonc creates"
+             " it with mode 0750. Stop lonc before you change this: the commands find the daemon here.")
     user: str | None = setting(
         "loncUser", None, user, restart=True, example="www-data",
         help="The user that the daemon runs as when root starts it. Without it the daemon keeps the user"
@@ -269,6 +269,15 @@ class Settings:
     @property
     def log_file(self) -> Path:
         return self.log_directory / "lonc.log"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.log_directory / "lonc.lock"
+
+    @property
+    def socket_lock(self) -> Path:
+        """The lock of the socket directory: no host can have a socket of this name."""
+        return self.socket_directory / ".lonc~lock"
 
     @property
     def pid_file(self) -> Path:

@@ -48,7 +48,7 @@ class _Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], record.getMessage())
+        text = escaped(record.getMessage())
         line = f"{time} {record.levelname} {record.process} {self.host}: {text}\n"
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -157,6 +157,11 @@ class RateLimitedLog:
 def log_as(host: str) -> None:
     """Name `host` in all further lines: this process is its child."""
     _Log.host = host
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters escaped, so that it is one line."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def in_one_line(crash: Exception) -> str:

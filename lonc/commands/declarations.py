@@ -37,6 +37,11 @@ def _threshold(name: str, meaning: str) -> Argument:
 
 _HOST = Argument("host", metavar="HOST", help="id of a host in hosts.tab")
 _ONLY_BAD = Argument("--bad", action="store_true", help="only transactions that were rejected as bad")
+_TAKE_OVER = Argument(
+    "--take-over",
+    action="store_true",
+    help="also where another lonc serves, as the original in Perl: its sockets are replaced",
+)
 
 COMMANDS = (
     Command(
@@ -44,9 +49,11 @@ COMMANDS = (
         "daily",
         "start the daemon and wait until it serves",
         "Starts the daemon in the background. Returns when every child serves, or prints why one cannot."
-        " If lonc runs already, hosts that are unreachable are retried at once.",
+        " If lonc runs already, hosts that are unreachable are retried at once. If another lonc serves,"
+        " as the original in Perl, nothing is started.",
         "start",
         service.start,
+        [_TAKE_OVER],
     ),
     Command(
         "stop",
@@ -67,6 +74,7 @@ COMMANDS = (
         " cannot change.",
         "restart",
         service.restart,
+        [_TAKE_OVER],
     ),
     Command(
         "reload",
@@ -123,6 +131,7 @@ COMMANDS = (
         " supervisors. TERM stops it, HUP reloads it.",
         "-c loncapa.conf run",
         service.run,
+        [_TAKE_OVER],
     ),
     Command(
         "check",

@@ -36,7 +36,7 @@ def start(options: argparse.Namespace) -> int:
     from lonc.lifecycle import start
 
     load_again = loader(options)
-    print(start.start(*load_again(), load_again))
+    print(start.start(*load_again(), load_again, options.take_over))
     return DONE
 
 
@@ -55,11 +55,11 @@ def restart(options: argparse.Namespace) -> int:
 
     load_again = loader(options)
     settings, hosts = load_again()
-    for obstacle in start.obstacles(settings, hosts, load_again):
+    for obstacle in start.obstacles(settings, hosts, load_again, options.take_over):
         raise CannotStart(f"{obstacle}; nothing is stopped")
     print(stop_daemon(settings, hosts))
     sys.stdout.flush()
-    print(start.start(settings, hosts, load_again))
+    print(start.start(settings, hosts, load_again, options.take_over))
     return DONE
 
 
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     load_again = loader(options)
     settings, hosts = load_again()
     log.open_log(settings.log_level)
-    start.run(settings, hosts, load_again)
+    start.run(settings, hosts, load_again, options.take_over)
     return DONE
 
 

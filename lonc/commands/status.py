@@ -16,6 +16,7 @@ from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_hosts
 from lonc.lifecycle import instance
 from lonc.lifecycle.control_client import ask
+from lonc.lifecycle.other_lonc import other_lonc
 from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
@@ -40,12 +41,14 @@ def status(options: argparse.Namespace) -> int:
             print_error(error)
             return STATUSES[instance.State.UNKNOWN]
         _show(report, options, settings)
-    elif found.state is instance.State.DEAD:
-        print(f"lonc is not running; it left {settings.pid_file} behind")
-    elif found.state is instance.State.NOT_RUNNING:
-        print("lonc is not running")
-    else:
+    elif found.state is instance.State.UNKNOWN:
         print_error(f"cannot tell whether it runs: {found.why}")
+    else:
+        left = f"; it left {settings.pid_file} behind" if found.state is instance.State.DEAD else ""
+        print(f"lonc is not running{left}")
+        hosts, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+        if (other := other_lonc(settings, hosts)) is not None:
+            print(f"another lonc serves: {other}")
     return STATUSES[found.state]
 
 

@@ -1,26 +1,26 @@
-"""One daemon: the locks and the pid file that make it the only one, and by which commands find it.
+"""One daemon: the locks that make it the only one, and by which commands find it.
 
-    socket directory  pid file        control socket       there is
-    ----------------------------------------------------------------------------------
-    locked            locked, a pid   lonc listens         a daemon
-    locked            locked, empty   lonc listens or not  a daemon that starts
-    locked            not locked                           a start, or another configuration's daemon
-    not locked        not locked, a pid                    none: the last one was killed
-    not locked        not locked, empty                    none
+    lonDaemons/logs/lonc.lock   lonSockDir/.lonc~lock   there is
+    ---------------------------------------------------------------------------
+    held, with a pid in it      held                    a daemon
+    held, empty                 held                    a daemon that starts
+    free                        held                    another configuration's daemon, or a start
+    free, with a pid in it      free                    none: the last one was killed
+    free, empty                 free                    none
 
-Both locks are held as long as the daemon lives. The lock on the socket directory keeps out another
-configuration over the same sockets, and holds even if the pid file is removed.
+Both locks are held as long as the daemon lives, by its parent process; the kernel says which that is.
+The one in the socket directory keeps out another configuration over the same sockets.
+
+`lonc.pid` is for LON-CAPA's programs, as the original's: the pid and a newline while the daemon serves,
+else missing. lonc itself believes nothing that is in it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import socket
-import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -29,43 +29,77 @@ from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
 from lonc.lifecycle import privileges
 from lonc.lifecycle.privileges import Identity
+from lonc.runtime.atomic_file import replace_file
+from lonc.runtime.lock_file import MAX_CONTENT, Held, LockFile, look_at_lock
+from lonc.runtime.socket_file import listening_pid
 from lonc.spool import spool
 
 DIRECTORY_MODE = 0o750  # the web server is in the group
 PID_FILE_MODE = 0o644
-LOCK_WITHIN = 1.0  # seconds; commands that look for a daemon lock the pid file for an instant
+BETWEEN_LOCKS = 1.0  # seconds; a daemon that starts takes one lock an instant before the other
 PAUSE = 0.02  # seconds from one attempt to the next
 SETTLE_WITHIN = 60.0  # seconds; a start that takes longer is taken to hang
-TITLE = b"lonc: parent"  # of every parent; no other process is ever signalled
 
-WritePid = Callable[[bytes], None]
+
+class Instance:
+    """The daemon that this process is about to be, or is. It holds both locks."""
+
+    def __init__(self, settings: Settings, lock: LockFile) -> None:
+        self._pid_file = settings.pid_file
+        self._lock = lock
+        try:
+            self._remove_pid_file(lock.read())  # of a daemon that was killed
+            lock.write(b"\n")  # a full disk is reported now, not when all children are forked
+            lock.write(b"")
+        except OSError as error:
+            raise CannotStart(f"cannot write {settings.lock_file}: {error.strerror}") from error
+
+    def announce(self) -> None:
+        """Say that the daemon serves, in the lock and in lonc.pid. Raises CannotStart."""
+        pid = b"%d\n" % os.getpid()
+        try:
+            self._lock.write(pid)
+            replace_file(self._pid_file, pid, PID_FILE_MODE)
+        except OSError as error:
+            raise CannotStart(f"cannot write {self._pid_file}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Take that back, before the locks are released."""
+        with contextlib.suppress(OSError):
+            self._remove_pid_file(self._lock.read())
+            self._lock.write(b"")
+
+    def _remove_pid_file(self, pid: bytes) -> None:
+        """Remove lonc.pid if it names `pid`: it may be that of Perl's lonc."""
+        with contextlib.suppress(OSError):
+            if pid and read_pid_file(self._pid_file) == pid:
+                self._pid_file.unlink()
+
+
+def read_pid_file(path: Path) -> bytes:
+    """The content of a pid file, which may be anything. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hang us
+    try:
+        return os.read(fd, MAX_CONTENT)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
-def hold(settings: Settings) -> Iterator[WritePid]:
-    """Hold both locks; yields a function that writes the pid file. The file is empty before and after.
+def hold(settings: Settings) -> Iterator[Instance]:
+    """Hold both locks.
 
-    Makes missing directories. Raises Busy if another daemon holds the lock on the socket directory, and
+    Makes missing directories. Raises Busy if another daemon holds the lock of the socket directory, and
     CannotStart for all else that is in the way.
     """
     with contextlib.ExitStack() as stack:
         make_directories(settings)
         _make_delayed(settings)
-        _lock(stack, settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY, 0, Busy)
+        _lock(stack, settings.socket_lock, Busy)
         # A process with this lock alone has another socket directory: not Busy.
-        pid_file = _lock(stack, settings.pid_file, os.O_RDWR | os.O_CREAT, LOCK_WITHIN, CannotStart)
-
-        def write_pid(content: bytes) -> None:
-            try:
-                os.ftruncate(pid_file, 0)
-                os.pwrite(pid_file, content, 0)
-            except OSError as error:
-                raise CannotStart(f"cannot write {settings.pid_file}: {error.strerror}") from error
-
-        write_pid(b"\n")  # a full disk is reported now, not when all children are forked
-        write_pid(b"")
-        stack.callback(write_pid, b"")
-        yield write_pid
+        instance = Instance(settings, _lock(stack, settings.lock_file, CannotStart))
+        stack.callback(instance.close)
+        yield instance
 
 
 def directories(settings: Settings) -> list[tuple[Path, str]]:
@@ -100,36 +134,16 @@ def _make_delayed(settings: Settings) -> None:
     spool.make_log(settings)
 
 
-def _lock(
-    stack: contextlib.ExitStack,
-    path: Path,
-    flags: int,
-    within: float,
-    busy: type[CannotStart],
-) -> int:
-    """Open and lock `path` until the stack unwinds.
-
-    Raises `busy` if another process holds the lock for `within` seconds.
-    """
+def _lock(stack: contextlib.ExitStack, path: Path, busy: type[CannotStart]) -> LockFile:
+    """Hold the lock at `path` until the stack unwinds. Raises `busy` if another process holds it."""
     try:
-        fd = os.open(path, flags | os.O_CLOEXEC, PID_FILE_MODE)
-        stack.callback(os.close, fd)
-        deadline = time.monotonic() + within
-        while not _try_lock(fd, fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
-                raise busy(f"{path} is in use by another lonc")
-            time.sleep(PAUSE)
+        lock = LockFile(path)
+    except Held as held:
+        raise busy(f"{path.parent} is in use by another lonc, pid {held.pid}") from held
     except OSError as error:
         raise CannotStart(f"cannot open {path}: {error.strerror}") from error
-    return fd
-
-
-def _try_lock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    stack.callback(lock.close)
+    return lock
 
 
 class State(Enum):
@@ -152,37 +166,36 @@ class Found:
 
 
 def find(settings: Settings) -> Found:
-    """The state at this moment. Changes nothing; holds the pid file's lock for an instant at most.
+    """The state at this moment. Changes nothing, and takes no lock.
 
-    Raises NoPermission if the pid file cannot be read.
+    Raises NoPermission if a lock cannot be looked at.
     """
-    path = settings.pid_file
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return _find_by_socket(settings)
+        holder, content = _look(settings.lock_file)
+        if holder is None:
+            found = _find_by_socket(settings)  # a daemon runs, if the file was replaced
+            return Found(State.DEAD) if content and found.state is State.NOT_RUNNING else found
     except PermissionError as error:
-        raise NoPermission(f"cannot open {path}: {error.strerror}") from error
+        raise NoPermission(f"cannot open {error.filename}: {error.strerror}") from error
     except OSError as error:
-        return Found(State.UNKNOWN, why=f"cannot open {path}: {error.strerror}")
+        return Found(State.UNKNOWN, why=f"cannot read {error.filename}: {error.strerror}")
+    pid = holder or None  # 0: of another container
+    if content:
+        return Found(
+            State.RUNNING, pid, "lonc runs where its pid cannot be seen, as in another container"
+        )
+    return Found(State.STARTING, pid, f"lonc, pid {holder}, has not finished its start")
+
+
+def _look(path: Path) -> tuple[int | None, bytes]:
+    """As `look_at_lock`, also where there is no file. Raises OSError with the path as its filename."""
     try:
-        if _try_lock(fd, fcntl.LOCK_SH):
-            left_behind = os.read(fd, 1)
-            found = _find_by_socket(settings)  # a daemon runs, if its pid file was replaced by this one
-            dead = left_behind and found.state is State.NOT_RUNNING
-            return Found(State.DEAD) if dead else found
-        content = os.read(fd, 100).decode(errors="replace").strip()
+        return look_at_lock(path)
+    except FileNotFoundError:
+        return None, b""
     except OSError as error:
-        return Found(State.UNKNOWN, why=f"cannot read {path}: {error.strerror}")
-    finally:
-        os.close(fd)
-    listening = _listening_pid(settings)  # from the kernel, since the file may have been edited
-    if content and listening is not None:
-        return Found(State.RUNNING, listening)
-    if content.isascii() and content.isdigit() and _is_lonc(pid := int(content)):
-        return Found(State.RUNNING, pid)
-    why = f"{path} is locked, and there is " + (f"no lonc {content}" if content else "no pid in it")
-    return Found(State.STARTING, listening, why)
+        error.filename = str(path)
+        raise
 
 
 def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
@@ -196,42 +209,18 @@ def settled(settings: Settings, patience: float = SETTLE_WITHIN) -> Found:
         waited = time.monotonic() - begun
         if found.state is State.STARTING and waited >= patience:
             return replace(found, state=State.UNKNOWN)
-        # A daemon that starts locks the socket directory an instant before the pid file.
-        between_locks = found.state is State.UNKNOWN and waited < LOCK_WITHIN
+        between_locks = found.state is State.UNKNOWN and waited < BETWEEN_LOCKS
         if found.state is not State.STARTING and not between_locks:
             return found
         time.sleep(PAUSE)
 
 
-def _listening_pid(settings: Settings) -> int | None:
-    """The pid of the lonc that listens at the control socket, from SO_PEERCRED."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        if probe.connect_ex(str(settings.control_file)) != 0:
-            return None
-        pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    return pid if _is_lonc(pid) else None
-
-
 def _find_by_socket(settings: Settings) -> Found:
-    """The pid file may be missing although the daemon runs."""
-    if (pid := _listening_pid(settings)) is not None:
-        return Found(State.RUNNING, pid)
-    with contextlib.suppress(OSError):
-        fd = os.open(settings.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if not _try_lock(fd, fcntl.LOCK_SH):
-                why = (
-                    f"{settings.socket_directory} is in use, but not by the lonc of {settings.pid_file}"
-                )
-                return Found(State.UNKNOWN, why=why)
-        finally:
-            os.close(fd)
-    return Found(State.NOT_RUNNING)
-
-
-def _is_lonc(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(TITLE)
-    except OSError:
-        return False
+    """`lonc.lock` may be missing although the daemon runs."""
+    holder, _ = _look(settings.socket_lock)
+    if holder is None:
+        return Found(State.NOT_RUNNING)
+    if holder == listening_pid(settings.control_file):
+        return Found(State.RUNNING, holder)
+    why = f"pid {holder} uses {settings.socket_directory}, and is not the lonc of {settings.daemons}"
+    return Found(State.UNKNOWN, why=why)

@@ -115,7 +115,8 @@ def require_closed(path: Path, name: str) -> None:
 def own_files(settings: Settings) -> list[Path]:
     """Files that a daemon or a client library has made, and that root owns if they ran as root."""
     delayed = settings.delayed_directory
-    return [settings.log_file, settings.pid_file, settings.perm_log, delayed, delayed / BAD]
+    locks = [settings.lock_file, settings.socket_lock]
+    return [settings.log_file, settings.perm_log, *locks, delayed, delayed / BAD]
 
 
 def hand_over(path: Path, who: Identity, group: bool = False) -> None:

@@ -14,11 +14,12 @@ from daemon import DaemonContext
 from setproctitle import getproctitle
 
 from lonc.configuration import Settings
-from lonc.errors import Busy, CannotStart, LoncError
+from lonc.errors import Busy, CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.lifecycle.instance import State
+from lonc.lifecycle.other_lonc import other_lonc
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.parent import Parent
@@ -38,18 +39,25 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
 SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 
 
-def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
-    """Serve in the foreground until a signal or `stop` ends it. Raises CannotStart."""
+def run(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False) -> None:
+    """Serve in the foreground until a signal or `stop` ends it.
+
+    `take_over`: also where another lonc serves, as Perl's. Raises CannotStart.
+    """
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
     _become_the_user(settings, load)
-    with instance.hold(settings) as write_pid:
-        Parent(settings, hosts, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
+    with instance.hold(settings) as daemon:
+        if not take_over:
+            _require_no_other_lonc(settings, hosts)
+        Parent(settings, hosts, load, on_ready=daemon.announce).run()
 
 
-def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator[str]:
-    """Yields a sentence for each reason for which lonc cannot start. Changes nothing."""
+def obstacles(
+    settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False
+) -> Iterator[str]:
+    """Yields a sentence for each reason for which lonc cannot start, or start again. Changes nothing."""
     for directory, name in instance.directories(settings):
         if not os.path.exists(directory) and not os.path.isdir(directory.parent):
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
@@ -63,6 +71,8 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
         partial(privileges.require_closed, settings.socket_directory, "lonSockDir"),
         *(partial(require_no_other_file, settings.socket_directory / host.name) for host in hosts),
     ]
+    if not take_over and _no_lonc_of_ours(settings):
+        requirements.append(partial(_require_no_other_lonc, settings, hosts))
     for requirement in requirements:
         try:
             requirement()
@@ -74,16 +84,16 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
     yield from _missing_to_user(settings, load)
 
 
-def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
+def start(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False) -> str:
     """Start a daemon, unless there is one; returns a sentence about that once every child serves.
 
-    Raises CannotStart; no process is left then.
+    `take_over`: also where another lonc serves, as Perl's. Raises CannotStart; no process is left then.
     """
     require_idea()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, os.waitpid fails
     silent_since: float | None = None
     while True:
-        word, sentence = _launch(settings, hosts, load)
+        word, sentence = _launch(settings, hosts, load, take_over)
         if word == SERVES:
             return sentence
         if word == CANNOT:
@@ -107,10 +117,10 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
         time.sleep(instance.PAUSE)
 
 
-def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[bytes, str]:
+def _launch(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool) -> tuple[bytes, str]:
     """Fork a daemon and wait for its report; unless that is SERVES, also for its end."""
     ours, theirs = os.pipe()
-    pid = fork(partial(_be_daemon, theirs, settings, hosts, load))
+    pid = fork(partial(_be_daemon, theirs, settings, hosts, load, take_over))
     os.close(theirs)
     with open(ours, "rb") as report:
         line = report.read()
@@ -121,12 +131,14 @@ def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[byte
     return word, sentence.decode()
 
 
-def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load) -> int:
+def _be_daemon(
+    report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool
+) -> int:
     """The new process: from here on only the daemon speaks."""
     report = _Report(report_fd)
 
     def ready() -> None:
-        write_pid(b"%d\n" % os.getpid())
+        daemon.announce()
         report.send(SERVES, f"lonc is started, pid {os.getpid()}")
         report.close()
 
@@ -141,7 +153,9 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
             stderr=sys.stderr,  # which is the log by now
         ):
             _forget_environment()
-            with instance.hold(settings) as write_pid:
+            with instance.hold(settings) as daemon:
+                if not take_over:
+                    _require_no_other_lonc(settings, hosts)
                 Parent(settings, hosts, load, ready).run()
         report.send(CANNOT, "it was stopped before it served")  # does nothing if it has served
     except Busy as error:
@@ -154,6 +168,18 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
     else:
         return 0
     return 1
+
+
+def _no_lonc_of_ours(settings: Settings) -> bool:
+    try:
+        return instance.find(settings).state in (State.NOT_RUNNING, State.DEAD)
+    except NoPermission:
+        return False  # cannot tell
+
+
+def _require_no_other_lonc(settings: Settings, hosts: Sequence[Host]) -> None:
+    if (other := other_lonc(settings, hosts)) is not None:
+        raise CannotStart(f"another lonc serves: {other}; stop it, or start with --take-over")
 
 
 def _become_the_user(settings: Settings, load: Load) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
 import signal
-import socket
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +15,11 @@ from lonc.configuration import Settings
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
 from lonc.lifecycle.control_client import ask
-from lonc.lifecycle.instance import PAUSE, State, find, hold, settled
+from lonc.lifecycle.instance import State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
+from lonc.runtime.socket_file import CHILDREN_END_WITHIN, listening_pid
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout
-CHILDREN_END_WITHIN = 1.0  # seconds after their parent
 
 
 def stop(settings: Settings, hosts: Sequence[Host]) -> str:
@@ -98,19 +95,7 @@ def _remove_files(
         if settings.create_socket is not None:
             paths.append(settings.create_socket)
         for path in paths:
-            if _has_no_listener(path):
+            if path.is_socket() and listening_pid(path, patience=CHILDREN_END_WITHIN) is None:
                 path.unlink()
         remove_key_files(settings.socket_directory)
     return []
-
-
-def _has_no_listener(path: Path) -> bool:
-    """Whether it is a socket at which no process listens, once the children of a killed parent ended."""
-    deadline = time.monotonic() + CHILDREN_END_WITHIN
-    while True:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            refusal = probe.connect_ex(str(path))
-        if refusal not in (0, errno.EAGAIN) or time.monotonic() > deadline:
-            return refusal == errno.ECONNREFUSED
-        time.sleep(PAUSE)

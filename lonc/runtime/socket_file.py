@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import struct
+import time
 from pathlib import Path
 
 from lonc.runtime.atomic_file import renamed_into_place
 
 BACKLOG = 4096  # connections that wait while no child runs; the kernel's own limit may be lower
+CHILDREN_END_WITHIN = 1.0  # seconds; the children of a parent that was killed listen that long at most
+PAUSE = 0.1  # seconds; each look is a connection
 RETRY_ACCEPT = 0.1  # seconds from an accept that failed, for want of memory or descriptors, to the next
 
 
@@ -57,6 +62,27 @@ class SocketFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def listening_pid(path: Path, patience: float = 0.0) -> int | None:
+    """The pid of the process that listens at the socket `path`, by SO_PEERCRED; None if there is none.
+
+    It is 0 if it is unknown, because the backlog is full or the process is in another container. Waits
+    at most `patience` seconds for it to end.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            refusal = probe.connect_ex(str(path))
+            if refusal not in (0, errno.EAGAIN):
+                return None
+            if time.monotonic() >= deadline:
+                pid: int = struct.unpack(
+                    "3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                )[0]
+                return pid
+        time.sleep(PAUSE)
 
 
 def require_no_other_file(path: Path) -> None:

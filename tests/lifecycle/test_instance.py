@@ -1,14 +1,14 @@
-"""The two locks and the pid file, held by this process in place of a daemon."""
+"""The two locks and the pid file; the daemon is a forked process that holds them."""
 
-import fcntl
 import os
-from contextlib import contextmanager
 
 import pytest
+from support.holding import held_elsewhere
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
 from lonc.lifecycle.instance import State, find, hold, make_directories, settled
+from lonc.runtime.lock_file import LockFile
 
 
 @pytest.fixture
@@ -16,22 +16,44 @@ def settings(tmp_path):
     return Settings(socket_directory=tmp_path / "sockets", daemons=tmp_path)
 
 
-@contextmanager
-def locked(path):
-    fd = os.open(path, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    yield
-    os.close(fd)
+def a_daemon(settings, announced=True):
+    """A process that is the daemon, and serves if `announced`."""
+
+    def take():
+        holding = hold(settings)
+        daemon = holding.__enter__()
+        if announced:
+            daemon.announce()
+        return holding
+
+    return held_elsewhere(take)
 
 
 class TestHolding:
-    def test_the_pid_file_is_empty_before_and_after(self, settings):
-        with hold(settings) as write_pid:
-            assert settings.pid_file.read_bytes() == b""
-            write_pid(b"12345\n")
-            write_pid(b"67\n")
-            assert settings.pid_file.read_bytes() == b"67\n"
-        assert settings.pid_file.read_bytes() == b""
+    def test_the_pid_file_is_there_while_it_serves(self, settings):
+        with hold(settings) as daemon:
+            assert not settings.pid_file.exists()
+            daemon.announce()
+            assert settings.pid_file.read_bytes() == b"%d\n" % os.getpid()
+            assert settings.pid_file.stat().st_mode & 0o7777 == 0o644
+        assert not settings.pid_file.exists()
+
+    def test_the_pid_file_of_another_program_is_left_alone(self, settings):
+        with hold(settings) as daemon:
+            daemon.announce()
+            settings.pid_file.write_bytes(b"1\n")
+        assert settings.pid_file.read_bytes() == b"1\n"
+        with hold(settings):
+            pass
+        assert settings.pid_file.read_bytes() == b"1\n"
+
+    def test_what_a_killed_daemon_left_is_removed(self, settings):
+        with a_daemon(settings):
+            pass
+        assert settings.pid_file.exists()
+        with hold(settings):
+            assert not settings.pid_file.exists()
+        assert find(settings).state is State.NOT_RUNNING
 
     def test_missing_directories_are_made_with_their_modes_whatever_the_umask(self, settings):
         before = os.umask(0o777)
@@ -50,18 +72,25 @@ class TestHolding:
             pass
 
     def test_another_daemon_is_busy(self, settings):
-        in_use = pytest.raises(Busy, match="sockets is in use by another lonc")
-        with hold(settings), in_use, hold(settings):
+        with a_daemon(settings) as pid:
+            in_use = pytest.raises(Busy, match=f"sockets is in use by another lonc, pid {pid}")
+            with in_use, hold(settings):
+                pass
+
+    def test_a_daemon_with_other_sockets_is_another_configurations(self, settings):
+        make_directories(settings)
+        with held_elsewhere(lambda: LockFile(settings.lock_file)) as pid:
+            in_use = pytest.raises(CannotStart, match=f"logs is in use by another lonc, pid {pid}")
+            with in_use as why, hold(settings):
+                pass
+            assert not isinstance(why.value, Busy)
+        with hold(settings):  # and the other lock was released
             pass
 
-    def test_a_pid_file_that_stays_locked_is_another_configurations(self, settings):
+    def test_what_is_no_file_cannot_be_a_lock(self, settings):
         make_directories(settings)
-        settings.pid_file.touch()
-        in_use = pytest.raises(CannotStart, match=r"lonc\.pid is in use")
-        with locked(settings.pid_file), in_use as why, hold(settings):
-            pass
-        assert not isinstance(why.value, Busy)
-        with hold(settings):  # and the other lock was released
+        settings.lock_file.mkdir()
+        with pytest.raises(CannotStart, match=r"cannot open .*: Is a directory"), hold(settings):
             pass
 
 
@@ -69,53 +98,54 @@ class TestFinding:
     def test_nothing_at_all(self, settings):
         assert find(settings).state is State.NOT_RUNNING
 
-    def test_an_empty_pid_file_without_a_lock(self, settings):
+    def test_an_empty_lock_that_is_free(self, settings):
         with hold(settings):
             pass
         assert find(settings).state is State.NOT_RUNNING
 
-    def test_a_pid_without_a_lock_is_a_daemon_that_was_killed(self, settings):
-        with hold(settings):
+    def test_a_daemon_that_serves(self, settings):
+        with a_daemon(settings) as pid:
+            assert (find(settings).state, find(settings).pid) == (State.RUNNING, pid)
+            settings.pid_file.unlink()
+            assert find(settings).pid == pid
+
+    def test_a_pid_in_a_free_lock_is_a_daemon_that_was_killed(self, settings):
+        with a_daemon(settings):
             pass
-        settings.pid_file.write_bytes(b"1\n")
         assert find(settings).state is State.DEAD
 
-    def test_locked_and_empty_is_starting(self, settings):
-        with hold(settings):
+    def test_held_and_empty_is_starting(self, settings):
+        with a_daemon(settings, announced=False) as pid:
             found = find(settings)
-            assert (found.state, found.pid) == (State.STARTING, None)
-            assert found.why == f"{settings.pid_file} is locked, and there is no pid in it"
+            assert (found.state, found.pid) == (State.STARTING, pid)
+            assert found.why == f"lonc, pid {pid}, has not finished its start"
 
-    @pytest.mark.parametrize("text", ["own", "nonsense", "\N{ARABIC-INDIC DIGIT THREE}"], ids=ascii)
-    def test_the_pid_of_another_program_is_not_a_daemon(self, settings, text):
-        content = b"%d" % os.getpid() if text == "own" else text.encode()
-        with hold(settings) as write_pid:
-            write_pid(content)
-            found = find(settings)
-        assert (found.state, found.pid) == (State.STARTING, None)
-        assert found.why.endswith(f"there is no lonc {content.decode()}")
-
-    def test_a_socket_directory_in_use_without_the_pid_file(self, settings):
-        with hold(settings):
-            settings.pid_file.unlink()
+    def test_a_socket_directory_in_use_by_another_configurations_daemon(self, settings):
+        with a_daemon(settings) as pid:
+            settings.lock_file.unlink()
             found = find(settings)
         assert found.state is State.UNKNOWN
-        assert f"not by the lonc of {settings.pid_file}" in found.why
+        why = f"pid {pid} uses {settings.socket_directory}, and is not the lonc of {settings.daemons}"
+        assert found.why == why
 
-    def test_a_pid_file_that_is_no_file(self, settings):
+    def test_a_lock_that_is_no_file(self, settings):
         make_directories(settings)
-        settings.pid_file.mkdir()
-        assert find(settings).state is State.UNKNOWN
-        settings.pid_file.rmdir()
-        os.mkfifo(settings.pid_file)
-        find(settings)  # returns at once
+        settings.lock_file.mkdir()
+        found = find(settings)
+        assert (found.state, found.why) == (
+            State.UNKNOWN,
+            f"cannot read {settings.lock_file}: Is a directory",
+        )
+        settings.lock_file.rmdir()
+        os.mkfifo(settings.lock_file)
+        assert find(settings).state is State.NOT_RUNNING  # at once
 
     def test_a_start_that_does_not_settle_is_unknown(self, settings):
-        with hold(settings):
+        with a_daemon(settings, announced=False):
             assert settled(settings, patience=0.1).state is State.UNKNOWN
         assert settled(settings, patience=0.1).state is State.NOT_RUNNING
 
     def test_between_the_two_locks_it_is_waited_for(self, settings):
         make_directories(settings)
-        with locked(settings.socket_directory):
+        with held_elsewhere(lambda: LockFile(settings.socket_lock)):
             assert settled(settings, patience=60).state is State.UNKNOWN

@@ -288,7 +288,7 @@ class TestLifeAsTheUser:
         assert theirs.status("l4")["state"] in ("connecting", "DEAD")
         assert theirs.command("stop").stdout == b"lonc is stopped\n"
         assert theirs.socket_files() == []
-        assert theirs.pid_file.read_text() == ""
+        assert not theirs.pid_file.exists()
 
     def test_log_and_status_file_are_written_on(self, theirs):
         theirs.start()
@@ -498,7 +498,7 @@ class TestLifeAsTheUser:
         theirs.lonc.wait()
         assert theirs.command("stop").stdout == b"lonc is not running\n"
         assert theirs.socket_files() == []
-        assert theirs.pid_file.read_text() == ""
+        assert not theirs.pid_file.exists()
 
     def test_what_the_user_has_linked_somewhere_root_does_not_touch(self, theirs):
         """An attacker with a process of the daemon must gain nothing from the next start as root."""

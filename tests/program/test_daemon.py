@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
+from setproctitle import setproctitle
 from support import preparations
+from support.holding import held_elsewhere
 from support.machine import (
     AS_NOBODY,
     LONC,
@@ -28,9 +30,11 @@ from support.machine import (
     read_line,
     read_to_the_end,
     title,
+    without_prefix,
 )
 from support.scripted_lond import ScriptedLond
 
+from lonc.runtime.lock_file import LockFile
 from lonc.spool import spool
 
 HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST DONE FAILED P50 P99 DELAYED"
@@ -96,7 +100,7 @@ class TestStart:
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.decode() == f"lonc is running already, pid {three.lonc.pid}\n"
         assert _files(three) == before
-        assert holders(three.pid_file) == [three.lonc.pid]
+        assert holders(three.lock_file) == [three.lonc.pid]
 
     def test_a_child_that_dies_at_once_is_told_with_its_last_words_and_nothing_is_left(self, three):
         dying = program(preparations.crash_when_connecting, "l2")
@@ -110,7 +114,7 @@ class TestStart:
         daemon = int(re.search(r"ERROR (\d+) parent: cannot start: child ", log)[1])
         assert not exists(daemon)
         assert three.socket_files() == []
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
 
     def test_a_child_that_never_says_ready_is_no_daemon_either(self, three):
         three.configure(loncDrainTimeout=1)
@@ -225,7 +229,7 @@ class TestOneInstance:
             running = f"lonc is running already, pid {pid}\n".encode()
             assert sorted(out for out, _ in said) == sorted([started] + [running] * (starts - 1))
             assert not any(err for _, err in said)
-            assert holders(machine.pid_file) == holders(machine.sockets) == [pid]
+            assert holders(machine.lock_file) == holders(machine.sockets / ".lonc~lock") == [pid]
             log = machine.pid_file.with_name("lonc.log").read_text()
             assert log.count(" starts, ") == log.count("every child serves") == round_
             assert machine.command("stop").returncode == 0
@@ -247,7 +251,7 @@ class TestOneInstance:
             listening.listen()
             assert three.command("stop").stdout == b"lonc is not running\n"
         assert three.socket_files() == ["stranger"]  # its leftovers are removed, and nothing else
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
         assert three.command("status").returncode == 3
         three.start()
         assert three.command("status").returncode == 0
@@ -259,12 +263,13 @@ class TestOneInstance:
         three.start()
         assert three.ask(b"lonc:status").startswith(b"{")
 
-    def test_the_pid_of_a_stranger_is_nobody_to_be_signalled(self, three):
+    def test_a_pid_that_another_process_has_by_now_does_not_prevent_a_start(self, three):
         stranger = subprocess.Popen(["sleep", "60"])
         try:
             three.pid_file.parent.mkdir()
             three.pid_file.write_text(f"{stranger.pid}\n")
-            assert three.command("status").returncode == 1
+            os.utime(three.pid_file, (0, time.time() - 10))
+            assert three.command("status").returncode == 3
             assert three.command("stop").returncode == 0
             assert three.command("reload").returncode == 7
             three.start()
@@ -274,39 +279,30 @@ class TestOneInstance:
             stranger.kill()
             stranger.wait()
 
-    def test_not_even_if_it_holds_the_lock(self, three):
+    def test_the_lock_is_held_by_another_program(self, three):
+        """Only the daemon's user can do that. It is named, and `stop` ends it."""
         three.pid_file.parent.mkdir()
-        held = "import fcntl, os, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2);"
-        held += "file.write(str(os.getpid())); file.flush(); print('held', flush=True); time.sleep(60)"
-        stranger = subprocess.Popen(
-            ["python3", "-c", held, three.pid_file], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert stranger.stdout.readline() == "held\n"
+        with held_elsewhere(lambda: LockFile(three.lock_file)) as stranger:
             impatient = program(preparations.ask_impatiently)
-            why = f"{three.pid_file} is locked, and there is no lonc {stranger.pid}\n"
+            why = f"lonc, pid {stranger}, has not finished its start\n"
             done = three.command("status", program=impatient)
             assert done.returncode == 4
             assert done.stderr.decode() == f"lonc: cannot tell whether it runs: {why}"
-            done = three.command("stop", program=impatient)
-            assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {why}")
             done = three.command("start", program=impatient)
             assert done.returncode == 1
-            assert done.stderr.decode() == f"lonc: {three.pid_file} is in use by another lonc\n"
-            assert stranger.poll() is None
-        finally:
-            stranger.kill()
-            stranger.wait()
-            stranger.stdout.close()
+            where = three.lock_file.parent
+            assert done.stderr.decode() == f"lonc: {where} is in use by another lonc, pid {stranger}\n"
+            assert exists(stranger)
+            done = three.command("stop", program=impatient)
+            assert (done.returncode, done.stderr) == (0, b"")
+        assert three.command("status").returncode == 3
 
     @pytest.mark.parametrize("content", ["", "\n", "nonsense", "99999999999999999999", "-1", "0"])
     def test_a_pid_file_with_nothing_sensible_in_it(self, three, content):
         three.pid_file.parent.mkdir()
         three.pid_file.write_text(content)
-        assert three.command("status").returncode == (1 if content else 3)
-        assert three.command("stop").returncode == 0
         assert three.command("status").returncode == 3
-        three.pid_file.write_text(content)
+        assert three.command("stop").returncode == 0
         three.start()
         assert three.pid_file.read_text() == f"{three.lonc.pid}\n"
 
@@ -363,28 +359,37 @@ class TestOneInstance:
             stranger.wait()
             stranger.stdout.close()
 
-    def test_without_pid_file_and_control_socket_nobody_can_tell(self, three):
+    def test_without_lock_and_control_socket_nobody_can_tell(self, three):
         three.start()
         logs = three.pid_file.parent
         logs.rename(logs.with_name("moved"))
         done = three.command("status")
         assert done.returncode == 4
-        why = f"{three.sockets} is in use, but not by the lonc of {three.pid_file}"
+        why = f"pid {three.lonc.pid} uses {three.sockets}, and is not the lonc of {logs.parent}"
         assert done.stderr.decode() == f"lonc: cannot tell whether it runs: {why}\n"
         assert three.command("stop").stderr.decode() == f"lonc: {why}\n"
         done = three.command("start")
         assert done.returncode == 1
-        assert done.stderr.decode() == f"lonc: {three.sockets} is in use by another lonc\n"
+        assert (
+            done.stderr.decode()
+            == f"lonc: {three.sockets} is in use by another lonc, pid {three.lonc.pid}\n"
+        )
+
+    def test_a_directory_in_the_place_of_the_lock(self, three):
+        three.lock_file.mkdir(parents=True)
+        done = three.command("start")
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"lonc: cannot open {three.lock_file}: Is a directory\n"
+        for command in ("status", "stop"):
+            done = three.command(command)
+            assert done.returncode == (4 if command == "status" else 1)
+            assert f"cannot read {three.lock_file}: Is a directory" in done.stderr.decode()
 
     def test_a_directory_in_the_place_of_the_pid_file(self, three):
         three.pid_file.mkdir(parents=True)
         done = three.command("start")
         assert done.returncode == 1
-        assert done.stderr.decode() == f"lonc: cannot open {three.pid_file}: Is a directory\n"
-        for command in ("status", "stop"):
-            done = three.command(command)
-            assert done.returncode == (4 if command == "status" else 1)
-            assert f"cannot read {three.pid_file}: Is a directory" in done.stderr.decode()
+        assert done.stderr.decode() == f"lonc: cannot write {three.pid_file}: Is a directory\n"
 
     def test_another_configuration_over_the_same_sockets_is_refused(self, three, tmp_path):
         three.start()
@@ -393,18 +398,72 @@ class TestOneInstance:
         other.write_text(three.configuration.read_text() + f"PerlSetVar lonDaemons {tmp_path}/other\n")
         done = subprocess.run([*LONC, "-c", other, "start"], capture_output=True, timeout=20)
         assert done.returncode == 1
-        assert done.stderr.decode() == f"lonc: {three.sockets} is in use by another lonc\n"
+        assert (
+            done.stderr.decode()
+            == f"lonc: {three.sockets} is in use by another lonc, pid {three.lonc.pid}\n"
+        )
         assert subprocess.run([*LONC, "-c", other, "status"], capture_output=True).returncode == 4
         assert three.command("status").returncode == 0
 
-    def test_another_configuration_over_the_same_pid_file_is_refused(self, three, tmp_path):
+    def test_another_configuration_over_the_same_logs_is_refused(self, three, tmp_path):
         three.start()
         other = tmp_path / "other.conf"
         other.write_text(three.configuration.read_text() + f"PerlSetVar lonSockDir {tmp_path}/other\n")
         done = subprocess.run([*LONC, "-c", other, "start"], capture_output=True, timeout=20)
         assert done.returncode == 1
-        assert done.stderr.decode() == f"lonc: {three.pid_file} is in use by another lonc\n"
-        assert os.listdir(tmp_path / "other") == ["delayed"]
+        assert (
+            done.stderr.decode()
+            == f"lonc: {three.lock_file.parent} is in use by another lonc, pid {three.lonc.pid}\n"
+        )
+        assert set(os.listdir(tmp_path / "other")) == {"delayed", ".lonc~lock"}
+
+
+class TestAnotherLonc:
+    """The original, in Perl: a process with a pid file and sockets, and none of our locks."""
+
+    @pytest.mark.parametrize("known_by", ["pid file", "socket"])
+    def test_a_start_is_refused_and_names_it(self, three, known_by):
+        three.sockets.mkdir(mode=0o750)
+        three.pid_file.parent.mkdir()
+
+        def serve():
+            setproctitle("lonc: parent, of another kind")
+            listening = socket.socket(socket.AF_UNIX)
+            if known_by == "pid file":
+                three.pid_file.write_text(f"{os.getpid()}\n")
+            else:
+                listening.bind(str(three.sockets / "l2"))
+                listening.listen()
+            return listening
+
+        with held_elsewhere(serve) as other:
+            where = {
+                "pid file": f"runs, and {three.pid_file} names it",
+                "socket": f"accepts clients at {three.sockets}/l2",
+            }[known_by]
+            sentence = f"another lonc serves: process {other} (lonc: parent, of another kind) {where}"
+            how = "stop it, or start with --take-over"
+            for command in ("start", "run"):
+                done = three.command(command)
+                assert (done.returncode, without_prefix(done.stderr)) == (1, f"{sentence}; {how}\n")
+            done = three.command("check")
+            assert f"it will not start: {sentence}; {how}\n" in done.stdout.decode()
+            done = three.command("restart")
+            assert without_prefix(done.stderr) == f"{sentence}; {how}; nothing is stopped\n"
+            done = three.command("status")
+            assert done.returncode == 3
+            assert done.stdout.decode() == f"lonc is not running\n{sentence}\n"
+            assert exists(other)
+            done = three.command("start", "--take-over")
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert three.status("l2")["host"] == "l2"
+            assert three.command("stop").returncode == 0
+            assert exists(other)
+
+    def test_a_restart_does_not_take_its_own_daemon_for_another(self, three):
+        three.start()
+        assert three.command("restart").returncode == 0
+        assert three.command("stop").returncode == 0
 
 
 class TestStop:
@@ -415,7 +474,7 @@ class TestStop:
         assert (done.returncode, done.stdout, done.stderr) == (0, b"lonc is stopped\n", b"")
         assert not any(map(exists, all_))
         assert three.socket_files() == []
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
         assert not three.pid_file.with_name("lonc.ctl").exists()
         done = three.command("stop")
         assert (done.returncode, done.stdout, done.stderr) == (0, b"lonc is not running\n", b"")
@@ -533,7 +592,7 @@ class TestStop:
             three.lonc.kill()
             three.lonc.wait()
             # A child that was being forked has the parent's title and files until the kernel kills it.
-            eventually(lambda: holders(three.pid_file) == [])
+            eventually(lambda: holders(three.lock_file) == [])
 
     def test_a_second_stop_waits_with_the_first_and_a_start_for_both(self, three):
         with slow_lond(three) as released:
@@ -576,7 +635,7 @@ class TestStop:
         assert three.command("stop").stdout == b"lonc is stopped\n"
         assert not any(map(exists, all_))
         assert f"child {hanging} of l2 was killed: it did not drain in time" in three.log()
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
 
     def test_a_parent_that_hangs_is_killed_and_its_files_are_cleared_away(self, three):
         three.configure(loncDrainTimeout=0.1)
@@ -596,7 +655,7 @@ class TestStop:
         assert (done.returncode, done.stdout) == (0, b"lonc did not end in time, and was killed\n")
         eventually(lambda: not any(map(exists, all_)))
         assert three.socket_files() == []
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
         assert sorted(os.listdir(three.pid_file.parent)) == ["lonc.log", "lonc.pid", "lonnet.perm.log"]
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -612,7 +671,7 @@ class TestStop:
         three.lonc.wait()
         assert not any(map(exists, all_))
         assert three.socket_files() == []
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
         assert three.log().splitlines()[-1].endswith("parent: stopped")
 
     def test_term_twice_ends_at_once(self, three):
@@ -682,7 +741,7 @@ class TestStop:
         slowly = program(preparations.start_late, 0.3)
         command = [*slowly, "-c", three.configuration, "start"]
         starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        (pid,) = eventually(lambda: holders(three.pid_file))
+        (pid,) = eventually(lambda: holders(three.lock_file))
         os.kill(pid, signal.SIGTERM)
         out, err = starting.communicate(timeout=20)
         assert (starting.returncode, out, err) == (
@@ -691,7 +750,7 @@ class TestStop:
             b"lonc: it was stopped before it served\n",
         )
         assert three.socket_files() == []
-        assert three.pid_file.read_text() == ""
+        assert not three.pid_file.exists()
 
     @needs_root
     def test_who_may_not_is_told(self, public):

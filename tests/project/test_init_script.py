@@ -48,7 +48,7 @@ def test_the_whole_cycle(script, machine):
         assert (done.returncode, done.stderr) == (7, "lonc: it is not running\n")
     assert script("try-restart").returncode == 0
     assert script("stop").returncode == 0
-    assert holders(machine.pid_file) == []
+    assert holders(machine.lock_file) == []
 
     done = script("start")
     assert (done.returncode, done.stderr) == (0, "")

@@ -155,6 +155,7 @@ class Machine:
         self.table = directory / "tabs" / "hosts.tab"
         self.sockets = directory / "sockets"
         self.pid_file = directory / "daemons" / "logs" / "lonc.pid"
+        self.lock_file = self.pid_file.with_name("lonc.lock")
         self.log_file = directory / "log"
         self.table.parent.mkdir()
         (directory / "daemons").mkdir()
@@ -232,8 +233,8 @@ class Machine:
         return self.log_file.read_text()
 
     def socket_files(self):
-        """Names in the socket directory, without the spool."""
-        return sorted(set(os.listdir(self.sockets)) - {"delayed"})
+        """Names in the socket directory, without the spool and the lock."""
+        return sorted(set(os.listdir(self.sockets)) - {"delayed", ".lonc~lock"})
 
     def children(self):
         """Host id -> pid, by title."""
@@ -276,7 +277,7 @@ class Machine:
                 process.stdout.close()
             if isinstance(process, Daemon):
                 process.close()
-        left = holders(self.pid_file)
+        left = holders(self.lock_file)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert left == [], "the test has left a daemon behind"

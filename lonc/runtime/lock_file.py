@@ -1,0 +1,77 @@
+"""A lock that one process holds until it ends: a record lock of fcntl(2) on a file of its own.
+
+The kernel says which process holds it, so no pid in a file need be believed, and a look takes no lock. A
+child does not inherit it. A process loses it when it closes any descriptor of the file, so nothing but
+`LockFile` opens the file in a process that holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+MODE = 0o600  # whoever can open it can hold it
+MAX_CONTENT = 100  # bytes
+_FLOCK = "hhqqi0q"  # struct flock: type, whence, start, length, pid
+
+
+class Held(Exception):
+    """Another process holds the lock: `pid`, or 0 if that is unknown, as in another container."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+class LockFile:
+    """The lock at `path`, held until `close`. The file is created, with mode 0600, and never removed.
+
+    Its content is a short text for those who look. Raises Held, and OSError, also if the file is another
+    user's and this process is not root.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MODE
+        )
+        try:
+            os.fchmod(self._fd, MODE)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = _holder(self._fd)
+            os.close(self._fd)
+            raise Held(pid or 0) from error
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def read(self) -> bytes:
+        return os.pread(self._fd, MAX_CONTENT, 0)
+
+    def write(self, content: bytes) -> None:
+        """Replace the content. Raises OSError."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, content, 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def look_at_lock(path: Path) -> tuple[int | None, bytes]:
+    """The pid of the process that holds the lock at `path`, or None; and the content of the file.
+
+    Not for the process that holds it. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return _holder(fd), os.read(fd, MAX_CONTENT)
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> int | None:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else pid
