@@ -16,15 +16,15 @@ class Holder:
 
 
 def test_who_holds_most_is_close_until_the_rest_is_not_too_much():
-    holders, told = [], []
-    limit = MemoryLimit(8 * MIB, lambda: holders, told.append)
+    holders, errors = [], []
+    limit = MemoryLimit(8 * MIB, lambda: holders, errors.append)
     small, large, larger = (Holder(holders, size * MIB) for size in (1, 6, 9))
     for _ in range(1024):
         limit.report_growth(1024)
     assert holders == [small, large, larger]  # so little cannot have made a difference
     limit.report_growth(1)
     assert holders == [small, large]
-    assert len(told) == 1
+    assert len(errors) == 1
     large.held = 8 * MIB
     limit.report_growth(MIB)
     assert holders == [small, large]

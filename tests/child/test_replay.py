@@ -36,7 +36,7 @@ class Bench:
         self.settings.log_directory.mkdir()
         self.loop = EventLoop()
         self.sent = []
-        self.told = []
+        self.errors = []
         self.rests = 0
         self.transaction = None
         self.dead = False
@@ -51,7 +51,7 @@ class Bench:
             lambda request: request.startswith(b"exit"),
             self.take,
             lambda transaction: None,
-            self.told.append,
+            self.errors.append,
             self.rest,
         )
 
@@ -435,7 +435,7 @@ def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, restore
     replay.waiting = _fails
     bench.replay._look()
     replay.waiting = waiting
-    assert bench.told == [f"cannot read {bench.directory}: it fails"]
+    assert bench.errors == [f"cannot read {bench.directory}: it fails"]
     assert bench.states() == [FileState.IN_FLIGHT, FileState.SETTLED]
     bench.answer()
     bench.answer()
@@ -580,7 +580,7 @@ def test_what_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
         bench.answer()
         bench.answer()
     assert bench.sent == [b"first\n", b"second\n"]
-    assert "cannot be removed: it fails" in bench.told[0]
+    assert "cannot be removed: it fails" in bench.errors[0]
     bench.turn_until(lambda: bench.left() == [])
     assert len(bench.sent) == 2
 
@@ -596,7 +596,7 @@ def test_nor_does_the_next_child_carry_it_out(bench, monkeypatch):
         failing.setattr(os, "rename", _fails)
         bench.look()
         assert bench.sent == [b"first\n"]
-    assert "is rejected (it is empty), and cannot be moved: it fails" in bench.told[-1]
+    assert "is rejected (it is empty), and cannot be moved: it fails" in bench.errors[-1]
 
 
 def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch):
@@ -605,7 +605,7 @@ def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch)
         failing.setattr(os, "access", lambda *_: False)
         bench.look()
         assert bench.sent == []
-        assert bench.told == [f"delayed transactions wait: cannot write {bench.directory}"]
+        assert bench.errors == [f"delayed transactions wait: cannot write {bench.directory}"]
     bench.replay.look()
     assert bench.sent == [b"first\n"]
 
@@ -616,7 +616,7 @@ def test_a_permanent_log_that_cannot_be_written_holds_up_nothing(bench):
     bench.look()
     bench.answer()
     assert bench.left() == []
-    assert "cannot write" in bench.told[0]
+    assert "cannot write" in bench.errors[0]
 
 
 @pytest.mark.parametrize(("module", "call"), [(os, "open"), (fcntl, "flock")])
@@ -635,7 +635,7 @@ def test_what_this_machine_lacks_makes_files_wait_and_is_not_their_fault(
             bench.turn_until(lambda: bench.replay._next_look is None)
             bench.replay.look()
         assert bench.replay._next_look is None
-    assert bench.told[-1] == f"delayed transactions wait: {os.strerror(number)}"
+    assert bench.errors[-1] == f"delayed transactions wait: {os.strerror(number)}"
     assert bench.left() == ["1.0.1.put.l1"]
     bench.replay.look()
     assert bench.sent
@@ -768,8 +768,8 @@ def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
     sealed.look()
     assert sealed.sent == []
     assert len(sealed.left()) == 2
-    (told,) = sealed.told
-    assert told.startswith(f"delayed transactions wait: {keys}:")
+    (errors,) = sealed.errors
+    assert errors.startswith(f"delayed transactions wait: {keys}:")
     keys.unlink(missing_ok=True)
     write_keys(keys, "first")
     sealed.replay.look()
@@ -838,7 +838,7 @@ def test_what_is_sealed_waits_where_no_key_file_is_set(sealed):
     sealed.look()
     assert (sealed.sent, sealed.left()) == ([], [NAME])
     path = sealed.directory / NAME
-    assert sealed.told == [
+    assert sealed.errors == [
         f"delayed transactions wait: {path}: it is sealed, and loncDelayedKeyFile is not set"
     ]
 

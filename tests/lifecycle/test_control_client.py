@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lonc.configuration import Settings
-from lonc.errors import LoncError, NotRunning
+from lonc.errors import LoncError, NoPermission, NotRunning
 from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.monitoring.status import Phase, Report
 
@@ -64,6 +64,17 @@ def test_a_socket_without_a_listener_is_no_daemon(settings):
         ask(settings, "status")
     with pytest.raises(NotRunning):
         ask(settings, "status")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_without_permission(settings):
+    settings.control_file.parent.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(NoPermission, match="cannot use"):
+            ask(settings, "status")
+    finally:
+        os.seteuid(0)
 
 
 def test_a_daemon_that_ends_meanwhile(settings):

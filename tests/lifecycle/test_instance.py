@@ -2,13 +2,24 @@
 
 import fcntl
 import os
+import signal
+import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
-from lonc.lifecycle.instance import State, find, hold, make_directories, settled
+from lonc.lifecycle.instance import (
+    LOCK_WITHIN,
+    TITLE,
+    State,
+    find,
+    hold,
+    make_directories,
+    settled,
+)
 
 
 @pytest.fixture
@@ -22,6 +33,22 @@ def locked(path):
     fcntl.flock(fd, fcntl.LOCK_EX)
     yield
     os.close(fd)
+
+
+@contextmanager
+def must_end_within(seconds):
+    """A block that takes longer fails, even if it waits in a system call."""
+
+    def late(*_):
+        raise AssertionError(f"it takes more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class TestHolding:
@@ -95,6 +122,21 @@ class TestFinding:
         assert (found.state, found.pid) == (State.STARTING, None)
         assert found.why.endswith(f"there is no lonc {content.decode()}")
 
+    def test_the_pid_of_a_parent_is_a_daemon_only_in_ascii_digits(self, settings):
+        with subprocess.Popen([TITLE, "60"], executable="/bin/sleep") as parent:
+            try:
+                in_arabic = "".join(
+                    chr(ord("\N{ARABIC-INDIC DIGIT ZERO}") + int(n)) for n in str(parent.pid)
+                )
+                with hold(settings) as write_pid:
+                    write_pid(b"%d\n" % parent.pid)
+                    found = find(settings)
+                    write_pid(in_arabic.encode())
+                    assert find(settings).state is State.STARTING
+            finally:
+                parent.kill()
+        assert (found.state, found.pid) == (State.RUNNING, parent.pid)
+
     def test_a_socket_directory_in_use_without_the_pid_file(self, settings):
         with hold(settings):
             settings.pid_file.unlink()
@@ -108,7 +150,8 @@ class TestFinding:
         assert find(settings).state is State.UNKNOWN
         settings.pid_file.rmdir()
         os.mkfifo(settings.pid_file)
-        find(settings)  # returns at once
+        with must_end_within(20):
+            find(settings)
 
     def test_a_start_that_does_not_settle_is_unknown(self, settings):
         with hold(settings):
@@ -117,5 +160,7 @@ class TestFinding:
 
     def test_between_the_two_locks_it_is_waited_for(self, settings):
         make_directories(settings)
+        begun = time.monotonic()
         with locked(settings.socket_directory):
             assert settled(settings, patience=60).state is State.UNKNOWN
+        assert time.monotonic() - begun >= LOCK_WITHIN

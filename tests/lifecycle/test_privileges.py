@@ -32,7 +32,14 @@ from lonc.configuration import Settings
 from lonc.demo.certificate_authority import Authority
 from lonc.errors import CannotStart
 from lonc.lifecycle.instance import make_directories
-from lonc.lifecycle.privileges import answered_as, become, hand_over, identity, require_closed
+from lonc.lifecycle.privileges import (
+    answered_as,
+    become,
+    hand_over,
+    identity,
+    missing_permissions,
+    require_closed,
+)
 from lonc.spool import spool
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -191,6 +198,20 @@ class TestHandingOver:
             assert str(refusal.value) == sentence
         tmp_path.chmod(0o700)
         require_closed(tmp_path / "none", "lonSockDir")
+
+
+@needs_root
+def test_a_directory_of_the_user_needs_all_three_permissions(public):
+    who = identity(Settings(user="nobody"))
+    sockets = public.directory / "directory"
+    sockets.mkdir()
+    os.chown(sockets, who.uid, who.gid)
+    settings = Settings(socket_directory=sockets, daemons=public.directory)
+    for mode in (0o300, 0o500, 0o600, 0o700):
+        sockets.chmod(mode)
+        expected = [f"nobody (loncUser) cannot write {sockets}: chmod u+rwX {sockets}"]
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], lambda: None))
+        assert missing == (expected if mode != 0o700 else [])
 
 
 @needs_root

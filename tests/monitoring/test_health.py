@@ -116,8 +116,8 @@ def test_what_is_said(hosts, level, sentence):
 def test_strays_are_no_hosts_trouble():
     verdict = health(well(), strays={"gone": 3})
     assert verdict.level is Level.WARNING
-    told = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
-    assert verdict.sentence == told
+    expected = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
+    assert verdict.sentence == expected
 
 
 @pytest.mark.parametrize(

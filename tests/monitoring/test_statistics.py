@@ -39,8 +39,8 @@ def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, 
         statistics.replied(1.0, 1.0 - seconds, 1, 1)
     took = sorted(1.0 - (1.0 - seconds) for seconds in times)
     exact = next(each for number, each in enumerate(took, 1) if number >= share * len(took))
-    told = statistics.last_minute(1.0).percentile(share)
-    assert exact <= told <= max(exact * 1.29, BOUNDS[0])
+    estimate = statistics.last_minute(1.0).percentile(share)
+    assert exact <= estimate <= max(exact * 1.29, BOUNDS[0])
     assert statistics.last_minute(1.0).longest == took[-1]
 
 

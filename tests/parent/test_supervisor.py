@@ -74,7 +74,7 @@ class Bench:
         self.forked = []
         self.fork_fails = False
         self.children = {}
-        self.told = []  # by the callbacks of restarts
+        self.outcomes = []  # by the callbacks of restarts
         self.supervisor = Supervisor(self.loop, self.children, HOST, self.settings, self.fork_child)
 
     def fork_child(self, *arguments, **callbacks):
@@ -98,10 +98,10 @@ class Bench:
         self.settings = self.supervisor.settings = replace(self.settings, children="eager")
 
     def restart(self, name="restart"):
-        self.supervisor.restart(lambda why_not: self.told.append((name, why_not)))
+        self.supervisor.restart(lambda why_not: self.outcomes.append((name, why_not)))
 
     def bring_to(self, state):
-        """Bring it there from NEW, through the events that it meets in life; forget what was told."""
+        """Bring it there from NEW, through the events that it meets in life; forget the outcomes."""
         if state is State.RESTING:
             self.on_demand()
             self.restart()
@@ -122,7 +122,7 @@ class Bench:
                     if state is State.HANDING_OVER:
                         self.newest.says(READY)
         assert self.state is state
-        self.told.clear()
+        self.outcomes.clear()
 
     def bring_about(self, event):
         """Let it happen, as it does in life, whether that can be now or not."""
@@ -199,7 +199,7 @@ FORKS = {
     (State.SERVING, Event.REPLACE),
 }
 RETIRED = "l1 is served no longer"
-TOLD = {
+OUTCOMES = {
     (State.NEW, Event.RESTART_ON_DEMAND): None,
     (State.RESTING, Event.RESTART_ON_DEMAND): None,
     (State.WAITING, Event.RESTART_ON_DEMAND): None,
@@ -229,7 +229,7 @@ def test_each_pair_of_the_table_leads_to_its_state_with_the_children_of_that_sta
         bench.bring_to(State.HANDING_OVER)
         bench.supervisor.retire()
         bench.loop.advance(0)
-        bench.told.clear()
+        bench.outcomes.clear()
     else:
         bench.bring_to(state)
     supervisor, forked = bench.supervisor, len(bench.forked)
@@ -242,8 +242,8 @@ def test_each_pair_of_the_table_leads_to_its_state_with_the_children_of_that_sta
     assert set(bench.children.values()) == set(bench.forked)
     assert bench.loop.is_watched(supervisor._socket.listening) == (bench.state is State.RESTING)
     bench.loop.advance(0, but=supervisor._delay_over)
-    told = [why_not for _, why_not in bench.told]
-    assert told == ([TOLD[state, event]] if (state, event) in TOLD else [])
+    reasons = [why_not for _, why_not in bench.outcomes]
+    assert reasons == ([OUTCOMES[state, event]] if (state, event) in OUTCOMES else [])
 
 
 @pytest.mark.parametrize(("state", "event"), named(each for each in PAIRS if each not in TRANSITIONS))
@@ -265,7 +265,7 @@ class TestReplacing:
         assert new.predecessor.recv(100) == b"a client"
         assert serving.supervisor.child is new
         old.says(LEAVING)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
 
     def test_a_first_child_has_no_predecessor(self, serving):
         assert serving.newest.predecessor is None
@@ -278,11 +278,11 @@ class TestReplacing:
         serving.restart("fourth")
         assert len(serving.forked) == 2
         serving.forked[0].says(LEAVING)
-        assert serving.told == [("first", None)]
+        assert serving.outcomes == [("first", None)]
         assert len(serving.forked) == 3
         serving.newest.says(READY)
         serving.forked[1].says(LEAVING)
-        assert serving.told == [(name, None) for name in ("first", "second", "third", "fourth")]
+        assert serving.outcomes == [(name, None) for name in ("first", "second", "third", "fourth")]
         assert len(serving.forked) == 3
 
     def test_no_second_replacement_starts_during_a_handover(self, handing_over):
@@ -329,14 +329,14 @@ class TestReplacing:
         assert caplog.messages == ["child 1 ended with 3; the next one is there already"]
         assert serving.newest.predecessor.recv(1) == b""
         serving.newest.says(READY)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
 
-    @pytest.mark.parametrize("who", ["next", "child", "previous"])
-    def test_a_child_that_says_anything_else_is_killed(self, handing_over, who):
+    @pytest.mark.parametrize("speaker", ["next", "child", "previous"])
+    def test_a_child_that_says_anything_else_is_killed(self, handing_over, speaker):
         handing_over.restart()
-        if who == "next":
+        if speaker == "next":
             handing_over.forked[0].says(LEAVING)
-        child = {"next": -1, "child": 1, "previous": 0}[who]
+        child = {"next": -1, "child": 1, "previous": 0}[speaker]
         handing_over.forked[child].says(b"nonsense\n")
         assert handing_over.forked[child].orders[-1] == r"KILL: it said b'nonsense\n'"
 
@@ -367,10 +367,10 @@ class TestForkFailure:
     def test_the_callback_comes_in_another_turn(self, bench, caplog):
         bench.fork_fails = True
         bench.restart()
-        assert bench.told == []
+        assert bench.outcomes == []
         bench.loop.advance(0, but=bench.supervisor._delay_over)
         why = "cannot fork a child for l1: Resource temporarily unavailable"
-        assert bench.told == [("restart", why)]
+        assert bench.outcomes == [("restart", why)]
         assert caplog.messages == [f"{why}; replaced at once"]
         bench.fork_fails = False
         bench.loop.advance(0)
@@ -383,8 +383,8 @@ class TestForkFailure:
         serving.fork_fails = False
         serving.loop.advance(0)
         assert serving.supervisor.child is serving.forked[0]
-        assert [name for name, _ in serving.told] == ["first"]
-        assert serving.told[0][1].endswith("; the old one goes on")
+        assert [name for name, _ in serving.outcomes] == ["first"]
+        assert serving.outcomes[0][1].endswith("; the old one goes on")
         assert len(serving.forked) == 2
 
     @pytest.mark.parametrize("meanwhile", ["the child dies", "the host is retired"])
@@ -396,7 +396,7 @@ class TestForkFailure:
         else:
             serving.supervisor.retire()
         serving.loop.advance(0, but=serving.supervisor._delay_over)
-        assert len(serving.told) == 1
+        assert len(serving.outcomes) == 1
         assert serving.state in (State.WAITING, State.RETIRED)
 
 
@@ -451,7 +451,7 @@ class TestDelays:
         bench.restart("another")
         bench.newest.ends()
         assert bench.state is State.STARTING
-        assert [name for name, _ in bench.told] == ["restart"]
+        assert [name for name, _ in bench.outcomes] == ["restart"]
         bench.loop.advance(100)
         assert len(bench.forked) == 2
 
@@ -460,9 +460,9 @@ class TestOnDemand:
     def test_a_host_rests_until_a_client_connects(self, bench):
         bench.on_demand()
         bench.restart()
-        assert bench.told == []
+        assert bench.outcomes == []
         bench.loop.advance(0)
-        assert bench.told == [("restart", None)]
+        assert bench.outcomes == [("restart", None)]
         assert bench.forked == []
         bench.bring_about(Event.CONNECT)
         assert bench.state is State.STARTING
@@ -480,7 +480,7 @@ class TestOnDemand:
         serving.restart()  # on demand, that is no reason to fork
         assert serving.state is State.WAITING
         serving.loop.advance(0)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
         assert serving.state is State.RESTING
         assert len(serving.forked) == 1
 
@@ -537,9 +537,9 @@ class TestRetiring:
         for name in ("first", "second"):
             serving.restart(name)
         serving.supervisor.retire()
-        assert serving.told == []
+        assert serving.outcomes == []
         serving.loop.advance(0)
-        assert serving.told == [("first", RETIRED), ("second", RETIRED)]
+        assert serving.outcomes == [("first", RETIRED), ("second", RETIRED)]
 
     def test_nothing_that_a_child_says_matters_then(self, serving):
         serving.restart()

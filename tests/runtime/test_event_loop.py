@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.clock import FakeClock
 
-from lonc.runtime.event_loop import READ, EventLoop
+from lonc.runtime.event_loop import LONGEST_WAIT, READ, EventLoop
 
 
 @pytest.fixture
@@ -397,6 +397,19 @@ def test_after_close_signals_write_to_no_descriptor(clock, handlers):
     loop.on_signal(signal.SIGUSR1, lambda: None)
     loop.close()
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_loop_with_no_deadline_waits_for_a_day(loop):
+    waits = []
+
+    def select(timeout):
+        waits.append(timeout)
+        loop.stop()
+        return []
+
+    loop._selector.select = select
+    loop.run()
+    assert waits == [LONGEST_WAIT]
 
 
 def test_an_idle_loop_does_not_wake(loop, pair):

@@ -120,8 +120,8 @@ class TestTelling:
             content = bytearray(path.read_bytes())
             content[altered] = b"_"
             path.write_bytes(content)
-        told = [admin.sealed_with(each) for each in admin.waiting(settings)]
-        assert told[:5] == [None, None, "k" * 32, "unknown", "damaged"]
+        seals = [admin.sealed_with(each) for each in admin.waiting(settings)]
+        assert seals[:5] == [None, None, "k" * 32, "unknown", "damaged"]
 
     def test_the_request(self, settings, file, sealed):
         file(b"put:plain\n", "1.0.1.put.l1")
