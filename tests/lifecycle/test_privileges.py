@@ -215,6 +215,23 @@ def test_a_directory_of_the_user_needs_all_three_permissions(public):
 
 
 @needs_root
+def test_a_directory_above_must_let_the_user_enter_not_list(public):
+    who = identity(Settings(user="nobody"))
+    above = public.directory / "above"
+    sockets = above / "sockets"
+    sockets.mkdir(parents=True)
+    os.chown(sockets, who.uid, who.gid)
+    settings = Settings(socket_directory=sockets, daemons=public.directory)
+    for mode, expected in (
+        (0o711, []),
+        (0o744, [f"nobody (loncUser) cannot enter {above}: chmod o+x {above}"]),
+    ):
+        above.chmod(mode)
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], lambda: None))
+        assert missing == expected
+
+
+@needs_root
 def test_what_is_put_in_the_place_of_a_new_directory_is_left_alone(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -11,7 +11,7 @@ from lonc.parent.preflight import within_limits
 
 
 def limited(open_files, hosts, **settings):
-    """In a process with that limit of open files: the clients that `within_limits` allows, or its refusal."""
+    """With that limit of open files: the clients that `within_limits` allows, or its refusal."""
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
