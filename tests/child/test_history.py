@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from lonc.child.history import MAX_CHANGES, History
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lonc import __version__
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.child.report import ReportWriter
 from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus

@@ -1,3 +1,5 @@
+import math
+
 from lonc.runtime.containers import Queue, Stack
 
 
@@ -39,3 +41,14 @@ def test_who_is_there_the_longest_is_known_and_since_when():
     stack.remove("a")
     stack.push("a", 5)
     assert stack.oldest() == ("b", 1)
+
+
+def test_members_that_have_been_here_for_long_are_popped_the_oldest_first():
+    stack = Stack()
+    assert stack.due(10.0) == math.inf
+    for number, member in enumerate("abc"):
+        stack.push(member, number)
+    assert stack.due(10.0) == 10.0
+    assert list(stack.pop_due(10.0, 9.9)) == []
+    assert list(stack.pop_due(10.0, 11.0)) == ["a", "b"]
+    assert stack.due(10.0) == 12.0
