@@ -296,7 +296,7 @@ class Child:
         self._pool.queue_transaction(transaction)
 
     def _connection_ready(self, connection: LondConnection) -> None:
-        mode, version = connection.mode, connection.lond_version
+        mode, version = connection.protocol.mode, connection.protocol.lond_version
         report = self._report
         if (mode, version) != (report.mode, report.lond_version):
             report.mode, report.lond_version = mode, version

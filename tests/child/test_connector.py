@@ -109,7 +109,6 @@ def test_the_first_address_that_answers_is_connected(network):
     assert connected.getpeername() == network.addresses[0][1]
     assert connected.gettimeout() == 0
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_beside_a_silent_address_the_next_is_tried_after_a_quarter_of_a_second(network):

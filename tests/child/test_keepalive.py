@@ -29,35 +29,32 @@ def options(sock):
 
 
 def test_a_connection_with_a_request_has_a_user_timeout_and_is_probed_often(pair):
-    Keepalive(20.0, 60.0).prepare(pair[0])
+    Keepalive(pair[0], 20.0, 60.0)
     assert options(pair[0]) == (1, 20000, 5, 1, 15)
 
 
 def test_one_with_a_large_request_has_no_user_timeout(pair):
-    keepalive = Keepalive(20.0, 60.0)
-    keepalive.prepare(pair[0])
-    keepalive.watch_large_request(pair[0])
+    keepalive = Keepalive(pair[0], 20.0, 60.0)
+    keepalive.watch_large_request()
     assert options(pair[0]) == (1, 0, 5, 1, 15)
 
 
 @pytest.mark.parametrize(("peer_timeout", "idle"), [(20.0, 60.0), (1.0, 1.0), (600.0, 32000.0)])
 def test_an_idle_one_is_found_within_both_times(pair, peer_timeout, idle):
-    keepalive = Keepalive(peer_timeout, idle)
-    keepalive.prepare(pair[0])
-    keepalive.watch_idle(pair[0])
+    keepalive = Keepalive(pair[0], peer_timeout, idle)
+    keepalive.rest()
     on, user_timeout, first, interval, count = options(pair[0])
     assert (on, user_timeout) == (1, 0)
     assert first + interval * count <= peer_timeout + idle
-    keepalive.watch_request(pair[0])
+    keepalive.end_rest()
     assert options(pair[0])[1] == peer_timeout * 1000
 
 
 def test_without_a_time_an_idle_one_is_not_probed_and_one_with_a_request_is(pair):
-    keepalive = Keepalive(20.0, 0.0)
-    keepalive.prepare(pair[0])
-    keepalive.watch_idle(pair[0])
+    keepalive = Keepalive(pair[0], 20.0, 0.0)
+    keepalive.rest()
     assert options(pair[0])[:2] == (0, 0)
-    keepalive.watch_request(pair[0])
+    keepalive.end_rest()
     assert options(pair[0])[:2] == (1, 20000)
 
 

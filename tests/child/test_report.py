@@ -53,7 +53,7 @@ class Parts:
         return HostStatus.from_line(self.writer.line())
 
     def add_connection(self, state):
-        self.pool.append(SimpleNamespace(state=SimpleNamespace(value=state)))
+        self.pool.append(SimpleNamespace(protocol=SimpleNamespace(state=SimpleNamespace(value=state))))
 
 
 @pytest.fixture
