@@ -1,4 +1,4 @@
-"""Real sockets on loopback addresses; the clock is moved by the test."""
+"""Real sockets on loopback addresses, and a fake clock."""
 
 import contextlib
 import os
@@ -171,7 +171,7 @@ def test_the_address_that_worked_last_is_tried_first(network):
     assert network.peers() == ["127.0.0.3", "127.0.0.3"]
 
 
-def test_each_address_has_its_own_timeout_and_what_was_wrong_with_each_is_said(network):
+def test_each_address_has_its_own_timeout_and_its_own_sentence(network):
     network.silent("127.0.0.2")
     network.refusing("127.0.0.3")
     network.silent("127.0.0.4")
@@ -195,7 +195,7 @@ def test_without_an_address_it_fails_at_once(network):
     assert network.failed == [network.why_none]
 
 
-def test_what_was_cancelled_leaves_nothing_and_calls_nothing(network):
+def test_a_cancelled_attempt_leaves_no_socket_and_calls_nothing_back(network):
     network.silent("127.0.0.2")
     network.silent("127.0.0.3")
     network.silent("127.0.0.4")

@@ -1,4 +1,4 @@
-"""The options that the kernel is given. That it acts on them is shown in tests/network."""
+"""The socket options that are set. tests/network shows that the kernel acts on them."""
 
 import socket
 
@@ -40,7 +40,7 @@ def test_one_with_a_large_request_has_no_user_timeout(pair):
 
 
 @pytest.mark.parametrize(("peer_timeout", "idle"), [(20.0, 60.0), (1.0, 1.0), (600.0, 32000.0)])
-def test_an_idle_one_is_found_within_both_times(pair, peer_timeout, idle):
+def test_a_vanished_idle_peer_is_found_within_the_sum_of_both_times(pair, peer_timeout, idle):
     keepalive = Keepalive(pair[0], peer_timeout, idle)
     keepalive.rest()
     on, user_timeout, first, interval, count = options(pair[0])
@@ -58,7 +58,7 @@ def test_without_a_time_an_idle_one_is_not_probed_and_one_with_a_request_is(pair
     assert options(pair[0])[:2] == (1, 20000)
 
 
-def test_what_the_kernel_counts(pair):
+def test_the_figures_of_the_kernel(pair):
     ours, theirs = pair
     theirs.sendall(b"x")
     assert ours.recv(1) == b"x"

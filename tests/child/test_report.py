@@ -1,4 +1,4 @@
-"""The status report of a child, from parts that the test plays."""
+"""The status report of a child, from fake parts."""
 
 import os
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ class Pool(list):
 
 
 class Parts:
-    """All that a report is made of."""
+    """The parts of a child that a report reads."""
 
     def __init__(self):
         self.loop = SimpleNamespace(now=1000.0)
@@ -121,7 +121,7 @@ def test_each_change_is_in_the_next_line(parts, change):
 
 
 @pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
-def test_what_waits_grows_older_with_the_time(parts, what):
+def test_waiting_requests_grow_older_in_the_report(parts, what):
     setattr(parts.pool, what, 1)
     parts.pool.oldest_wait = 1.0
     assert parts.report().oldest_wait == 1.0

@@ -91,7 +91,7 @@ def test_a_line_that_is_too_long_is_no_transaction(bench):
     assert client.fileno() != other.fileno()
 
 
-def test_an_order_is_carried_out_though_its_client_has_disconnected(bench):
+def test_an_order_of_a_client_that_has_disconnected_is_carried_out(bench):
     bench.connect(b"reload\n").close()
     bench.turn()
     (transaction,) = bench.transactions
@@ -108,7 +108,7 @@ class TestTooMany:
         assert len(bench.transactions) == 1
         assert not bench.is_closed(new)
 
-    def test_one_that_waits_for_an_answer_is_not(self, bench, caplog):
+    def test_a_client_that_waits_for_an_answer_stays_connected(self, bench, caplog):
         clients = [bench.connect(b"reload\n") for _ in range(MAX_CLIENTS)]
         bench.turn()
         bench.connect(b"status\n")
@@ -117,7 +117,7 @@ class TestTooMany:
         assert len(bench.transactions) == MAX_CLIENTS
         assert [message.split(":")[0] for message in caplog.messages] == ["lonc.ctl"]
 
-    def test_one_whose_line_has_just_arrived_is_not(self, bench):
+    def test_a_client_whose_line_has_just_arrived_stays_connected(self, bench):
         clients = [bench.connect() for _ in range(MAX_CLIENTS)]
         bench.turn()
         # Before the loop turns, all have sent and one more has come.

@@ -1,4 +1,4 @@
-"""Whose a request is, and which files must be carried out before it."""
+"""The user of a request, and which files must be carried out before it."""
 
 import os
 
@@ -35,7 +35,7 @@ def test_the_user_of_a_request(content, user):
     assert user_of(content) == user
 
 
-def test_the_beginning_of_a_request_never_tells_another_user():
+def test_no_beginning_of_a_request_has_another_user():
     content = b"encrypt:put:msu:student1:grades:a=1\n"
     for length in range(len(content)):
         assert user_of(content[:length]) in (None, b"msu:student1")
@@ -44,7 +44,7 @@ def test_the_beginning_of_a_request_never_tells_another_user():
 class TestMustWait:
     REQUEST = b"put:msu:x:b"
 
-    def test_not_without_a_directory_or_a_file_of_that_host(self, tmp_path):
+    def test_without_files_of_the_host_a_request_need_not_wait(self, tmp_path):
         assert not must_wait(tmp_path / "none", self.REQUEST, "l1")
         (tmp_path / "1.0.1.put.l2").write_bytes(b"put:msu:x:a\n")
         (tmp_path / ".1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
@@ -61,13 +61,13 @@ class TestMustWait:
             lambda path: path.symlink_to("elsewhere"),
         ],
     )
-    def test_for_one_of_the_same_user_or_one_that_tells_none(self, tmp_path, make):
+    def test_a_request_waits_for_files_of_its_user_or_of_an_unknown_one(self, tmp_path, make):
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
         assert not must_wait(tmp_path, self.REQUEST, "l1")
         make(tmp_path / "2.0.1.put.l1")
         assert must_wait(tmp_path, self.REQUEST, "l1")
 
-    def test_not_for_one_that_has_just_been_carried_out(self, tmp_path, monkeypatch):
+    def test_a_request_does_not_wait_for_a_file_that_was_just_removed(self, tmp_path, monkeypatch):
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
 
         def open_too_late(path, flags):
