@@ -1,8 +1,10 @@
 """A real child process; the test plays its parent, its clients and its lond."""
 
 import os
+import re
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from support.machine import eventually, title
@@ -19,6 +21,7 @@ from lonc.runtime.socket_file import SocketFile
 from lonc.spool import spool
 
 HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
+PATIENCE = 20  # seconds; no result depends on it
 
 
 class Process:
@@ -35,12 +38,13 @@ class Process:
             die_with_parent(parent_pid)
             open_log(settings.log_level, bench.log_file)
             replay.LOOK_AGAIN = 0.001
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
             Child(HOST, settings, bench.file.listening, theirs, predecessor, disabled).run()
             return 0
 
         self.pid = fork(run)
         theirs.close()
-        self._parents.settimeout(30)
+        self._parents.settimeout(PATIENCE)
         self._lines = self._parents.makefile("rb")
         self._status = None
 
@@ -72,7 +76,7 @@ class Process:
         return self._status is not None
 
     def exit_status(self):
-        eventually(lambda: self.ended, 30)
+        eventually(lambda: self.ended, PATIENCE)
         return os.waitstatus_to_exitcode(self._status)
 
     def close(self):
@@ -86,7 +90,7 @@ class Bench:
     def __init__(self, place):
         self.log_file = place / "log"
         self.lond = socket.create_server(("127.0.0.1", 0))
-        self.lond.settimeout(30)
+        self.lond.settimeout(PATIENCE)
         self.file = SocketFile(place / "l1", 0o600)
         self.settings = {
             "host_id": "a1",
@@ -109,6 +113,7 @@ class Bench:
         """lond's end of the next connection, which is ready for requests."""
         connection, _ = self.lond.accept()
         peer = Peer(connection)
+        connection.settimeout(PATIENCE)
         self._open.append(peer)
         peer.greet()
         return peer
@@ -116,7 +121,7 @@ class Bench:
     def connect(self, data=b""):
         """A client, which sends `data`."""
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(30)
+        client.settimeout(PATIENCE)
         client.connect(self._path)
         client.sendall(data)
         self._open.append(client)
@@ -195,7 +200,7 @@ class TestOrders:
         child = bench.fork(connect_retries=1, retry_delay=1000.0, retry_max_delay=1000.0)
         eventually(lambda: title(child.pid) == "lonc: l1 >>> DEAD !!!! <<<")
         bench.lond = socket.create_server(("127.0.0.1", bench.settings["lond_port"]))
-        bench.lond.settimeout(30)
+        bench.lond.settimeout(PATIENCE)
         child.order(b"retry\n")
         bench.accept()
 
@@ -210,6 +215,13 @@ class TestOrders:
         assert lond.hear() == b"put:dom:user:x"
         lond.say(b"ok")
         eventually(lambda: spool.waiting(settings.delayed_directory) == ([], []))
+
+    def test_files_saved_before_its_start_are_in_the_report_of_a_disabled_child(self, bench):
+        spool.save(Settings(**bench.settings), b"put:dom:user:x", "l1")
+        child = bench.fork(disabled=True)
+        assert child.says() == b"ready\n"
+        child.order(b"status\n")
+        assert HostStatus.from_child(child.says().partition(b" ")[2]).delayed == 1
 
     def test_an_unknown_order_ends_it(self, bench):
         child, _ = bench.serving()
@@ -238,6 +250,21 @@ class TestTheEnd:
         assert lond.hear() is None
         assert child.exit_status() == 0
 
+    def test_at_sigterm_idle_connections_are_closed_at_once(self, bench):
+        child, first = bench.serving(max_connections=2)
+        clients = [bench.connect(b"one\n")]
+        assert first.hear() == b"one"
+        clients.append(bench.connect(b"two\n"))
+        second = bench.accept()
+        assert second.hear() == b"two"
+        first.say(b"1")
+        assert clients[0].recv(100) == b"1\n"
+        child.signal(signal.SIGTERM)
+        assert first.hear() is None
+        second.say(b"2")
+        assert clients[1].recv(100) == b"2\n"
+        assert child.exit_status() == 0
+
     def test_after_the_drain_timeout_the_request_in_flight_is_lost(self, bench):
         child, lond = bench.serving(drain_timeout=0.05)
         client = bench.connect(b"one\n")
@@ -253,6 +280,8 @@ class TestTheEnd:
             child.signal(number)
         child.order(b"ping\n")
         assert child.says() == b"pong\n"
+        blocked = re.search(r"^SigBlk:\t0*(.*)$", Path(f"/proc/{child.pid}/status").read_text(), re.M)
+        assert blocked[1] == ""
 
     def test_when_its_parent_has_ended_it_ends_at_once(self, bench):
         child, lond = bench.serving()
@@ -316,7 +345,7 @@ class TestHandingOver:
         assert lond.hear() == b"one"
         child.signal(signal.SIGTERM)
         ours, theirs = socket.socketpair()
-        ours.settimeout(30)
+        ours.settimeout(PATIENCE)
         eventually(lambda: "(leaving)" in title(child.pid))
         child.order(b"leave\n", theirs)
         assert child.says() == b"leaving\n"

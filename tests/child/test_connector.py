@@ -267,6 +267,15 @@ def test_an_error_of_the_kernel_when_connecting_starts_is_a_sentence(network):
     assert network.failed == [why + "Network is unreachable"]
 
 
+def test_after_an_address_that_fails_at_once_the_next_is_tried_at_once(network):
+    network.addresses = [(V4, ("255.255.255.255", 1))]
+    network.listening("127.0.0.2")
+    network.silent("127.0.0.3")
+    network.attempt()
+    network.turn()
+    assert network.peers() == ["127.0.0.2"]
+
+
 A1, A2, A3 = ((V4, (f"192.0.2.{number}", 5663)) for number in (1, 2, 3))
 B1, B2, B3 = ((V6, (f"2001:db8::{number}", 5663, 0, 0)) for number in (1, 2, 3))
 

@@ -6,6 +6,7 @@ import socket
 import time
 
 import pytest
+from support.machine import eventually, exists, in_child
 
 from lonc.configuration import Settings
 from lonc.hosts import Host
@@ -17,6 +18,7 @@ from lonc.parent.child_process import (
     LEAVING_WITHIN,
     MAX_UNANSWERED,
     PING_EVERY,
+    PINGS_ALIGNED,
     READY_WITHIN,
     ChildProcess,
 )
@@ -34,6 +36,8 @@ class ScriptedChild:
     def run(self):
         """Send the words in the environment; end after "bye", else with the parent."""
         words = os.environ["SCRIPT"]
+        if words == "hang":
+            time.sleep(60)
         if words == "crash":
             raise ValueError("a\nb")
         self._to_parent.sendall(words.encode())
@@ -124,6 +128,7 @@ class TestWords:
         assert not child.left
         start = f"child {child.pid} of l1 exited with status 1: ValueError: a\\nb ("
         assert child.how_it_ended.startswith(start)
+        assert child.how_it_ended.endswith(")")
 
     def test_the_last_words_of_a_child_that_leaves_are_read(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "status nonsense\nbye\n")
@@ -246,6 +251,33 @@ def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch, restore_afte
     child_process.fork = fail
     with pytest.raises(OSError, match="Resource"):
         bench.fork(monkeypatch)
+
+
+def test_a_child_that_hangs_is_killed_when_its_parent_ends(bench, monkeypatch):
+    def fork():
+        child = str(bench.fork(monkeypatch, "hang").pid)
+        assert exists(int(child))
+        return child
+
+    pid = int(in_child(fork))
+    eventually(lambda: not exists(pid))
+
+
+def test_a_reaped_child_is_not_pinged(bench, monkeypatch):
+    bench.fork(monkeypatch, "bye\n")
+    bench.reap()
+    deadlines = []
+    monkeypatch.setattr(bench.loop, "at", lambda when, _: deadlines.append(when))
+    bench.pass_time(PING_EVERY)
+    assert deadlines == []
+
+
+def test_the_first_ping_comes_at_a_moment_that_depends_on_the_pid(bench, monkeypatch):
+    moments = []
+    at = bench.loop.at
+    monkeypatch.setattr(bench.loop, "at", lambda when, call: moments.append(when) or at(when, call))
+    child = bench.fork(monkeypatch, "ready\n")
+    assert moments[-1] == bench.now + child.pid % PINGS_ALIGNED
 
 
 def test_pings_of_many_children_share_few_wakeups(bench, monkeypatch):

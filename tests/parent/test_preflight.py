@@ -7,7 +7,7 @@ from support.machine import in_child
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.parent.preflight import within_limits
+from lonc.parent.preflight import require_usable, within_limits
 
 
 def limited(open_files, hosts, **settings):
@@ -62,6 +62,12 @@ def test_fewer_clients_than_configured_are_a_warning(open_files, warnings, caplo
         return str(len(caplog.records))
 
     assert in_child(warn) == str(warnings)
+
+
+def test_a_missing_key_file_is_refused(tmp_path):
+    settings = Settings(key_mode="classic", delayed_key_file=tmp_path / "missing")
+    with pytest.raises(CannotStart, match="missing"):
+        require_usable(settings)
 
 
 def test_the_address_to_connect_from_must_be_one_of_this_machine():

@@ -338,6 +338,14 @@ class TestTheLaterDialogue:
         protocol.disconnect()
         assert over == [True]
 
+    def test_a_key_of_another_length_is_a_failure(self, size):
+        talk = Talk(size, lambda _: replace(local(_), key=b"a" * 33))
+        with pytest.raises(ProtocolError, match="the key is not 32 hex digits"):
+            talk.play("""
+                > init:local:/f:1
+                < ok:local
+            """)
+
     def test_insecure(self, size):
         talk = Talk(size, insecure)
         protocol = talk.play(f"""
@@ -480,6 +488,18 @@ def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
     talk.arrive()
     assert talk.protocol.state is State.IDLE
     assert tunnel.received == [b"half a record", b"key", b"2.11.4\n"]
+
+
+def test_tls_data_is_appended_to_what_is_not_sent_yet():
+    tunnel = Scripted()
+    pieces = [b"one", b"two"]
+    tunnel.data_to_send = lambda: pieces.pop(0)
+    talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
+    talk.sent()
+    talk.pending = b"ok:ssl\n"
+    talk.arrive()
+    assert talk.protocol.receive(b"half a record") is None
+    assert talk.sent() == b"onetwo"
 
 
 def test_where_tls_fails_there_is_an_alert_for_lond():

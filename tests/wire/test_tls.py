@@ -202,6 +202,12 @@ def test_text_in_tls_behind_the_key_is_dropped(contexts, version):
     assert lonc.receive(b"clear\n") == b"clear\n"
 
 
+@pytest.mark.parametrize("first", [b"\x14", b"\x16"])
+def test_after_the_key_a_handshake_byte_begins_the_clear_text(contexts, version, first):
+    lonc = lond_says(contexts, [KEY + b"\n"])
+    assert lonc.receive(first + b"clear\n") == first + b"clear\n"
+
+
 @pytest.mark.parametrize(
     ("certificate", "sentence"),
     [
