@@ -99,6 +99,6 @@ def test_the_phase_is_that_of_the_report(settings):
         assert ask_phase(settings) is Phase.RELOADING
 
 
-def test_an_answer_that_is_no_report_has_no_phase(settings):
+def test_an_invalid_report_has_no_phase(settings):
     with Daemon(settings, b"nonsense\n"):
         assert ask_phase(settings) is None

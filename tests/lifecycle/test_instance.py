@@ -93,7 +93,7 @@ class TestHolding:
 
 
 class TestFinding:
-    def test_nothing_at_all(self, settings):
+    def test_without_any_file_there_is_no_daemon(self, settings):
         assert find(settings).state is State.NOT_RUNNING
 
     def test_an_empty_pid_file_without_a_lock(self, settings):
@@ -158,7 +158,7 @@ class TestFinding:
             assert settled(settings, patience=0.1).state is State.UNKNOWN
         assert settled(settings, patience=0.1).state is State.NOT_RUNNING
 
-    def test_between_the_two_locks_it_is_waited_for(self, settings):
+    def test_a_start_between_its_two_locks_is_waited_for(self, settings):
         make_directories(settings)
         begun = time.monotonic()
         with locked(settings.socket_directory):
