@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.fake_child import MAX_REQUEST, FakeChild
 
-from lonc.child.client import READ_AHEAD, Client
+from lonc.child.client import READ_AHEAD, Client, Passing
 from lonc.runtime.event_loop import FORGOTTEN, READ, WRITE, EventLoop
 
 
@@ -318,6 +318,38 @@ def test_a_client_that_has_left_is_not_passed_on(fake, seen):
     ours.leave(passed.append)
     assert passed == []
     assert fake.listener.clients == {}
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_client_is_passed_on_with_its_unsent_reply_and_its_read_lines(fake, ended):
+    passed = []
+    client = fake.connect()
+    client.sendall(b"1\n2\n")
+    if ended:
+        client.shutdown(socket.SHUT_WR)
+    fake.turn()
+    ours = only(fake)
+    ours.leave(passed.append)
+    ours._socket = Full(ours._socket)
+    fake.waiting.pop().complete(b"one\n")
+    (passing,) = passed
+    passing.connection.close()
+    assert (passing.owed, passing.held, passing.ended) == (b"one\n", b"2\n", ended)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_client_passed_on_to_us_gets_the_rest_of_its_reply_and_is_served(fake, ended):
+    left = []
+    ours, theirs = socket.socketpair()
+    client = Client(fake.loop, ours, fake, MAX_REQUEST, left.append)
+    client.resume(Passing(ours, b"one\n", b"2\n", ended))
+    assert theirs.recv(100) == b"one\n"
+    assert client.request == b"2\n"
+    fake.waiting.pop().complete(b"two\n")
+    assert theirs.recv(100) == b"two\n"
+    assert left == ([client] if ended else [])
+    client.close()
+    theirs.close()
 
 
 def test_draining_a_client_that_has_left_does_nothing(fake):

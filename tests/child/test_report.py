@@ -12,6 +12,7 @@ from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus
 
 AT = "2026-11-24T02:00:00+00:00"
+LATER = "2026-11-24T02:00:07+00:00"
 
 
 class Pool(list):
@@ -83,6 +84,11 @@ def test_each_part_gives_its_figures(parts):
     assert (report.done, report.sent, report.received) == (1, 5, 7)
     assert (report.pid, report.version) == (os.getpid(), __version__)
     assert report.memory > 0
+
+
+def test_the_state_has_lasted_since_the_last_change(parts):
+    parts.history.changes.append((LATER, "DEAD", "refused"))
+    assert parts.report().state_since == LATER
 
 
 def test_while_nothing_changes_the_line_is_the_same_object(parts):

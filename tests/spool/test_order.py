@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lonc.spool import order
-from lonc.spool.order import must_wait, user_of
+from lonc.spool.order import MOST_READ, must_wait, user_of
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,24 @@ class TestMustWait:
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
         assert not must_wait(tmp_path, self.REQUEST, "l1")
         make(tmp_path / "2.0.1.put.l1")
+        assert must_wait(tmp_path, self.REQUEST, "l1")
+
+    @pytest.mark.parametrize("request_", [b"ping", b"encrypt:encrypt:put:msu:x:b", b"put:msu"])
+    def test_a_request_of_an_unknown_user_waits_for_every_file(self, tmp_path, request_):
+        assert not must_wait(tmp_path, request_, "l1")
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert must_wait(tmp_path, request_, "l1")
+
+    def test_the_user_may_be_the_end_of_the_request(self, tmp_path):
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
+        assert must_wait(tmp_path, b"dump:msu:x", "l1")
+        assert not must_wait(tmp_path, b"dump:msu:y", "l1")
+
+    def test_beyond_the_most_files_to_read_a_request_waits_for_all(self, tmp_path):
+        for number in range(MOST_READ):
+            (tmp_path / f"1.{number}.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert not must_wait(tmp_path, self.REQUEST, "l1")
+        (tmp_path / "2.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
         assert must_wait(tmp_path, self.REQUEST, "l1")
 
     def test_a_request_does_not_wait_for_a_file_that_was_just_removed(self, tmp_path, monkeypatch):
