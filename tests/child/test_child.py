@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.machine import eventually, title
-from support.scripted_lond import Peer
+from support.scripted_lond import BUILD_KEY, Peer
 
 from lonc.child import replay
 from lonc.child.child import Child
@@ -22,6 +22,13 @@ from lonc.spool import spool
 
 HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
 PATIENCE = 20  # seconds; no result depends on it
+INSECURE = (
+    (b"init::", b"12345"),
+    (b"12345", b"ok"),
+    (b"version", b"2.11"),
+    (b"sethost:l1", b"ok"),
+    (b"ekey", BUILD_KEY),
+)
 
 
 class Process:
@@ -37,7 +44,7 @@ class Process:
             close_all_except(each.fileno() for each in kept)
             die_with_parent(parent_pid)
             open_log(settings.log_level, bench.log_file)
-            replay.LOOK_AGAIN = 0.001
+            replay.LOOK_AGAIN = bench.look_again
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
             Child(HOST, settings, bench.file.listening, theirs, predecessor, disabled).run()
             return 0
@@ -103,19 +110,24 @@ class Bench:
         (place / "logs").mkdir()
         self._path = str(place / "l1")
         self._open = []
+        self.look_again = 0.001
 
     def fork(self, **changes):
         child = Process(self, **changes)
         self._open.append(child)
         return child
 
-    def accept(self):
-        """lond's end of the next connection, which is ready for requests."""
+    def accept(self, dialogue=()):
+        """lond's end of the next connection, after that dialogue, or the classic one."""
         connection, _ = self.lond.accept()
         peer = Peer(connection)
         connection.settimeout(PATIENCE)
         self._open.append(peer)
-        peer.greet()
+        if not dialogue:
+            peer.greet()
+        for line, answer in dialogue:
+            assert peer.hear().startswith(line)
+            peer.say(answer)
         return peer
 
     def connect(self, data=b""):
@@ -154,7 +166,19 @@ def test_it_is_ready_before_it_is_connected_and_connects_without_a_request(bench
     child = bench.fork()
     assert child.says() == b"ready\n"
     bench.accept()
-    eventually(lambda: "Connection count: 1" in title(child.pid))
+    expected = "lonc: l1 Connection count: 1 Retries remaining: 2"
+    eventually(lambda: title(child.pid) == expected)
+
+
+def test_a_key_mode_other_than_classic_is_logged_and_in_the_title(bench):
+    child = bench.fork(key_mode="insecure")
+    lond = bench.accept(INSECURE)
+    client = bench.connect(b"ping\n")
+    assert lond.hear() == b"ping"
+    lond.say(b"pong")
+    assert client.recv(100) == b"pong\n"
+    assert title(child.pid) == "lonc: l1 Connection count: 1 Retries remaining: 2 (insecure)"
+    assert "keys are exchanged in mode insecure (of insecure), with lond 2.11" in bench.log()
 
 
 def test_a_request_goes_to_lond_and_its_reply_to_the_client(bench):
@@ -216,6 +240,16 @@ class TestOrders:
         lond.say(b"ok")
         eventually(lambda: spool.waiting(settings.delayed_directory) == ([], []))
 
+    def test_when_lond_is_reachable_again_files_are_sent_without_an_order(self, bench):
+        bench.look_again = 1000.0
+        bench.lond.close()
+        spool.save(Settings(**bench.settings), b"put:dom:user:x", "l1")
+        child = bench.fork(connect_retries=1, retry_delay=0.05, retry_max_delay=0.05)
+        eventually(lambda: "DEAD" in title(child.pid))
+        bench.lond = socket.create_server(("127.0.0.1", bench.settings["lond_port"]))
+        bench.lond.settimeout(PATIENCE)
+        assert bench.accept().hear() == b"put:dom:user:x"
+
     def test_files_saved_before_its_start_are_in_the_report_of_a_disabled_child(self, bench):
         spool.save(Settings(**bench.settings), b"put:dom:user:x", "l1")
         child = bench.fork(disabled=True)
@@ -266,13 +300,28 @@ class TestTheEnd:
         assert child.exit_status() == 0
 
     def test_after_the_drain_timeout_the_request_in_flight_is_lost(self, bench):
-        child, lond = bench.serving(drain_timeout=0.05)
-        client = bench.connect(b"one\n")
+        child = bench.fork(disabled=True, drain_timeout=0.05)
+        client = bench.connect(b"zero\n")
+        assert client.recv(100) == b"con_lost\n"
+        child.order(b"enable\n")
+        lond = bench.accept()
+        client.sendall(b"one\n")
         assert lond.hear() == b"one"
         child.signal(signal.SIGTERM)
         assert client.recv(100) == b"con_lost\n"
         assert child.exit_status() == 0
         assert "loncDrainTimeout is over: con_lost for 1 requests" in " ".join(bench.log())
+
+    def test_at_sigterm_it_waits_for_a_delayed_transaction_in_flight(self, bench):
+        settings = Settings(**bench.settings)
+        spool.save(settings, b"put:dom:user:x", "l1")
+        child, lond = bench.serving()
+        assert lond.hear() == b"put:dom:user:x"
+        child.signal(signal.SIGTERM)
+        eventually(lambda: "(leaving)" in title(child.pid))
+        lond.say(b"ok")
+        assert child.exit_status() == 0
+        assert spool.waiting(settings.delayed_directory) == ([], [])
 
     def test_other_signals_are_ignored(self, bench):
         child, _ = bench.serving()
@@ -302,9 +351,23 @@ class TestTheEnd:
         lond.say(b"1")
         assert client.recv(100) == b"1\n"
         assert lond.hear() is None  # the connection has reached the same timeout
-        assert not child.ended
+        client.sendall(b"two\n")
+        lond = bench.accept()
+        assert lond.hear() == b"two"
+        lond.say(b"2")
+        assert client.recv(100) == b"2\n"
         client.close()
         assert child.exit_status() == 0
+
+    def test_an_eager_child_stays_when_it_has_been_idle(self, bench):
+        client = bench.connect(b"one\n")
+        child, lond = bench.serving(idle_timeout=0.05)
+        assert lond.hear() == b"one"
+        client.close()
+        lond.say(b"1")
+        assert lond.hear() is None
+        child.order(b"ping\n")
+        assert child.says() == b"pong\n"
 
 
 class TestHandingOver:

@@ -209,7 +209,9 @@ def test_the_unsent_rest_of_a_reply_is_passed_on_with_its_client(fake, next_chil
     assert passing.ended
     received = bytearray()
     while len(received) + len(passing.owed) < len(reply):
-        received += client.recv(1 << 20)
+        piece = client.recv(1 << 20)
+        assert piece
+        received += piece
     assert received + passing.owed == reply
 
 
