@@ -7,7 +7,7 @@ LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (\w+) (\d
 
 
 def say(program, level="info"):
-    """What stands on standard error after `program`, as (level, pid, host, sentence)."""
+    """The lines of `program` on standard error, as (level, pid, host, sentence)."""
     begin = f"from lonc.log import *\nopen_log({level!r})\n"
     command = [sys.executable, "-c", begin + program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -15,13 +15,13 @@ def say(program, level="info"):
     return [LINE.fullmatch(line).groups() for line in done.stderr.split("\n")[:-1]]
 
 
-def test_one_event_is_one_line_with_all_that_belongs_to_it():
+def test_an_event_is_one_line_with_its_time_level_process_and_host():
     ((level, pid, host, sentence),) = say("logger.warning('%s was lost', 'it')")
     assert (level, host, sentence) == ("WARNING", "parent", "it was lost")
     assert int(pid) != os.getpid()
 
 
-def test_a_child_speaks_for_its_host():
+def test_a_child_logs_the_name_of_its_host():
     lines = say("import os\nlog_as('msul1')\nlogger.info(os.getpid())")
     assert lines[0][1] == lines[0][3]
     assert lines[0][2] == "msul1"
@@ -66,7 +66,7 @@ limited.warn("it is lost")
     ]
 
 
-def test_what_was_logged_in_other_words_counts_as_logged():
+def test_a_message_logged_in_other_words_counts_as_logged():
     assert sentences("""
 limited.mark_logged("it is lost")
 limited.warn("it is lost")
@@ -121,14 +121,14 @@ logger.info("%d %d", held, len(limited._unlogged))
     ]
 
 
-def test_a_message_of_others_is_no_format():
+def test_a_percent_sign_in_a_message_is_no_format():
     assert sentences("limited.warn('100 %s'); limited.warn('100 %s'); clock.advance(60)") == [
         "l1: 100 %s",
         "l1: 100 %s (1 more in 60 s)",
     ]
 
 
-def test_what_others_said_cannot_make_a_line_of_its_own_or_move_the_cursor():
+def test_control_characters_from_clients_and_londs_are_escaped():
     (line,) = say(r"logger.info('a\nb\r\x1b[2Jc\x85d\u2028e\udcffü')")
     assert line[3] == r"a\nb\r\x1b[2Jc\x85d\u2028e\udcffü"
 
@@ -139,7 +139,7 @@ def test_the_level_is_the_setting():
     assert len(say(program, "debug")) == 4
 
 
-def test_a_log_that_cannot_be_written_is_no_reason_to_stop():
+def test_a_log_that_cannot_be_written_does_not_end_the_process():
     begin = "from lonc.log import *\nopen_log('info')\n"
     command = [sys.executable, "-c", begin + "for _ in range(3): logger.info('x')\nprint('went on')"]
     with open("/dev/full", "wb") as full:
@@ -147,7 +147,7 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_stop():
     assert done.stdout == b"went on\n"
 
 
-def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cannot_be(tmp_path):
+def test_the_log_file_is_opened_again_after_a_rename_and_kept_if_that_fails(tmp_path):
     log = tmp_path / "logs" / "lonc.log"
     log.parent.mkdir()
     program = (
@@ -168,7 +168,7 @@ def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cann
     assert oct(log.stat().st_mode) == "0o100640"
 
 
-def test_after_a_line_that_a_full_disk_cut_the_next_begins_anew():
+def test_after_a_line_cut_by_a_full_disk_the_next_starts_a_line():
     program = (
         "import os; from lonc.log import *; open_log('info'); write = os.write\n"
         "os.write = lambda fd, data: write(fd, data[:30])\n"
@@ -207,5 +207,5 @@ def test_the_file_is_opened_once_and_inherited_by_other_programs(tmp_path):
     assert [line.split(": ")[-1] for line in log.read_text().splitlines()] == ["one", "two", "0 True"]
 
 
-def test_a_root_logger_of_the_caller_gets_nothing():
+def test_the_root_logger_gets_no_record():
     assert len(say("import logging; logging.basicConfig(); logger.info('once')")) == 1

@@ -55,8 +55,9 @@ from lonc.child.listener import Listener
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.memory_limit import MemoryLimit
 from lonc.child.own_requests import ENCRYPTED, NOT_FOR_LOND, OWN_PREFIXES, OwnRequests
-from lonc.child.pool import HostState, Pool, PoolLimits
+from lonc.child.pool import Pool, PoolLimits
 from lonc.child.queue_timeouts import QueueTimeouts
+from lonc.child.reachability import HostState
 from lonc.child.replay import Replay
 from lonc.child.report import ReportWriter
 from lonc.child.resolver import OnFound, Resolver, fixed_address
@@ -295,7 +296,7 @@ class Child:
         self._pool.queue_transaction(transaction)
 
     def _connection_ready(self, connection: LondConnection) -> None:
-        mode, version = connection.mode, connection.lond_version
+        mode, version = connection.protocol.mode, connection.protocol.lond_version
         report = self._report
         if (mode, version) != (report.mode, report.lond_version):
             report.mode, report.lond_version = mode, version
@@ -388,5 +389,5 @@ class Child:
             leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
                 f"lonc: {self._host.name} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}{key_mode}{leaving}"
+                f" Retries remaining: {pool.reachability.retries_remaining}{key_mode}{leaving}"
             )

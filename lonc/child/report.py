@@ -69,7 +69,7 @@ class ReportWriter:
             state_since=changes[-1][0],
             mode=self.mode,
             lond_version=self.lond_version,
-            connections=dict(Counter(connection.state.value for connection in self._pool)),
+            connections=dict(Counter(each.protocol.state.value for each in self._pool)),
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
             oldest_wait=round(self._pool.oldest_wait, 3),

@@ -51,7 +51,7 @@ class Wire:
         return self.connection
 
     def closed(self, connection, why, transaction):
-        assert connection.state is State.DISCONNECTED
+        assert connection.protocol.state is State.DISCONNECTED
         self.events.append(("closed", why))
         if transaction is not None:
             transaction.fail(why)
@@ -97,7 +97,7 @@ class Wire:
             self.loop.turn(1)
 
     def end(self):
-        if self.connection is not None and self.connection.state is not State.DISCONNECTED:
+        if self.connection is not None and self.connection.protocol.state is not State.DISCONNECTED:
             self.connection.close("the test is over")
         for each in (self.lond, self.listening, self.loop):
             if each is not None:
@@ -123,7 +123,7 @@ def test_from_connect_to_a_reply(wire):
     wire.hear(b"ping\n")
     wire.say(b"msul1\n")
     assert wire.events == ["ready", "idle", ("reply", b"msul1\n")]
-    assert wire.connection.state is State.IDLE
+    assert wire.connection.protocol.state is State.IDLE
 
 
 def test_the_time_of_a_request_in_flight(wire):
@@ -161,7 +161,7 @@ def test_all_addresses_are_tried_and_what_was_wrong_with_each_is_said(wire):
     there = (socket.AF_INET, ("127.0.0.99", wire.address[1]))
     nowhere = (socket.AF_INET, ("255.255.255.255", 1))
     wire.make(find=lambda found: found([nowhere, there, here], "")).connect()
-    wire.turn_until(lambda: wire.connection.state is State.INITIALIZED)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.INITIALIZED)
     wire.lond, _ = wire.listening.accept()
     wire.lond.settimeout(10)
     wire.greet()
@@ -257,7 +257,7 @@ class TestClocks:
             wire.say(b"l1\n")
             wire.loop.turn(0.05)
         wire.loop.turn(0.4)
-        assert wire.connection.state is State.IDLE
+        assert wire.connection.protocol.state is State.IDLE
 
     def test_after_its_end_nothing_rings(self, wire):
         wire.connect(dialogue=0.1)
@@ -299,7 +299,7 @@ def in_state(wire, state):
         if not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
             talk.protocol.data_to_send = TOO_MUCH
         wire.connect(protocol=talk.protocol)
-    assert wire.connection.state is state
+    assert wire.connection.protocol.state is state
 
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset])
@@ -334,7 +334,7 @@ def test_a_request_that_the_socket_takes_in_parts_arrives_whole(wire):
     while received <= len(TOO_MUCH):
         wire.loop.turn(0)
         received += len(wire.lond.recv(1 << 20))
-    wire.turn_until(lambda: wire.connection.state is State.RECEIVING_REPLY)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.RECEIVING_REPLY)
     assert wire.connection._watch.events == READ  # or the child would spin until the reply comes
     wire.say(b"ok\n")
     assert wire.events == ["ready", "idle", ("reply", b"ok\n")]
@@ -410,7 +410,7 @@ def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, rest
     restore_afterwards(Watch)
     Watch.readable = lambda _: True
     assert wire.connection.still_idle()
-    assert wire.connection.state is State.IDLE
+    assert wire.connection.protocol.state is State.IDLE
 
 
 def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):
@@ -489,7 +489,7 @@ def test_a_connection_that_is_lost_says_whether_its_reply_had_begun(wire, begun)
     if begun:
         wire.say(begun)
     reset(wire.lond)
-    wire.turn_until(lambda: wire.connection.state is State.DISCONNECTED)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.DISCONNECTED)
     assert wire.connection.lost_unheard == (not begun)
 
 

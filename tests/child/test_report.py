@@ -1,4 +1,4 @@
-"""The status report of a child, from parts that the test plays."""
+"""The status report of a child, from fake parts."""
 
 import os
 from types import SimpleNamespace
@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from lonc import __version__
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.child.report import ReportWriter
 from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus
 
 AT = "2026-11-24T02:00:00+00:00"
+LATER = "2026-11-24T02:00:07+00:00"
 
 
 class Pool(list):
@@ -30,7 +31,7 @@ class Pool(list):
 
 
 class Parts:
-    """All that a report is made of."""
+    """The parts of a child that a report reads."""
 
     def __init__(self):
         self.loop = SimpleNamespace(now=1000.0)
@@ -53,7 +54,7 @@ class Parts:
         return HostStatus.from_line(self.writer.line())
 
     def add_connection(self, state):
-        self.pool.append(SimpleNamespace(state=SimpleNamespace(value=state)))
+        self.pool.append(SimpleNamespace(protocol=SimpleNamespace(state=SimpleNamespace(value=state))))
 
 
 @pytest.fixture
@@ -83,6 +84,11 @@ def test_each_part_gives_its_figures(parts):
     assert (report.done, report.sent, report.received) == (1, 5, 7)
     assert (report.pid, report.version) == (os.getpid(), __version__)
     assert report.memory > 0
+
+
+def test_the_state_has_lasted_since_the_last_change(parts):
+    parts.history.changes.append((LATER, "DEAD", "refused"))
+    assert parts.report().state_since == LATER
 
 
 def test_while_nothing_changes_the_line_is_the_same_object(parts):
@@ -121,7 +127,7 @@ def test_each_change_is_in_the_next_line(parts, change):
 
 
 @pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
-def test_what_waits_grows_older_with_the_time(parts, what):
+def test_waiting_requests_grow_older_in_the_report(parts, what):
     setattr(parts.pool, what, 1)
     parts.pool.oldest_wait = 1.0
     assert parts.report().oldest_wait == 1.0

@@ -1,13 +1,16 @@
 """The two locks and the pid file; the daemon is a forked process that holds them."""
 
 import os
+import signal
+import time
+from contextlib import contextmanager
 
 import pytest
 from support.holding import held_elsewhere
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
-from lonc.lifecycle.instance import State, find, hold, make_directories, settled
+from lonc.lifecycle.instance import BETWEEN_LOCKS, State, find, hold, make_directories, settled
 from lonc.runtime.lock_file import LockFile
 
 
@@ -27,6 +30,22 @@ def a_daemon(settings, announced=True):
         return holding
 
     return held_elsewhere(take)
+
+
+@contextmanager
+def must_end_within(seconds):
+    """A block that takes longer fails, even if it waits in a system call."""
+
+    def late(*_):
+        raise AssertionError(f"it takes more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class TestHolding:
@@ -95,7 +114,7 @@ class TestHolding:
 
 
 class TestFinding:
-    def test_nothing_at_all(self, settings):
+    def test_without_any_file_there_is_no_daemon(self, settings):
         assert find(settings).state is State.NOT_RUNNING
 
     def test_an_empty_lock_that_is_free(self, settings):
@@ -138,14 +157,17 @@ class TestFinding:
         )
         settings.lock_file.rmdir()
         os.mkfifo(settings.lock_file)
-        assert find(settings).state is State.NOT_RUNNING  # at once
+        with must_end_within(20):
+            assert find(settings).state is State.NOT_RUNNING
 
     def test_a_start_that_does_not_settle_is_unknown(self, settings):
         with a_daemon(settings, announced=False):
             assert settled(settings, patience=0.1).state is State.UNKNOWN
         assert settled(settings, patience=0.1).state is State.NOT_RUNNING
 
-    def test_between_the_two_locks_it_is_waited_for(self, settings):
+    def test_a_start_between_its_two_locks_is_waited_for(self, settings):
         make_directories(settings)
+        begun = time.monotonic()
         with held_elsewhere(lambda: LockFile(settings.socket_lock)):
             assert settled(settings, patience=60).state is State.UNKNOWN
+        assert time.monotonic() - begun >= BETWEEN_LOCKS

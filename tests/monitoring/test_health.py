@@ -113,11 +113,11 @@ def test_what_is_said(hosts, level, sentence):
     assert (verdict.level, verdict.sentence) == (level, sentence)
 
 
-def test_strays_are_no_hosts_trouble():
+def test_strays_do_not_change_the_verdict_of_a_host():
     verdict = health(well(), strays={"gone": 3})
     assert verdict.level is Level.WARNING
-    told = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
-    assert verdict.sentence == told
+    expected = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
+    assert verdict.sentence == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_one_rejected_transaction_is_a_warning():
     assert verdict.sentence == "1 host, all healthy; bad delayed transactions: 1"
 
 
-def test_the_worst_comes_first_and_the_others_as_they_stand_in_the_table():
+def test_the_worst_hosts_are_first_and_the_rest_in_the_order_of_the_table():
     hosts = [well("a"), DEAD, well("b"), HostStatus("c", "no child"), well("d")]
     assert [host.host for host, _ in health(*hosts).hosts] == ["c", "l2", "a", "b", "d"]
 

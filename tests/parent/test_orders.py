@@ -1,4 +1,4 @@
-"""What arrives at the parent's sockets, and the answers: hosts are fakes."""
+"""Orders at the parent's sockets, and their answers. Hosts are fakes."""
 
 import json
 import os
@@ -132,11 +132,11 @@ class TestOrders:
         assert bench.outcome(b"disable a.example.or") == (2, text)
 
     @pytest.mark.parametrize("line", [b"disable", b"disable ", b"reload l1", b"", b"nonsense", b"\xff"])
-    def test_what_is_no_order(self, bench, line):
+    def test_an_unknown_order_is_a_usage_error(self, bench, line):
         status, text = bench.outcome(line)
         assert (status, text) == (2, f"there is no order {line.decode(errors='backslashreplace')!r}")
 
-    def test_others_are_carried_out_elsewhere(self, bench):
+    def test_other_orders_are_passed_on(self, bench):
         order = bench.carry_out(b"reload")
         assert bench.reloads == [order]
         assert order.replies == []
@@ -144,7 +144,7 @@ class TestOrders:
 
 class TestCreation:
     @pytest.mark.parametrize("line", [b"a.example.org:l1", b"a.example.org:l1:more", b"other:l2", b"l2"])
-    def test_a_socket_in_place_is_done(self, bench, line):
+    def test_a_socket_in_place_is_answered_with_done(self, bench, line):
         assert bench.create(line).reply == b"done"
         name = "l2" if b"l2" in line else "a.example.org"
         assert bench.calls(name) == ["renew"]
@@ -166,14 +166,14 @@ class TestCreation:
         assert bench.create(b"x:l2").reply == b"error: a directory is in the way"
         assert caplog.messages == ["a directory is in the way"]
 
-    def test_while_it_stops_no_socket_is_bound(self, bench):
+    def test_no_socket_is_bound_while_the_daemon_stops(self, bench):
         bench.phase.enter(Phase.STOPPING)
         assert bench.create(b"x:l2").reply == b"error: lonc is stopping"
         assert bench.calls("l2") == []
 
 
 class TestStatusFile:
-    def test_it_is_replaced_as_a_whole_and_the_log_has_a_line_a_host(self, bench, caplog):
+    def test_the_file_is_replaced_whole_and_each_host_is_logged(self, bench, caplog):
         caplog.set_level("INFO")
         file = bench.served.settings.status_file
         file.write_text("before")
@@ -187,7 +187,7 @@ class TestStatusFile:
             "status of l2",
         ]
 
-    def test_several_requests_at_once_are_one(self, bench):
+    def test_requests_at_the_same_time_write_one_report(self, bench):
         asked = []
         for supervisor in bench.served:
             supervisor.ask_status = asked.append
@@ -200,7 +200,7 @@ class TestStatusFile:
         bench.orders.write_status()
         assert len(asked) == 4
 
-    def test_one_that_cannot_be_written_is_an_error_in_the_log(self, bench, caplog):
+    def test_a_file_that_cannot_be_written_is_logged(self, bench, caplog):
         file = bench.served.settings.status_file
         file.mkdir()
         bench.orders.write_status()

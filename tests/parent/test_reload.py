@@ -1,4 +1,4 @@
-"""When a reload begins, which children it restarts, and who is answered what: hosts are fakes."""
+"""When a reload begins, which children it restarts, and how orders are answered. Hosts are fakes."""
 
 import json
 from dataclasses import replace
@@ -127,7 +127,7 @@ class TestOne:
         assert bench.phase.current is Phase.RUNNING
         assert bench.replaced == 1
 
-    def test_an_update_restarts_those_that_changed_or_are_outdated(self, bench):
+    def test_an_update_restarts_children_of_changed_and_outdated_hosts(self, bench):
         bench.files = bench.files[0], [host("l1"), host("l2", "127.0.0.2"), host("l3"), host("l4")]
         bench.served.supervisors[0].outdated = True
         order = bench.order("update")
@@ -137,13 +137,13 @@ class TestOne:
         order = bench.order("update")
         assert bench.restarting() == ["l1"]
 
-    def test_an_update_takes_no_settings(self, bench):
+    def test_an_update_keeps_the_settings(self, bench):
         settings, hosts = bench.files
         bench.files = replace(settings, drain_timeout=1.0), hosts
         bench.order("update")
         assert bench.served.settings == settings
 
-    def test_hosts_that_are_gone_are_named_ten_at_most(self, bench):
+    def test_at_most_ten_removed_hosts_are_named(self, bench):
         bench.files = bench.files[0], [host("l1"), *(host(f"n{number}") for number in range(12))]
         order = bench.order("reload")
         bench.finish()
@@ -169,7 +169,7 @@ class TestOne:
         assert bench.phase.current is Phase.RUNNING
         assert bench.replaced == 0
 
-    def test_an_empty_table_is_not_taken_unless_it_was_empty(self, bench):
+    def test_an_empty_table_is_rejected_unless_the_old_one_was_empty(self, bench):
         bench.files = bench.files[0], []
         assert bench.order("reload").answer[0] == 6
         bench.served.hosts = []
@@ -184,7 +184,7 @@ class TestOne:
 
 
 class TestSeveral:
-    def test_all_requested_during_one_are_one_after_it(self, bench):
+    def test_reloads_requested_during_a_reload_are_one_after_it(self, bench):
         orders = [bench.order("reload") for _ in range(3)]
         assert bench.reads == 1
         bench.finish()
@@ -194,7 +194,7 @@ class TestSeveral:
         assert bench.reads == 2
         assert bench.phase.current is Phase.RUNNING
 
-    def test_a_reload_among_updates_makes_a_reload_and_only_that_one(self, bench):
+    def test_a_reload_among_updates_makes_the_next_one_a_reload(self, bench):
         bench.order("update")
         assert bench.phase.current is Phase.RUNNING  # nothing has changed
         bench.order("reload")
@@ -206,7 +206,7 @@ class TestSeveral:
         assert last.answer == (0, "reloaded, 2 hosts")
         assert bench.order("update").answer == (0, "updated, 2 hosts")
 
-    def test_one_after_another_that_failed(self, bench):
+    def test_a_reload_may_follow_one_that_failed(self, bench):
         bench.order("reload")
         bench.files = CannotStart("no")
         second = bench.order("reload")
@@ -214,7 +214,7 @@ class TestSeveral:
         bench.finish()
         assert second.answer == third.answer == (1, "no")
 
-    def test_at_the_start_it_waits(self, bench):
+    def test_a_reload_requested_during_the_start_waits(self, bench):
         bench.phase.enter(Phase.STARTING)
         order = bench.order("reload")
         assert bench.restarting() == []
@@ -225,7 +225,7 @@ class TestSeveral:
 
 
 class TestStopping:
-    def test_all_are_answered(self, bench):
+    def test_a_stop_answers_all_requested_reloads(self, bench):
         under_way, requested = bench.order("reload"), bench.order("reload")
         bench.phase.enter(Phase.STOPPING)
         bench.reloader.stop()
@@ -236,7 +236,7 @@ class TestStopping:
         bench.finish()
         assert bench.phase.current is Phase.STOPPING
 
-    def test_with_nothing_under_way_nothing_happens(self, bench, caplog):
+    def test_a_stop_without_a_reload_changes_nothing(self, bench, caplog):
         bench.phase.enter(Phase.STOPPING)
         bench.reloader.stop()
         assert caplog.messages == []

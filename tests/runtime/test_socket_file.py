@@ -51,7 +51,7 @@ def test_only_the_socket_that_was_made_here_is_removed(tmp_path):
     made.remove()  # there is nothing any more, and nothing happens
 
 
-def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path):
+def test_a_process_that_inherited_the_socket_still_listens_after_close(tmp_path):
     made = SocketFile(tmp_path / "l1", 0o600)
     inherited = made.listening.dup()
     with socket.socket(socket.AF_UNIX) as client:
@@ -62,7 +62,7 @@ def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path)
     inherited.close()
 
 
-def test_where_it_cannot_listen_no_descriptor_stays_open(tmp_path):
+def test_if_it_cannot_listen_no_descriptor_stays_open(tmp_path):
     before = os.listdir("/proc/self/fd")
     with pytest.raises(CannotListen) as error:
         SocketFile(tmp_path / "none" / "l1", 0o600)

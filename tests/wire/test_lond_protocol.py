@@ -62,7 +62,7 @@ def test_an_encrypted_request_and_its_reply(talk):
     talk.play("= authorized")
 
 
-def test_a_reply_in_clear_to_an_encrypted_request_passes_as_it_is(talk):
+def test_a_reply_in_clear_to_an_encrypted_request_is_passed_on_unchanged(talk):
     talk.play(HANDSHAKE)
     talk.protocol.start_request(b"encrypt:x\n")
     talk.sent()
@@ -133,7 +133,7 @@ def test_any_answer_to_the_challenge_but_ok_is_a_failure(talk, word):
 
 
 @pytest.mark.parametrize("build_key", [b"\n", b"not a key\n", b"refused\n"])
-def test_a_wrong_build_key_is_a_failure_and_is_not_told(talk, build_key):
+def test_a_wrong_build_key_is_a_failure_and_not_in_the_text(talk, build_key):
     talk.play(UP_TO_EKEY)
     talk.pending = build_key
     with pytest.raises(ProtocolError, match="hex digits") as error:
@@ -195,14 +195,14 @@ def test_a_surplus_line_in_the_handshake_fails_the_attempt_however_it_was_cut(
     assert talk.protocol.state is State.DISCONNECTED
 
 
-def test_behind_a_reply_a_second_line_leaves_the_reply_and_ends_the_connection():
+def test_a_second_line_after_a_reply_ends_the_connection_but_keeps_the_reply():
     talk = reach(State.RECEIVING_REPLY)
     assert talk.protocol.receive(b"first\nsecond\n") == b"first\n"
     assert talk.protocol.state is State.DISCONNECTED
 
 
 @pytest.mark.parametrize("state", State)
-def test_what_has_ended_holds_nothing(state):
+def test_a_disconnected_protocol_holds_no_bytes(state):
     protocol = reach(state).protocol
     if state in LISTENING:
         protocol.receive(b"x" * 100)
@@ -210,7 +210,7 @@ def test_what_has_ended_holds_nothing(state):
     assert protocol.held == 0
 
 
-def test_behind_a_reply_even_half_a_line_ends_the_connection():
+def test_half_a_line_after_a_reply_ends_the_connection():
     talk = reach(State.RECEIVING_REPLY)
     assert talk.protocol.receive(b"first\ns") == b"first\n"
     assert talk.protocol.state is State.DISCONNECTED
@@ -338,6 +338,14 @@ class TestTheLaterDialogue:
         protocol.disconnect()
         assert over == [True]
 
+    def test_a_key_of_another_length_is_a_failure(self, size):
+        talk = Talk(size, lambda _: replace(local(_), key=b"a" * 33))
+        with pytest.raises(ProtocolError, match="the key is not 32 hex digits"):
+            talk.play("""
+                > init:local:/f:1
+                < ok:local
+            """)
+
     def test_insecure(self, size):
         talk = Talk(size, insecure)
         protocol = talk.play(f"""
@@ -355,7 +363,7 @@ class TestTheLaterDialogue:
         assert talk.sent() == CIPHER.encipher(b"x")
 
     @pytest.mark.parametrize("choose", [local, ssl])
-    def test_an_old_lond_answers_with_a_challenge_and_is_talked_to_as_it_is_used_to(self, size, choose):
+    def test_an_old_lond_answers_with_a_challenge_and_gets_the_old_dialogue(self, size, choose):
         over = []
         talk = Talk(size, lambda _: replace(choose(_), on_key_exchange_ended=lambda: over.append(True)))
         first = talk.sent().decode().strip()
@@ -420,7 +428,7 @@ class TestTheLaterDialogue:
             talk.protocol.receive(b"refused\n")
         assert talk.protocol.state is State.DISCONNECTED
 
-    def test_a_way_that_is_not_open(self):
+    def test_a_mode_that_is_not_allowed_is_a_failure(self):
         def closed(address):
             raise ProtocolError(f"not to {address}")
 
@@ -434,7 +442,7 @@ class TestTheLaterDialogue:
         talk.protocol.receive(b"2.11 \x1b[2J\xc2\x9b\r\n")
         assert talk.protocol.lond_version == r"2.11 \x1b[2J\xc2\x9b\r"
 
-    def test_a_version_without_end_is_not_kept(self):
+    def test_only_the_beginning_of_a_long_version_is_kept(self):
         talk = reach(State.READING_VERSION_STRING)
         talk.protocol.receive(b"\xff\n"[:1] * 150 + b"\n")
         assert talk.protocol.lond_version == "\\xff" * 80
@@ -462,7 +470,7 @@ class Scripted:
         return data if self.key and data != b"key" else b""
 
 
-def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
+def test_after_its_end_tls_gets_no_clear_text_and_holds_no_bytes():
     tunnel = Scripted()
     talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
     talk.sent()
@@ -482,14 +490,26 @@ def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
     assert tunnel.received == [b"half a record", b"key", b"2.11.4\n"]
 
 
-def test_where_tls_fails_there_is_an_alert_for_lond():
+def test_tls_data_is_appended_to_what_is_not_sent_yet():
+    tunnel = Scripted()
+    pieces = [b"one", b"two"]
+    tunnel.data_to_send = lambda: pieces.pop(0)
+    talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
+    talk.sent()
+    talk.pending = b"ok:ssl\n"
+    talk.arrive()
+    assert talk.protocol.receive(b"half a record") is None
+    assert talk.sent() == b"onetwo"
+
+
+def test_a_failure_of_tls_leaves_an_alert_for_lond():
     talk = reach(State.RECEIVING_KEY_IN_TLS)
     with pytest.raises(ProtocolError, match="the data is not TLS"):
         talk.protocol.receive(b"x")
     assert talk.protocol.tls_alert == b"hello"
 
 
-def test_of_a_long_answer_the_first_80_bytes_are_named():
+def test_the_first_80_bytes_of_a_long_answer_are_quoted():
     talk = reach(State.HOST_SET)
     with pytest.raises(ProtocolError) as error:
         talk.protocol.receive(b"x" * 150 + b"\n")
