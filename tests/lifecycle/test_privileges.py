@@ -283,7 +283,7 @@ class TestStartedAsRoot:
             theirs.sockets / "l1": "0o640",
             theirs.sockets / "delayed": "0o2770",
             logs: "0o750",
-            logs / "lonc.pid": "0o640",
+            logs / "lonc.pid": "0o644",
             logs / "lonc.ctl": "0o600",
         }
         if command == "start":
