@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from lonc.commands import delayed, demo, send, service, status
+from lonc.commands import config, delayed, demo, send, service, status
 from lonc.commands.usage import Argument, Command, print_help
 from lonc.monitoring.health import DEFAULT, Threshold
 
@@ -35,6 +35,7 @@ def _threshold(name: str, meaning: str) -> Argument:
     )
 
 
+_EMPTY = Argument("--empty", action="store_true", help="start also if the tables have no host")
 _HOST = Argument("host", metavar="HOST", help="id of a host in hosts.tab")
 _ONLY_BAD = Argument("--bad", action="store_true", help="only transactions that were rejected as bad")
 
@@ -47,6 +48,7 @@ COMMANDS = (
         " If lonc runs already, hosts that are unreachable are retried at once.",
         "start",
         service.start,
+        [_EMPTY],
     ),
     Command(
         "stop",
@@ -123,6 +125,7 @@ COMMANDS = (
         " supervisors. TERM stops it, HUP reloads it.",
         "-c loncapa.conf run",
         service.run,
+        [_EMPTY],
     ),
     Command(
         "check",
@@ -132,6 +135,22 @@ COMMANDS = (
         " anything that would prevent a start.",
         "check",
         service.check,
+    ),
+    Command(
+        "config",
+        "looking",
+        "print every setting, its value and where it comes from",
+        "Prints every setting with its value, whether a change of it needs a restart or a reload, and"
+        " where the value comes from: a line of a file, or the default. Faults are printed as errors.",
+        "config --running",
+        config.config,
+        [
+            Argument(
+                "--running",
+                action="store_true",
+                help="only settings that have another value in the running daemon",
+            )
+        ],
     ),
     Command(
         "status",

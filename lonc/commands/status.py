@@ -13,7 +13,7 @@ from lonc.commands.loading import tolerant
 from lonc.commands.output import print_error
 from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
-from lonc.hosts import find_host, read_hosts
+from lonc.hosts import find_host, read_tables
 from lonc.lifecycle import instance
 from lonc.lifecycle.control_client import ask
 from lonc.monitoring import text
@@ -71,7 +71,7 @@ def _host(report: Report, named: str, settings: Settings) -> HostStatus:
     hosts = {host.host: host for host in report.hosts}
     if named in hosts:
         return hosts[named]
-    table, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+    table = read_tables(settings).hosts
     with contextlib.suppress(UsageError, KeyError):
         return hosts[
             find_host(table, named, settings.hosts_file).name
@@ -106,7 +106,8 @@ def check_health(options: argparse.Namespace) -> int:
         return Level.UNKNOWN
     limits = Thresholds(**{name: getattr(options, name) for name in vars(DEFAULT)})
     health = Health(report, limits)
-    print(f"LONC {health.level.name} - {health.sentence} | {' '.join(_performance(report, limits))}")
+    sentence = health.sentence.replace("|", "/")  # performance data begins at the first |
+    print(f"LONC {health.level.name} - {sentence} | {' '.join(_performance(report, limits))}")
     return health.level
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from daemon import DaemonContext
@@ -15,7 +15,6 @@ from setproctitle import getproctitle
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, LoncError
-from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.lifecycle.instance import State
@@ -23,9 +22,9 @@ from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.parent import Parent
 from lonc.parent.preflight import require_usable, within_limits
-from lonc.parent.reload import Load
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import CannotListen, require_no_other_file, require_writable_directory
+from lonc.sources import Load, Sources
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
@@ -38,18 +37,20 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
 SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 
 
-def run(settings: Settings, hosts: Sequence[Host], load: Load) -> None:
+def run(sources: Sources, load: Load) -> None:
     """Serve in the foreground until a signal or `stop` ends it. Raises CannotStart."""
+    settings = sources.settings
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
     _become_the_user(settings, load)
     with instance.hold(settings) as write_pid:
-        Parent(settings, hosts, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
+        Parent(sources, load, on_ready=lambda: write_pid(b"%d\n" % os.getpid())).run()
 
 
-def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator[str]:
+def obstacles(sources: Sources, load: Load) -> Iterator[str]:
     """Yields a sentence for each reason for which lonc cannot start. Changes nothing."""
+    settings, hosts = sources.settings, sources.hosts
     for directory, name in instance.directories(settings):
         if not os.path.exists(directory) and not os.path.isdir(directory.parent):
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
@@ -74,16 +75,17 @@ def obstacles(settings: Settings, hosts: Sequence[Host], load: Load) -> Iterator
     yield from _missing_to_user(settings, load)
 
 
-def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
+def start(sources: Sources, load: Load) -> str:
     """Start a daemon, unless there is one; returns a sentence about that once every child serves.
 
     Raises CannotStart; no process is left then.
     """
+    settings = sources.settings
     require_idea()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, os.waitpid fails
     silent_since: float | None = None
     while True:
-        word, sentence = _launch(settings, hosts, load)
+        word, sentence = _launch(sources, load)
         if word == SERVES:
             return sentence
         if word == CANNOT:
@@ -107,22 +109,23 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load) -> str:
         time.sleep(instance.PAUSE)
 
 
-def _launch(settings: Settings, hosts: Sequence[Host], load: Load) -> tuple[bytes, str]:
+def _launch(sources: Sources, load: Load) -> tuple[bytes, str]:
     """Fork a daemon and wait for its report; unless that is SERVES, also for its end."""
     ours, theirs = os.pipe()
-    pid = fork(partial(_be_daemon, theirs, settings, hosts, load))
+    pid = fork(partial(_be_daemon, theirs, sources, load))
     os.close(theirs)
     with open(ours, "rb") as report:
         line = report.read()
     os.waitpid(pid, 0)
     word, _, sentence = line.partition(b" ")
     if not line:
-        return CANNOT, f"the daemon ended without a report; see {settings.log_file}"
+        return CANNOT, f"the daemon ended without a report; see {sources.settings.log_file}"
     return word, sentence.decode()
 
 
-def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load) -> int:
+def _be_daemon(report_fd: int, sources: Sources, load: Load) -> int:
     """The new process: from here on only the daemon speaks."""
+    settings = sources.settings
     report = _Report(report_fd)
 
     def ready() -> None:
@@ -142,7 +145,7 @@ def _be_daemon(report_fd: int, settings: Settings, hosts: Sequence[Host], load: 
         ):
             _forget_environment()
             with instance.hold(settings) as write_pid:
-                Parent(settings, hosts, load, ready).run()
+                Parent(sources, load, ready).run()
         report.send(CANNOT, "it was stopped before it served")  # does nothing if it has served
     except Busy as error:
         report.send(IS_BUSY, str(error))

@@ -28,6 +28,7 @@ class ServedHosts:
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
+        self.requested: dict[str, Host] = {}  # by name: those of `hosts` that only clients have named
         self.certified_until: datetime | None = None  # expiry of this machine's certificate, if needed
         self.supervisors: dict[str, Supervisor] = {}  # by the host's name, in the table's order
         self._loop = loop
@@ -62,6 +63,26 @@ class ServedHosts:
             raise
         self.supervisors |= added
 
+    @property
+    def has_table_hosts(self) -> bool:
+        """Whether one of `hosts` is in a table."""
+        return len(self.hosts) > len(self.requested)
+
+    def with_requested(self, hosts: Sequence[Host], settings: Settings) -> list[Host]:
+        """`hosts` of tables, and, if `settings` trust them, those that only clients have named."""
+        names = {host.name for host in hosts}
+        requested = self.requested.values() if settings.trust_create else ()
+        return [*hosts, *(host for host in requested if host.name not in names)]
+
+    def request(self, host: Host) -> Supervisor:
+        """Serve `host`, which a client has named, or serve it as it is now. Raises CannotStart."""
+        self.bind([host], self.settings)
+        self.requested[host.name] = host
+        self.hosts = [*(each for each in self.hosts if each.name != host.name), host]
+        supervisor = self.supervisors[host.name]
+        supervisor.host = host
+        return supervisor
+
     def replace(self, hosts: Sequence[Host], settings: Settings) -> Change:
         """Put these, all of them bound, into force; hosts that are not among them are retired.
 
@@ -76,6 +97,7 @@ class ServedHosts:
             self.supervisors.pop(name).retire()
         self.supervisors = {host.name: self.supervisors[host.name] for host in hosts}
         self.settings, self.hosts = settings, hosts
+        self.requested = {name: host for name, host in self.requested.items() if host in hosts}
         for host in hosts:
             supervisor = self.supervisors[host.name]
             supervisor.host, supervisor.settings = host, settings
