@@ -40,7 +40,7 @@ EXIT_STATUSES = (
     (FAILED, "", "The command failed."),
     (USAGE, "", "Wrong usage, or an unknown host or delayed transaction."),
     (PERMISSION, "", "No permission to manage the daemon."),
-    (MISCONFIGURED, "", "Faults in `loncapa.conf`, `hosts.tab` or the key file, or no such file."),
+    (MISCONFIGURED, "", "Faults in the configuration, the tables or the key file, or no such file."),
     (NOT_RUNNING, "", "lonc is not running."),
     (INTERRUPTED, "", "Interrupted by ^C."),
     (DONE, "start", "lonc is running, also if it was running before."),

@@ -45,7 +45,8 @@ COMMANDS = (
         "daily",
         "start the daemon and wait until it serves",
         "Starts the daemon in the background. Returns when every child serves, or prints why one cannot."
-        " If lonc runs already, hosts that are unreachable are retried at once.",
+        " A line of a table that has a fault is logged and skipped. If lonc runs already, hosts that are"
+        " unreachable are retried at once.",
         "start",
         service.start,
         [_EMPTY],
@@ -64,9 +65,9 @@ COMMANDS = (
         "restart",
         "daily",
         "stop and start the daemon, after checking that it can start",
-        "First checks the configuration, hosts.tab and the machine; if anything would prevent a start,"
-        " nothing is stopped. Necessary after an upgrade of lonc and for the settings that a reload"
-        " cannot change.",
+        "First checks the configuration, the tables and the machine; if anything would prevent a start,"
+        " or the tables have no host and lonc serves some, nothing is stopped. Needed after an upgrade"
+        " of lonc and for the settings that a reload cannot change.",
         "restart",
         service.restart,
     ),
@@ -74,7 +75,7 @@ COMMANDS = (
         "reload",
         "daily",
         "apply configuration and hosts.tab; clients stay connected",
-        "Rereads loncapa.conf and hosts.tab. Each child is replaced by a new one that takes over its"
+        "Rereads configuration and tables. Each child is replaced by a new one that takes over its"
         " clients. If a file has a fault, nothing changes.",
         "reload",
         partial(service.order, "reload"),
@@ -83,8 +84,9 @@ COMMANDS = (
         "update",
         "daily",
         "apply changes of hosts.tab only",
-        "Rereads hosts.tab only, not loncapa.conf. Touches only hosts that were added, changed or"
-        " removed, whose last change failed, or whose socket is missing.",
+        "Takes the tables only, not the configuration. Touches only hosts that were added, changed or"
+        " removed, whose last change failed, or whose socket is missing. If a file has a fault, nothing"
+        " changes.",
         "update",
         partial(service.order, "update"),
     ),
@@ -131,8 +133,9 @@ COMMANDS = (
         "check",
         "daily",
         "check configuration and hosts.tab",
-        "Prints every fault of the configuration and hosts.tab, and warns of doubtful settings and of"
-        " anything that would prevent a start.",
+        "Prints every fault of the configuration and the tables; then the exit status is 6. Without"
+        " faults it prints which defaults it took because lonSockCreate is set, and warns of doubtful"
+        " settings and of anything that would prevent a start.",
         "check",
         service.check,
     ),

@@ -162,6 +162,8 @@ def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator
     for warning in _key_mode_warnings(settings, hosts):
         yield Fault(file, None, f"warning: {warning}")
     yield from _shared_name_warnings(settings, hosts)
+    if settings.trust_create and settings.create_socket is None:
+        yield Fault(file, None, "warning: loncTrustSockCreate has no effect without lonSockCreate")
     with contextlib.suppress(CannotStart):  # reported as an obstacle to a start
         until = require_certificates(settings)
         if (

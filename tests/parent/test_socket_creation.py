@@ -1,5 +1,7 @@
 """The lines of lonSockCreate and their answers: hosts are fakes."""
 
+from typing import Any
+
 import pytest
 from support.still_loop import StillLoop
 
@@ -62,7 +64,7 @@ class Bench:
             Host("l1", "d", "r", "a.example.org", None, 1, name="a.example.org", ids=("l1", "l9")),
             Host("l2", "d", "r", "b.example.org", None, 2, name="l2"),
         ]
-        self.served = FakeServedHosts(self.loop, settings, hosts)
+        self.served: Any = FakeServedHosts(self.loop, settings, hosts)
         self.served.bind(hosts, settings)
         self.phase = PhaseNotifier()
         self.phase.enter(Phase.RUNNING)
