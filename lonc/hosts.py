@@ -33,7 +33,7 @@ class Host:
     role: str
     dnsname: str
     address: str | None  # IPv4; None if the table has none
-    line: int = field(compare=False)  # number of the line
+    line: int = field(compare=False)  # number of the line; 0: no table has the host
     file: Path = field(default=Path("hosts.tab"), compare=False)  # the table that has the line
     name: str = ""  # of its socket, and in logs: the id, or with loncSocketName dns the DNS name
     ids: tuple[str, ...] = ()  # `id`, and with loncSocketName dns the other ids of the DNS name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lonc.configuration import Settings
@@ -28,7 +28,6 @@ class ServedHosts:
     def __init__(self, loop: EventLoop, settings: Settings, hosts: Sequence[Host]) -> None:
         self.settings = settings
         self.hosts = hosts
-        self.requested: dict[str, Host] = {}  # by name: those of `hosts` that only clients have named
         self.certified_until: datetime | None = None  # expiry of this machine's certificate, if needed
         self.supervisors: dict[str, Supervisor] = {}  # by the host's name, in the table's order
         self._loop = loop
@@ -64,6 +63,11 @@ class ServedHosts:
         self.supervisors |= added
 
     @property
+    def requested(self) -> dict[str, Host]:
+        """Those of `hosts` that no table has, since only clients have named them, by name."""
+        return {host.name: host for host in self.hosts if host.line == 0}
+
+    @property
     def has_table_hosts(self) -> bool:
         """Whether one of `hosts` is in a table."""
         return len(self.hosts) > len(self.requested)
@@ -71,13 +75,18 @@ class ServedHosts:
     def with_requested(self, hosts: Sequence[Host], settings: Settings) -> list[Host]:
         """`hosts` of tables, and, if `settings` trust them, those that only clients have named."""
         names = {host.name for host in hosts}
+        ids = {id_ for host in hosts for id_ in host.ids}
         requested = self.requested.values() if settings.trust_create else ()
-        return [*hosts, *(host for host in requested if host.name not in names)]
+        kept = [
+            replace(host, id=free[0], ids=tuple(free))
+            for host in requested
+            if host.name not in names and (free := [id_ for id_ in host.ids if id_ not in ids])
+        ]
+        return [*hosts, *kept]
 
     def request(self, host: Host) -> Supervisor:
-        """Serve `host`, which a client has named, or serve it as it is now. Raises CannotStart."""
+        """Serve `host`, which no table has, or serve it as it is now. Raises CannotStart."""
         self.bind([host], self.settings)
-        self.requested[host.name] = host
         self.hosts = [*(each for each in self.hosts if each.name != host.name), host]
         supervisor = self.supervisors[host.name]
         supervisor.host = host
@@ -97,7 +106,6 @@ class ServedHosts:
             self.supervisors.pop(name).retire()
         self.supervisors = {host.name: self.supervisors[host.name] for host in hosts}
         self.settings, self.hosts = settings, hosts
-        self.requested = {name: host for name, host in self.requested.items() if host in hosts}
         for host in hosts:
             supervisor = self.supervisors[host.name]
             supervisor.host, supervisor.settings = host, settings

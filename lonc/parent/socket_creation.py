@@ -78,12 +78,14 @@ class SocketCreation:
         served = self._served_hosts
         if len(served.requested) >= MAX_REQUESTED:
             raise CannotStart(f"{len(served.requested)} hosts are served that are in no table")
+        names = served.names
+        free = [id_ for id_ in ids if id_ not in names]  # a client must not take over a served host
+        if not free:
+            raise CannotStart(f"{ids[0]} is an id of {names[ids[0]]}")
         try:
-            host = host_of_request(name, ids, served.settings)
+            host = host_of_request(name, free, served.settings)
         except ValueError as error:
             raise CannotStart(str(error)) from error
-        if (other := served.names.get(host.id)) is not None:
-            raise CannotStart(f"{host.id} is an id of {other}")
         within_limits(served.settings, len(served.hosts) + 1)
         supervisor = served.request(host)
         logger.info("%s, ids %s: served since a client named it", name, ", ".join(host.ids))

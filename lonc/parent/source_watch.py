@@ -28,6 +28,7 @@ class SourceWatch:
         self._load = load
         self._on_disk: Sources | None = sources  # as last read; None if there was no configuration
         self._faults: Sequence[Fault] = sources.faults  # of the files on the disk
+        self._offered: Sequence[FileState] = ()  # the table files for which `look` has returned True
         self._read_at = [_now(), _now()]  # when configuration and table in force were read
 
     def read(self) -> Sources:
@@ -54,11 +55,15 @@ class SourceWatch:
         """Read files that have changed, and log new faults of theirs.
 
         Returns whether there are changed tables that can be taken: without faults, with hosts, and not
-        being written, since they were the same at the look before.
+        being written, since they were the same at the look before. Returns that once for each change.
         """
         if self._on_disk is not None and not self._on_disk.outdated:
-            changed = any(_differing(self._on_disk.table.files, self.in_force.table.files))
-            return changed and not self._faults and bool(self._on_disk.hosts)
+            files = self._on_disk.table.files
+            changed = files is not self._offered and any(_differing(files, self.in_force.table.files))
+            if changed and not self._faults and self._on_disk.hosts:
+                self._offered = files
+                return True
+            return False
         known = self._faults
         with contextlib.suppress(Misconfigured):  # the faults are kept
             self.read()

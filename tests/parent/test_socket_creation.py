@@ -1,5 +1,6 @@
 """The lines of lonSockCreate and their answers: hosts are fakes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,9 +168,12 @@ class TestHostsThatOnlyAClientNames:
         assert trusting.served.requested == {}
 
     def test_an_id_belongs_to_one_name(self, trusting):
-        trusting.served.requested = {}
-        assert trusting.create(b"new.example.org:n1:l9").replies == []
+        trusting.create(b"new.example.org:l9:n1")
+        assert trusting.served.hosts[-1].ids == ("n1",)
+        assert trusting.served.names["l9"] == "a.example.org"
         assert trusting.create(b"other.example.org:n1").reply == b"error: n1 is an id of new.example.org"
+        trusting.create(b"new.example.org:n2:l1")
+        assert trusting.served.hosts[-1].ids == ("n1", "n2")
 
     def test_there_is_a_limit(self, trusting, restore_afterwards):
         restore_afterwards(socket_creation)
@@ -184,7 +188,9 @@ class TestHostsThatOnlyAClientNames:
         table, new = served.hosts[:2], served.hosts[2]
         assert served.has_table_hosts
         assert served.with_requested(table, served.settings) == [*table, new]
-        assert served.with_requested([new], served.settings) == [new]
+        assert served.with_requested([replace(new, line=1)], served.settings) == [new]
+        moved = Host("n1", "d", "r", "other.example.org", None, 3, name="other.example.org")
+        assert served.with_requested([moved], served.settings) == [moved]
         assert served.with_requested(table, Settings()) == table
 
     def test_with_sockets_named_by_id_the_first_id_is_taken(self, tmp_path):
