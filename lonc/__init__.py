@@ -11,8 +11,9 @@ The packages; each imports only packages that stand below it:
 - `lonnet`: the public library, for programs that send requests
 - `spool`: delayed transactions on the disk
 - `wire`: the protocol of lond
-- `configuration`, `configuration_file`, `setting_types`, `hosts`, `replies`, `errors`, `log`: used by
-  all of them
+- `sources`: all files that configure lonc, as one value: `configuration`, `setting_types` and
+  `configuration_file`, and `hosts`, which read files by `source_file`
+- `replies`, `errors`, `log`: used by all of them
 - `runtime`: the event loop, processes and files; knows nothing of lonc
 
 A request passes `child.listener`, `child.client`, `child.pool`, `child.lond_connection` and

@@ -49,6 +49,10 @@ class Declaration(NamedTuple):
     restart: bool  # a change takes effect only at a restart
     section: str  # the heading above this setting and those after it; "" for the same heading
 
+    def to_text(self, value: Any) -> str:
+        """`value` as it is written in the file; "" for None."""
+        return "" if value is None else self.read.write(value)
+
 
 def setting(
     name: str,
@@ -87,7 +91,7 @@ class Settings:
         help="The id of this machine. Required.")
     table_directory: Path = setting(
         "lonTabDir", "/home/httpd/lonTabs", absolute,
-        help="The directory of `hosts.tab`.")
+        help="The directory of `hosts.tab`, and of `dns_hosts.tab` if LON-CAPA has fetched one.")
     socket_directory: Path = setting(
         "lonSockDir", "/home/httpd/sockets", absolute, restart=True,
         help="The directory of the sockets, one for each host, and of `delayed/`. If it is missing, lonc"
@@ -114,6 +118,11 @@ class Settings:
     drain_timeout: float = setting(
         "loncDrainTimeout", "30", seconds(0, 86400),
         help="The time that `lonc stop` gives accepted requests to finish. A reload has no such limit.")
+    table_watch: int = setting(
+        "loncTableWatch", "1", whole(0, 2),
+        help="What the daemon does about files that have changed since it read them; it looks each"
+             " `loncDelayedInterval`. `0`: nothing. `1`: `lonc status` reports changed files and faults."
+             " `2`: also, changed tables without faults are taken as by `lonc update`.")
 
     lond_port: int = setting(
         "londPort", "5663", whole(1, 65535), section="Connections to lond",
@@ -176,10 +185,12 @@ class Settings:
     socket_name: str = setting(
         "loncSocketName", "id", one_of(BY_ID, BY_DNS), restart=True,
         help="The name of a host's socket: its id, or with `dns` its DNS name, which clients of LON-CAPA"
-             " 2 look for. With `dns` the hosts of one DNS name share one child.")
+             " 2 look for. With `dns` the hosts of one DNS name share one child. Where `lonSockCreate`"
+             " is set, the default is `dns`.")
     create_socket: Path | None = setting(
         "lonSockCreate", None, socket_path, restart=True, example="/home/httpd/sockets/common_parent",
-        help="A socket at which clients of LON-CAPA 2 ask for a host's socket that they do not find.")
+        help="A socket at which clients of LON-CAPA 2 ask for a host's socket that they do not find."
+             " Where it is set, `loncSocketName`, `loncKeyMode` and `loncChildren` have other defaults.")
     max_clients: int = setting(
         "loncMaxClients", "1000", whole(1, 1_000_000),
         help="The most clients of one host at a time. Further clients wait until one disconnects.")
@@ -190,14 +201,20 @@ class Settings:
         "loncMaxBuffered", "536870912", whole(1048576, 1 << 40, "bytes"),
         help="The most memory for the requests and replies of one host. Above it the largest holder,"
              " a client or a connection to lond, is closed. Checked after growth of at most 16 MiB.")
+    trust_create: bool = setting(
+        "loncTrustSockCreate", "0", zero_or_one,
+        help="Whether a host that is in no table is served if a client asks for it at `lonSockCreate` by"
+             " DNS name and id. Later LON-CAPA does so. Whoever can write to that socket can then make"
+             " lonc connect to any machine.")
     children: str = setting(
         "loncChildren", "eager", one_of(EAGER, ON_DEMAND),
         help="With `eager` every host has a child. With `ondemand` a host has one only while clients use"
-             " it, and for `loncIdleTimeout` after.")
+             " it, and for `loncIdleTimeout` after. Where `lonSockCreate` is set, the default is"
+             " `ondemand`.")
 
     delayed_interval: float = setting(
         "loncDelayedInterval", "30", seconds(0.1, 86400), section="Delayed transactions",
-        help="The time between two scans of `delayed/`.")
+        help="The time between two scans of `delayed/`, and between two looks at the tables.")
     delayed_key_file: Path | None = setting(
         "loncDelayedKeyFile", None, absolute_file, example="/etc/lonc/delayed.keys",
         help="The file of the keys that seal delayed transactions. Without it they are not sealed."
@@ -211,7 +228,8 @@ class Settings:
              " of 2003. The other modes need a lond of LON-CAPA 1.3 or later. `local`: through a file,"
              " for a lond at 127.0.0.1 only. `ssl`: through TLS, with the certificates below."
              " `insecure`: as `classic`. `auto`: `local` for 127.0.0.1, else `ssl` if the certificates"
-             " are set, else `insecure`.")
+             " are set, else `insecure`. Where `lonSockCreate` is set, the default is `auto` if the"
+             " certificates are set, else `insecure`.")
     allow_insecure: bool = setting(
         "loncAllowInsecure", "1", zero_or_one,
         help="Whether `classic` and `insecure` may be used, also with a lond that knows no other mode."
@@ -241,6 +259,11 @@ class Settings:
     @property
     def hosts_file(self) -> Path:
         return self.table_directory / "hosts.tab"
+
+    @property
+    def table_files(self) -> list[Path]:
+        """In the order in which they are read: a later one wins. Only `hosts_file` must exist."""
+        return [self.table_directory / "dns_hosts.tab", self.hosts_file]
 
     @property
     def certificates(self) -> Certificates | None:
@@ -298,6 +321,13 @@ class Settings:
     @property
     def status_file(self) -> Path:
         return self.log_directory / "lonc_status.txt"
+
+    def texts(self) -> dict[str, str]:
+        """The values as they are written in the file, by the names of the settings."""
+        return {
+            declaration.name: declaration.to_text(getattr(self, attribute))
+            for attribute, declaration in DECLARATIONS.items()
+        }
 
     def fixed_changes(self, other: Settings) -> list[str]:
         """Names of the settings that differ in `other` and take effect only at a restart."""

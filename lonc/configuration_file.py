@@ -1,30 +1,41 @@
-"""`loncapa.conf`: finds the file and reads it into Settings.
+"""`loncapa.conf` and `loncapa_apache.conf`: finds the files and reads them into Settings.
 
-The file is Apache's. Only its lines `PerlSetVar NAME VALUE` count, and of those only the settings that
+The files are Apache's. Only lines `PerlSetVar NAME VALUE` count, and of those only the settings that
 `configuration` declares. Another name that begins with `lonc` is a fault; all others are skipped.
+
+LON-CAPA's own programs read both files as well. That the second one is read last, so that its values
+win, is not proven.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lonc.configuration import (
     AUTO,
+    BY_DNS,
     CERTIFICATE_SETTINGS,
     CLASSIC,
     DECLARATIONS,
     INSECURE,
+    ON_DEMAND,
     SSL,
     Settings,
     did_you_mean,
 )
-from lonc.errors import Fault, Misconfigured
+from lonc.errors import AtStart, Fault, Misconfigured
+from lonc.source_file import FileState, read_file
 
-DEFAULT_FILES = (Path("/etc/lonc/loncapa.conf"), Path("/etc/httpd/conf/loncapa.conf"))
+DEFAULT_FILES = (
+    Path("/etc/lonc/loncapa.conf"),
+    Path("/etc/httpd/conf/loncapa.conf"),
+    Path("/etc/apache2/loncapa.conf"),
+)
+APACHE_FILE = "loncapa_apache.conf"
 
 _PERL_SET_VAR = re.compile(rb"\s*PerlSetVar(?:\s|\Z)", re.IGNORECASE)
 _WORD = re.compile(r'"[^"]*"(?!\S)|\S+')
@@ -43,7 +54,8 @@ def find_configuration(named: str | None, environment: Mapping[str, str]) -> Pat
     for file in DEFAULT_FILES:
         if file.exists():
             return file
-    text = f"no such file, nor is there {DEFAULT_FILES[1]}: name one with -c FILE or $LONC_CONF"
+    others = " or ".join(map(str, DEFAULT_FILES[1:]))
+    text = f"no such file, nor is there {others}: name one with -c FILE or $LONC_CONF"
     raise Misconfigured([Fault(DEFAULT_FILES[0], None, text)])
 
 
@@ -52,45 +64,129 @@ def read_settings(file: Path) -> tuple[Settings, list[Fault]]:
 
     Raises Misconfigured if the file cannot be read.
     """
+    configuration = read_configuration(file)
+    return configuration.settings, list(configuration.faults)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value comes from: from a line that sets it, or, `derived`, from one that sets another."""
+
+    file: Path
+    line: int
+    derived: str = ""  # the reason for which the value is another than the usual default
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}"
+        return f"{self.derived} ({place})" if self.derived else place
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the files say. `origins`: by the name of a setting, unless it has its default."""
+
+    settings: Settings
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()
+    files: Sequence[FileState] = ()
+
+
+def read_configuration(file: Path) -> Configuration:
+    """Read `file` and, where it is beside it, APACHE_FILE. A setting that is faulty has its default.
+
+    Raises Misconfigured if `file` cannot be read.
+    """
+    reader = _ConfigurationReader()
     try:
-        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        reader.read(file)
     except OSError as error:
         raise Misconfigured([Fault(file, None, f"{error.strerror}")]) from error
-    values: dict[str, Any] = {}
-    lines_of: dict[str, int] = {}
-    faults: list[Fault] = []
-    for number, line in enumerate(lines, start=1):
-        if not _PERL_SET_VAR.match(line):
-            continue
+    beside = file.parent / APACHE_FILE
+    if file.name != APACHE_FILE:
         try:
-            name, text = _name_and_value(line)
-            lines_of[name] = number
-            if name in _ATTRIBUTES:
-                values[_ATTRIBUTES[name]] = _value(name, text)
-            elif name.startswith("lonc"):
-                raise ValueError(f"there is no setting {name!r}{did_you_mean(name, _ATTRIBUTES)}")
-        except ValueError as error:
-            faults.append(Fault(file, number, str(error)))
-    settings = Settings(**values)
-    faults += _contradictions(settings, file, lines_of)
-    if "lonHostID" not in lines_of:
+            reader.read(beside)
+        except (FileNotFoundError, NotADirectoryError):
+            reader.files.append(FileState(beside))
+        except OSError as error:
+            reader.files.append(FileState(beside))
+            reader.faults.append(Fault(beside, None, f"{error.strerror}"))
+    _derive(reader.values, reader.origins)
+    settings = Settings(**reader.values)
+    faults = [*reader.faults, *_contradictions(settings, reader.origins, reader.mentioned)]
+    if "lonHostID" not in reader.mentioned:
         faults.append(Fault(file, None, "lonHostID, the id of this machine, is not set"))
-    return settings, faults
+    return Configuration(settings, reader.origins, faults, reader.files)
 
 
-def _contradictions(settings: Settings, file: Path, lines_of: Mapping[str, int]) -> Iterator[Fault]:
+class _ConfigurationReader:
+    """Values by attribute of Settings, and origins by name, of the files read so far; the last one wins.
+
+    `mentioned`: names that a line sets, also if its value has a fault.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, Origin] = {}
+        self.mentioned: set[str] = set()
+        self.faults: list[Fault] = []
+        self.files: list[FileState] = []
+
+    def read(self, file: Path) -> None:
+        """Raises OSError."""
+        state, lines, faults = read_file(file, AtStart.REFUSES)
+        self.files.append(state)
+        for number, line in lines:
+            if not _PERL_SET_VAR.match(line):
+                continue
+            try:
+                name, text = _name_and_value(line)
+                self.mentioned.add(name)
+                if name in _ATTRIBUTES:
+                    self.values[_ATTRIBUTES[name]] = _value(name, text)
+                    self.origins[name] = Origin(file, number)
+                elif name.startswith("lonc"):
+                    raise ValueError(f"there is no setting {name!r}{did_you_mean(name, _ATTRIBUTES)}")
+            except ValueError as error:
+                faults.append(Fault(file, number, str(error)))
+        self.faults += sorted(faults, key=lambda fault: fault.line or 0)
+
+
+def _derive(values: dict[str, Any], origins: dict[str, Origin]) -> None:
+    """Where `lonSockCreate` is set, LON-CAPA is a later one, and some settings have other defaults."""
+    if values.get("create_socket") is None:
+        return
+    certified = Settings(**values).certificates is not None
+    certificates = "certificates are set" if certified else "no certificates are set"
+    place = origins["lonSockCreate"]
+    for attribute, value, also in (
+        ("socket_name", BY_DNS, ""),
+        ("key_mode", AUTO if certified else INSECURE, f", {certificates}"),
+        ("children", ON_DEMAND, ""),
+    ):
+        if attribute not in values:
+            values[attribute] = value
+            why = f"lonSockCreate is set{also}"
+            origins[DECLARATIONS[attribute].name] = Origin(place.file, place.line, why)
+
+
+def _contradictions(
+    settings: Settings, origins: Mapping[str, Origin], mentioned: Collection[str]
+) -> Iterator[Fault]:
+    def fault(name: str, text: str) -> Fault:
+        return Fault(origins[name].file, origins[name].line, text)
+
     mode = settings.key_mode
     if mode in (CLASSIC, INSECURE) and not settings.allow_insecure:
         text = f"loncAllowInsecure 0 forbids loncKeyMode {mode}: set it to auto or ssl"
-        yield Fault(file, lines_of["loncAllowInsecure"], text)
+        yield fault("loncAllowInsecure", text)
     names = "lonCertificateDirectory", *CERTIFICATE_SETTINGS
     # With one of them missing, auto would silently be insecure with every host.
-    needed = mode == SSL or (mode == AUTO and any(name in lines_of for name in names))
+    needed = mode == SSL or (mode == AUTO and any(name in mentioned for name in names))
     if needed and settings.certificates is None:
         text = f"loncKeyMode {mode} needs all of {', '.join(names)}{', or none' * (mode == AUTO)}"
-        yield Fault(file, lines_of["loncKeyMode"], text)
-    if "loncGroup" in lines_of and "loncUser" not in lines_of:
-        yield Fault(file, lines_of["loncGroup"], "loncGroup is set, and loncUser is not")
+        yield fault("loncKeyMode", text)
+    if settings.group is not None and "loncUser" not in mentioned:
+        yield fault("loncGroup", "loncGroup is set, and loncUser is not")
 
 
 def _name_and_value(line: bytes) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 # LSB's exit statuses.
@@ -39,7 +40,7 @@ EXIT_STATUSES = (
     (FAILED, "", "The command failed."),
     (USAGE, "", "Wrong usage, or an unknown host or delayed transaction."),
     (PERMISSION, "", "No permission to manage the daemon."),
-    (MISCONFIGURED, "", "Faults in `loncapa.conf`, `hosts.tab` or the key file, or no such file."),
+    (MISCONFIGURED, "", "Faults in the configuration, the tables or the key file, or no such file."),
     (NOT_RUNNING, "", "lonc is not running."),
     (INTERRUPTED, "", "Interrupted by ^C."),
     (DONE, "start", "lonc is running, also if it was running before."),
@@ -58,6 +59,14 @@ EXIT_STATUSES = (
 )
 
 
+class AtStart(Enum):
+    """What a start does about a fault. A reload is refused whatever the fault is."""
+
+    REFUSES = "the start is refused"
+    SKIPS = "the line is logged as an error and skipped"
+    WARNS = "the line is taken, and a warning is logged"
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault at `line` of `file`, or of the whole file if `line` is None; `text` is a sentence."""
@@ -65,6 +74,7 @@ class Fault:
     file: Path
     line: int | None
     text: str
+    at_start: AtStart = AtStart.REFUSES
 
     def __str__(self) -> str:
         place = f"{self.file}" if self.line is None else f"{self.file}:{self.line}"

@@ -1,4 +1,8 @@
-"""Reads `hosts.tab` into Host records, in the order of the file.
+"""Reads `dns_hosts.tab` and `hosts.tab` into Host records, in the order of the files.
+
+LON-CAPA fetches `dns_hosts.tab` from the network, where there is one: its name, and its fields
+`id:domain:role:dnsname:protocol:internet-domain`, are not proven. A line that begins with `^` names a
+server that it is fetched from.
 
 With `loncSocketName dns` the hosts of one DNS name become one record with several ids.
 """
@@ -8,13 +12,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lonc.configuration import did_you_mean
-from lonc.errors import Fault, UsageError
+from lonc.configuration import Settings, did_you_mean
+from lonc.errors import AtStart, Fault, UsageError
 from lonc.setting_types import DELAYED_DIRECTORY, SOCKET_PATH_MAX, id_word
+from lonc.source_file import FileState, SourceFile, read_file
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -28,7 +33,8 @@ class Host:
     role: str
     dnsname: str
     address: str | None  # IPv4; None if the table has none
-    line: int = field(compare=False)  # number of the line
+    line: int = field(compare=False)  # number of the line; 0: no table has the host
+    file: Path = field(default=Path("hosts.tab"), compare=False)  # the table that has the line
     name: str = ""  # of its socket, and in logs: the id, or with loncSocketName dns the DNS name
     ids: tuple[str, ...] = ()  # `id`, and with loncSocketName dns the other ids of the DNS name
 
@@ -36,47 +42,98 @@ class Host:
         object.__setattr__(self, "name", self.name or self.id)
         object.__setattr__(self, "ids", self.ids or (self.id,))
 
+    def fault(self, text: str, at_start: AtStart = AtStart.SKIPS) -> Fault:
+        """A fault of its line."""
+        return Fault(self.file, self.line, text, at_start)
 
-def read_hosts(
-    file: Path, socket_directory: Path, by_dns: bool = False
-) -> tuple[list[Host], list[Fault]]:
-    """The valid hosts of `file`, and its faults.
+
+@dataclass(frozen=True)
+class Table:
+    """The valid hosts of all table files, and the faults of those files."""
+
+    hosts: Sequence[Host] = ()
+    faults: Sequence[Fault] = ()
+    files: Sequence[FileState] = ()
+
+
+def read_tables(settings: Settings) -> Table:
+    """Read `settings.table_files`."""
+    table = read_hosts(settings.table_files, settings.socket_directory, settings.by_dns)
+    place = settings.create_socket
+    clashes = [host for host in table.hosts if settings.socket_directory / host.name == place]
+    if not clashes:
+        return table
+    faults = [
+        host.fault(f"the socket of {host.name} would be lonSockCreate", AtStart.REFUSES)
+        for host in clashes
+    ]
+    return replace(table, faults=[*table.faults, *faults])
+
+
+def read_hosts(files: Sequence[Path], socket_directory: Path, by_dns: bool = False) -> Table:
+    """Read `files`, of which only the last one must exist. An id in two of them is the later one's.
 
     `socket_directory`: a host whose socket path would be too long there is a fault.
     `by_dns`: whether sockets have DNS names; then the hosts of one DNS name are one record.
 
     Comments, and fields after the fifth, are skipped; they may be in any encoding.
     """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        return [], [Fault(file, None, f"{error.strerror} (lonTabDir sets the directory)")]
     hosts: dict[str, Host] = {}  # by id
     faults: list[Fault] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith((b"#", b"^")):
+    states: list[FileState] = []
+    for file in files:
+        try:
+            source = read_file(file, AtStart.SKIPS)
+        except OSError as error:
+            states.append(FileState(file))
+            if not isinstance(error, FileNotFoundError) or file is files[-1]:
+                faults.append(Fault(file, None, f"{error.strerror} (lonTabDir sets the directory)"))
+            continue
+        states.append(source.state)
+        read, more = _read_lines(source, socket_directory, by_dns)
+        hosts |= read
+        faults += more
+    if not by_dns:
+        return Table(list(hosts.values()), faults, states)
+    machines, more = _merge(hosts.values())
+    return Table(machines, [*faults, *more], states)
+
+
+def _read_lines(
+    source: SourceFile, socket_directory: Path, by_dns: bool
+) -> tuple[dict[str, Host], list[Fault]]:
+    hosts: dict[str, Host] = {}
+    faults: list[Fault] = []
+    file = source.state.path
+    for number, line in source.lines:
+        if not line.strip() or line.lstrip().startswith((b"#", b"^")):
             continue
         try:
-            host = _read_host(line, number, socket_directory, by_dns)
+            host = _read_host(line, file, number, socket_directory, by_dns)
             if host.id in hosts:
                 raise ValueError(f"{host.id} is in line {hosts[host.id].line} already")
             hosts[host.id] = host
         except ValueError as error:
-            faults.append(Fault(file, number, str(error)))
-    if not by_dns:
-        return list(hosts.values()), faults
+            faults.append(Fault(file, number, str(error), AtStart.SKIPS))
+    return hosts, sorted([*source.faults, *faults], key=lambda fault: fault.line or 0)
+
+
+def _merge(hosts: Iterable[Host]) -> tuple[list[Host], list[Fault]]:
+    """One record for each DNS name. A host without an address takes that of the others of its name."""
     machines: dict[str, Host] = {}
-    for host in hosts.values():
+    faults: list[Fault] = []
+    for host in hosts:
         first = machines.setdefault(host.name, host)
-        if first.address != host.address:
+        if None not in (first.address, host.address) and first.address != host.address:
             text = f"{host.id} and {first.id} have the same DNS name, but different addresses"
-            faults.append(Fault(file, host.line, text))
+            faults.append(host.fault(text))
         elif first is not host:
-            machines[host.name] = replace(first, ids=(*first.ids, host.id))
+            address = first.address or host.address
+            machines[host.name] = replace(first, ids=(*first.ids, host.id), address=address)
     return list(machines.values()), faults
 
 
-def _read_host(line: bytes, number: int, socket_directory: Path, by_dns: bool) -> Host:
+def _read_host(line: bytes, file: Path, number: int, socket_directory: Path, by_dns: bool) -> Host:
     """Raises ValueError with a sentence."""
     try:
         fields = [field.decode() for field in line.rstrip().split(b":")[:5]]
@@ -98,7 +155,21 @@ def _read_host(line: bytes, number: int, socket_directory: Path, by_dns: bool) -
     address = _address(fields[4]) if len(fields) > 4 else None
     if address is None and not dnsname:
         raise ValueError(f"{id_} has neither an address nor a DNS name")
-    return Host(id_, domain, role, dnsname, address, number, name)
+    return Host(id_, domain, role, dnsname, address, number, file, name)
+
+
+def host_of_request(name: str, ids: Sequence[str], settings: Settings) -> Host:
+    """A host that no table has, with the DNS name and the ids that a client has named.
+
+    Raises ValueError with a sentence.
+    """
+    line = f"{ids[0]}:::{name}".encode()
+    if not _DNS_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a DNS name")
+    host = _read_host(line, settings.hosts_file, 0, settings.socket_directory, settings.by_dns)
+    if settings.socket_directory / host.name == settings.create_socket:
+        raise ValueError(f"the socket of {host.name} would be lonSockCreate")
+    return replace(host, ids=tuple(dict.fromkeys(ids)) if settings.by_dns else (host.id,))
 
 
 def _address(field: str) -> str | None:

@@ -22,6 +22,7 @@ import functools
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +30,11 @@ from types import TracebackType
 from lonc.configuration import Settings
 from lonc.configuration_file import find_configuration, read_settings
 from lonc.errors import Misconfigured
-from lonc.hosts import read_hosts
+from lonc.hosts import read_tables
 from lonc.replies import CON_DELAYED, CON_FAILED, CON_LOST, NO_SUCH_HOST, TOO_LONG
 from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.setting_types import DELAYED_DIRECTORY, HOST_ID
+from lonc.source_file import FileState, has_changed
 from lonc.spool import spool
 from lonc.spool.order import must_wait
 
@@ -302,11 +304,11 @@ def _remaining(deadline: float) -> float:
 
 
 class _HostsTable:
-    """hosts.tab, read again whenever it has changed."""
+    """The hosts tables, read again whenever one of them has changed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._identity: tuple[int, int, int] | None = None  # inode, size, time of change
+        self._files: Sequence[FileState] = ()  # as they were read
         self._socket_names: dict[str, str] = {}  # by host id
         self._known_names: dict[str, str] = {}  # those, and the ones of earlier tables
         self._complete = False  # the table has no faults
@@ -331,18 +333,12 @@ class _HostsTable:
         return self._settings.socket_directory / self._known_names[host]
 
     def _read(self) -> None:
-        settings = self._settings
-        try:
-            found = os.stat(settings.hosts_file)
-            identity = found.st_ino, found.st_size, found.st_mtime_ns
-        except OSError:
-            identity = None
-        if identity is None or identity != self._identity:
-            hosts, faults = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
-            self._socket_names = {id_: host.name for host in hosts for id_ in host.ids}
+        if not self._files or any(map(has_changed, self._files)):
+            table = read_tables(self._settings)
+            self._socket_names = {id_: host.name for host in table.hosts for id_ in host.ids}
             self._known_names |= self._socket_names
-            self._complete = not faults
-            self._identity = identity
+            self._complete = not table.faults
+            self._files = table.files
 
 
 @functools.cache

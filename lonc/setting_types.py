@@ -26,14 +26,15 @@ class Reader:
     read: Callable[[str], Any]
     accepts: str  # the accepted texts, as the documents print them
     unit: str = ""  # of a number, as the documents print it
+    write: Callable[[Any], str] = str  # makes the text of a value
 
     def __call__(self, text: str) -> Any:
         return self.read(text)
 
 
-def _accepts(texts: str) -> Callable[[Callable[[str], Any]], Reader]:
+def _accepts(texts: str, write: Callable[[Any], str] = str) -> Callable[[Callable[[str], Any]], Reader]:
     """Decorator: makes a Reader of a function."""
-    return lambda read: Reader(read, texts)
+    return lambda read: Reader(read, texts, write=write)
 
 
 def whole(low: int, high: int, unit: str = "") -> Reader:
@@ -59,7 +60,7 @@ def seconds(low: float, high: float) -> Reader:
             raise ValueError(f"{text} is not between {low:g} and {high:.9g} seconds")
         return float(text)
 
-    return Reader(read, f"{low:g} to {high:.9g}", "seconds")
+    return Reader(read, f"{low:g} to {high:.9g}", "seconds", lambda value: f"{value:.15g}")
 
 
 def one_of(*words: str) -> Reader:
@@ -73,7 +74,7 @@ def one_of(*words: str) -> Reader:
     return Reader(read, ", ".join(f"`{word}`" for word in words))
 
 
-@_accepts("`0` or `1`")
+@_accepts("`0` or `1`", write="{:d}".format)
 def zero_or_one(text: str) -> bool:
     return bool(whole(0, 1)(text))
 
@@ -130,7 +131,7 @@ def ipv4(text: str) -> str:
         raise ValueError(f"{text!r} is not an IPv4 address") from None
 
 
-@_accepts("octal mode")
+@_accepts("octal mode", write="{:04o}".format)
 def octal_mode(text: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError(f"{text!r} is not an octal mode like 0660")

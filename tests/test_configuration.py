@@ -5,7 +5,7 @@ from support.machine import as_nobody
 
 from lonc import configuration_file
 from lonc.configuration import DECLARATIONS, Settings
-from lonc.configuration_file import find_configuration, read_settings
+from lonc.configuration_file import find_configuration, read_configuration, read_settings
 from lonc.errors import Misconfigured
 
 ROOT = Path(__file__).parent.parent
@@ -154,7 +154,7 @@ def test_apaches_syntax(read):
         b"PerlSetVar londPort 2\n"
         b"PerlSetVar lonRole library\n"
         b"PerlSetVar MetadataKeys whatever\n"
-        b"</Location>"
+        b"</Location>\n"
     )
     assert faults == []
     assert settings == Settings("msul1", Path("/with a/space"), lond_port=2)
@@ -369,3 +369,107 @@ def test_other_modes_need_no_certificates(mode):
         certificate_directory=file, certificate=file, private_key=file, authority=file, key_mode=mode
     )
     assert settings.needed_certificates is None
+
+
+class TestBothFiles:
+    """loncapa.conf, and loncapa_apache.conf beside it."""
+
+    def read(self, tmp_path, first, second):
+        (tmp_path / "loncapa.conf").write_text(first)
+        (tmp_path / "loncapa_apache.conf").write_text(second)
+        return read_configuration(tmp_path / "loncapa.conf")
+
+    def test_of_a_name_in_both_the_later_one_wins_and_each_value_has_its_origin(self, tmp_path):
+        configuration = self.read(
+            tmp_path,
+            "PerlSetVar lonHostID a1\nPerlSetVar londPort 1\n",
+            "# Apache\nPerlSetVar londPort 2\n",
+        )
+        assert configuration.faults == []
+        assert configuration.settings == Settings("a1", lond_port=2)
+        assert {name: str(origin) for name, origin in configuration.origins.items()} == {
+            "lonHostID": f"{tmp_path}/loncapa.conf:1",
+            "londPort": f"{tmp_path}/loncapa_apache.conf:2",
+        }
+
+    def test_a_fault_names_its_file_and_leaves_the_earlier_value(self, tmp_path):
+        configuration = self.read(
+            tmp_path,
+            "PerlSetVar lonHostID a1\nPerlSetVar londPort 1\n",
+            "PerlSetVar londPort x\nPerlSetVar loncGroup daemon\n",
+        )
+        apache = f"{tmp_path}/loncapa_apache.conf"
+        assert [str(fault) for fault in configuration.faults] == [
+            f"{apache}:1: londPort: 'x' is not a whole number",
+            f"{apache}:2: loncGroup is set, and loncUser is not",
+        ]
+        assert configuration.settings.lond_port == 1
+
+    def test_the_second_is_not_read_twice_and_need_not_be_there(self, tmp_path):
+        self.read(tmp_path, "PerlSetVar loncXy 1\n", "PerlSetVar lonHostID a1\n")
+        alone = read_configuration(tmp_path / "loncapa_apache.conf")
+        assert (alone.faults, len(alone.files)) == ([], 1)
+        (tmp_path / "loncapa_apache.conf").unlink()
+        assert len(read_configuration(tmp_path / "loncapa.conf").files) == 2
+
+    def test_a_second_one_that_cannot_be_read_is_a_fault(self, tmp_path):
+        (tmp_path / "loncapa.conf").write_text("PerlSetVar lonHostID a1\n")
+        (tmp_path / "loncapa_apache.conf").mkdir()
+        (fault,) = read_configuration(tmp_path / "loncapa.conf").faults
+        assert str(fault) == f"{tmp_path}/loncapa_apache.conf: Is a directory"
+
+
+class TestLaterLonCapa:
+    """Where lonSockCreate is set."""
+
+    HEAD = "PerlSetVar lonHostID a1\nPerlSetVar lonSockCreate /s/common_parent\n"
+    CERTIFICATES = (
+        "PerlSetVar lonCertificateDirectory /d\nPerlSetVar lonnetCertificate c\n"
+        "PerlSetVar lonnetPrivateKey k\nPerlSetVar lonnetCertificateAuthority a\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("more", "name", "mode", "children"),
+        [
+            ("", "dns", "insecure", "ondemand"),
+            (CERTIFICATES, "dns", "auto", "ondemand"),
+            ("PerlSetVar loncSocketName id\n", "id", "insecure", "ondemand"),
+            ("PerlSetVar loncKeyMode classic\n", "dns", "classic", "ondemand"),
+            ("PerlSetVar loncChildren eager\n", "dns", "insecure", "eager"),
+        ],
+    )
+    def test_settings_that_are_not_set_have_other_defaults(self, read, more, name, mode, children):
+        settings, faults = read(self.HEAD + more)
+        assert faults == []
+        assert (settings.socket_name, settings.key_mode, settings.children) == (name, mode, children)
+
+    def test_their_origin_says_why(self, tmp_path):
+        file = tmp_path / "loncapa.conf"
+        file.write_text(self.HEAD)
+        origins = read_configuration(file).origins
+        why = f"lonSockCreate is set ({file}:2)"
+        assert (str(origins["loncSocketName"]), str(origins["loncChildren"])) == (why, why)
+        why = f"lonSockCreate is set, no certificates are set ({file}:2)"
+        assert str(origins["loncKeyMode"]) == why
+
+    def test_insecure_may_be_forbidden(self, read):
+        _, faults = read(self.HEAD + "PerlSetVar loncAllowInsecure 0\n")
+        assert faults == [":3: loncAllowInsecure 0 forbids loncKeyMode insecure: set it to auto or ssl"]
+
+
+@pytest.mark.parametrize("declaration", DECLARATIONS.values(), ids=lambda each: each.name)
+def test_the_text_of_a_value_gives_the_value(declaration):
+    assert declaration.to_text(None) == ""
+    if text := declaration.default:
+        assert declaration.to_text(declaration.read(text)) == text
+
+
+def test_a_configuration_that_ends_without_a_newline_is_being_written(read):
+    settings, faults = read("PerlSetVar lonHostID a1\n\n  # x\nPerlSetVar londPort 56")
+    assert settings.lond_port == 56
+    assert faults == [":4: the last line has no newline: the file may be being written"]
+
+
+def test_a_carriage_return_inside_a_line_is_a_fault(read):
+    _, faults = read("PerlSetVar lonHostID a1\r\n# a comment\rPerlSetVar londPort 1\n")
+    assert faults == [":2: a carriage return inside the line"]

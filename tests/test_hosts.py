@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from support.machine import as_nobody
 
-from lonc.errors import UsageError
-from lonc.hosts import Host, find_host, read_hosts
+from lonc.configuration import Settings
+from lonc.errors import AtStart, UsageError
+from lonc.hosts import Host, find_host, read_hosts, read_tables
 
 ROOT = Path(__file__).parent.parent
 SOCKETS = Path("/home/httpd/sockets")
@@ -15,8 +16,8 @@ def read(tmp_path):
     def read(text, sockets=SOCKETS):
         file = tmp_path / "hosts.tab"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        hosts, faults = read_hosts(file, sockets)
-        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+        table = read_hosts([file], sockets)
+        return table.hosts, [str(fault).removeprefix(str(file)) for fault in table.faults]
 
     return read
 
@@ -31,7 +32,7 @@ def test_real_tables_with_descriptions_and_later_fields(read):
         b"msua3:msu:access:s10.lite.msu.edu:35.9.89.23 \r\n"
         b"fhwfl1:fhwf:library:loncapa.fh.de:134.1.2.3x:Fachhochschule M\xfcnchen\n"
         b"later-1:dom:access:later.example.org:https:more\n"
-        b"name_only:dom:access:name.example.org"
+        b"name_only:dom:access:name.example.org\n"
     )
     assert faults == []
     assert hosts == [
@@ -93,16 +94,16 @@ def test_a_table_that_cannot_be_read(tmp_path, kind):
     if kind == "directory":
         file.mkdir()
     text = {"missing": "No such file or directory", "directory": "Is a directory"}[kind]
-    hosts, faults = read_hosts(file, SOCKETS)
-    assert hosts == []
-    assert [str(fault) for fault in faults] == [f"{file}: {text} (lonTabDir sets the directory)"]
+    table = read_hosts([file], SOCKETS)
+    assert table.hosts == []
+    assert [str(fault) for fault in table.faults] == [f"{file}: {text} (lonTabDir sets the directory)"]
 
 
 def test_a_table_that_may_not_be_read(tmp_path):
     file = tmp_path / "hosts.tab"
     file.write_text("")
     file.chmod(0)
-    said = as_nobody(lambda: str(read_hosts(file, SOCKETS)[1][0]))
+    said = as_nobody(lambda: str(read_hosts([file], SOCKETS).faults[0]))
     assert said == f"{file}: Permission denied (lonTabDir sets the directory)"
 
 
@@ -117,14 +118,13 @@ def test_a_host_that_is_not_there_is_answered_with_the_nearest_name(read):
 
 
 def test_the_table_to_start_from_is_sound():
-    _, faults = read_hosts(ROOT / "etc" / "hosts.tab", SOCKETS)
-    assert faults == []
+    assert read_hosts([ROOT / "etc" / "hosts.tab"], SOCKETS).faults == []
 
 
 def test_a_host_is_the_same_on_whatever_line_it_stands(tmp_path):
     (tmp_path / "one").write_text("l1:d:r:n:127.0.0.1\n")
     (tmp_path / "other").write_text("\n# moved\nl1:d:r:n:127.0.0.1\nl2:d:r:n:127.0.0.1\n")
-    one, other = (read_hosts(tmp_path / name, SOCKETS)[0] for name in ("one", "other"))
+    one, other = (read_hosts([tmp_path / name], SOCKETS).hosts for name in ("one", "other"))
     assert one[0] == other[0]
     assert one[0] != other[1]
 
@@ -135,8 +135,8 @@ class TestHostsOfOneDnsName:
     def read(self, tmp_path, text):
         file = tmp_path / "hosts.tab"
         file.write_text(text)
-        hosts, faults = read_hosts(file, SOCKETS, by_dns=True)
-        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+        table = read_hosts([file], SOCKETS, by_dns=True)
+        return table.hosts, [str(fault).removeprefix(str(file)) for fault in table.faults]
 
     def test_they_are_one_record_with_all_ids(self, tmp_path):
         hosts, faults = self.read(tmp_path, "a:d:r:x:127.0.0.1\nb:d:r:y\nc:d:r:x:127.0.0.1\n")
@@ -152,3 +152,64 @@ class TestHostsOfOneDnsName:
         hosts, faults = self.read(tmp_path, "a:d:r:x:127.0.0.1\nc:d:r:x:127.0.0.2\n")
         assert [host.ids for host in hosts] == [("a",)]
         assert faults == [":2: c and a have the same DNS name, but different addresses"]
+
+
+class TestBothTables:
+    """dns_hosts.tab, which LON-CAPA fetches, and hosts.tab."""
+
+    def read(self, tmp_path, fetched, own, **settings):
+        if fetched is not None:
+            (tmp_path / "dns_hosts.tab").write_text(fetched)
+        (tmp_path / "hosts.tab").write_text(own)
+        settings = Settings(table_directory=tmp_path, socket_directory=SOCKETS, **settings)
+        table = read_tables(settings)
+        return table, [str(fault).removeprefix(f"{tmp_path}/") for fault in table.faults]
+
+    def test_an_id_in_both_is_that_of_hosts_tab(self, tmp_path):
+        table, faults = self.read(
+            tmp_path,
+            "a:d:library:a.example.org:https:example.org\nb:d:library:b.example.org:http:example.org\n",
+            "^ns.example.org\nb:d:library:b.example.org:127.0.0.1\n",
+        )
+        assert faults == []
+        assert [(host.id, host.address, host.file.name, host.line) for host in table.hosts] == [
+            ("a", None, "dns_hosts.tab", 1),
+            ("b", "127.0.0.1", "hosts.tab", 2),
+        ]
+
+    def test_a_fault_names_its_file(self, tmp_path):
+        table, faults = self.read(tmp_path, "a:d:r:n\na:d:r:n\nx", "y\n")
+        assert [fault.partition(": ")[0] for fault in faults] == [
+            "dns_hosts.tab:2",
+            "dns_hosts.tab:3",
+            "dns_hosts.tab:3",
+            "hosts.tab:1",
+        ]
+        assert [host.id for host in table.hosts] == ["a"]
+
+    def test_only_hosts_tab_must_exist(self, tmp_path):
+        table, faults = self.read(tmp_path, None, "a:d:r:n\n")
+        assert (faults, len(table.hosts), len(table.files)) == ([], 1, 2)
+        (tmp_path / "hosts.tab").unlink()
+        (tmp_path / "dns_hosts.tab").write_text("a:d:r:n\n")
+        (fault,) = read_tables(Settings(table_directory=tmp_path)).faults
+        assert (fault.file.name, fault.at_start) == ("hosts.tab", AtStart.REFUSES)
+
+    def test_a_host_of_a_dns_name_has_the_address_of_the_others(self, tmp_path):
+        table, faults = self.read(
+            tmp_path, "a:d:r:x:https:e\n", "b:d:r:x:127.0.0.1\n", socket_name="dns"
+        )
+        assert faults == []
+        assert [(host.ids, host.address) for host in table.hosts] == [(("a", "b"), "127.0.0.1")]
+
+
+def test_blanks_and_indented_comments_are_skipped_and_a_carriage_return_is_a_fault(read):
+    hosts, faults = read(b"\xef\xbb\xbfl1:d:r:n\n  \t\n  # a\n\t^b\nl2:d:r:n\rl3:d:r:n\n")
+    assert [host.id for host in hosts] == ["l1"]
+    assert faults == [":5: a carriage return inside the line"]
+
+
+def test_a_table_that_ends_without_a_newline_is_being_written(read):
+    hosts, faults = read("l1:d:r:n:127.0.0.12\nl2:d:r:n:127.0.0.1")
+    assert [host.id for host in hosts] == ["l1", "l2"]
+    assert faults == [":2: the last line has no newline: the file may be being written"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from lonc.commands import delayed, demo, send, service, status
+from lonc.commands import config, delayed, demo, send, service, status
 from lonc.commands.usage import Argument, Command, print_help
 from lonc.monitoring.health import DEFAULT, Threshold
 
@@ -35,6 +35,7 @@ def _threshold(name: str, meaning: str) -> Argument:
     )
 
 
+_EMPTY = Argument("--empty", action="store_true", help="start also if the tables have no host")
 _HOST = Argument("host", metavar="HOST", help="id of a host in hosts.tab")
 _ONLY_BAD = Argument("--bad", action="store_true", help="only transactions that were rejected as bad")
 _TAKE_OVER = Argument(
@@ -49,11 +50,12 @@ COMMANDS = (
         "daily",
         "start the daemon and wait until it serves",
         "Starts the daemon in the background. Returns when every child serves, or prints why one cannot."
-        " If lonc runs already, hosts that are unreachable are retried at once. If another lonc serves,"
-        " as the original in Perl, nothing is started.",
+        " A line of a table that has a fault is logged and skipped. If lonc runs already, hosts that are"
+        " unreachable are retried at once. If another lonc serves, as the original in Perl, nothing is"
+        " started.",
         "start",
         service.start,
-        [_TAKE_OVER],
+        [_EMPTY, _TAKE_OVER],
     ),
     Command(
         "stop",
@@ -69,9 +71,9 @@ COMMANDS = (
         "restart",
         "daily",
         "stop and start the daemon, after checking that it can start",
-        "First checks the configuration, hosts.tab and the machine; if anything would prevent a start,"
-        " nothing is stopped. Necessary after an upgrade of lonc and for the settings that a reload"
-        " cannot change.",
+        "First checks the configuration, the tables and the machine; if anything would prevent a start,"
+        " or the tables have no host and lonc serves some, nothing is stopped. Needed after an upgrade"
+        " of lonc and for the settings that a reload cannot change.",
         "restart",
         service.restart,
         [_TAKE_OVER],
@@ -80,7 +82,7 @@ COMMANDS = (
         "reload",
         "daily",
         "apply configuration and hosts.tab; clients stay connected",
-        "Rereads loncapa.conf and hosts.tab. Each child is replaced by a new one that takes over its"
+        "Rereads configuration and tables. Each child is replaced by a new one that takes over its"
         " clients. If a file has a fault, nothing changes.",
         "reload",
         partial(service.order, "reload"),
@@ -89,8 +91,9 @@ COMMANDS = (
         "update",
         "daily",
         "apply changes of hosts.tab only",
-        "Rereads hosts.tab only, not loncapa.conf. Touches only hosts that were added, changed or"
-        " removed, whose last change failed, or whose socket is missing.",
+        "Takes the tables only, not the configuration. Touches only hosts that were added, changed or"
+        " removed, whose last change failed, or whose socket is missing. If a file has a fault, nothing"
+        " changes.",
         "update",
         partial(service.order, "update"),
     ),
@@ -131,16 +134,33 @@ COMMANDS = (
         " supervisors. TERM stops it, HUP reloads it.",
         "-c loncapa.conf run",
         service.run,
-        [_TAKE_OVER],
+        [_EMPTY, _TAKE_OVER],
     ),
     Command(
         "check",
         "daily",
         "check configuration and hosts.tab",
-        "Prints every fault of the configuration and hosts.tab, and warns of doubtful settings and of"
-        " anything that would prevent a start.",
+        "Prints every fault of the configuration and the tables; then the exit status is 6. Without"
+        " faults it prints which defaults it took because lonSockCreate is set, and warns of doubtful"
+        " settings and of anything that would prevent a start.",
         "check",
         service.check,
+    ),
+    Command(
+        "config",
+        "looking",
+        "print every setting, its value and where it comes from",
+        "Prints every setting with its value, whether a change of it needs a restart or a reload, and"
+        " where the value comes from: a line of a file, or the default. Faults are printed as errors.",
+        "config --running",
+        config.config,
+        [
+            Argument(
+                "--running",
+                action="store_true",
+                help="only settings that have another value in the running daemon",
+            )
+        ],
     ),
     Command(
         "status",

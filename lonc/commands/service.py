@@ -12,17 +12,18 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from lonc.commands.loading import load, loader, read, tolerant
+from lonc.commands.loading import load, loader, tolerant
 from lonc.commands.output import print_error
-from lonc.configuration import AUTO, LOCAL, Settings
+from lonc.configuration import AUTO, CLASSIC, LOCAL, Settings
 from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.lifecycle import instance
 from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.stop import stop as stop_daemon
-from lonc.monitoring.status import describe_stray
+from lonc.monitoring.status import Report, describe_stray
 from lonc.parent.spool_scan import count_strays
+from lonc.sources import read_sources
 from lonc.spool import spool
 
 RELOAD_WITHIN = (
@@ -36,7 +37,8 @@ def start(options: argparse.Namespace) -> int:
     from lonc.lifecycle import start
 
     load_again = loader(options)
-    print(start.start(*load_again(), load_again, options.take_over))
+    sources = load_again().require_startable(allow_empty=options.empty)
+    print(start.start(sources, load_again, options.take_over))
     return DONE
 
 
@@ -54,13 +56,22 @@ def restart(options: argparse.Namespace) -> int:
     from lonc.lifecycle import start
 
     load_again = loader(options)
-    settings, hosts = load_again()
-    for obstacle in start.obstacles(settings, hosts, load_again, options.take_over):
+    sources = load_again()
+    sources.require_startable(allow_empty=_serves_no_host(sources.settings))
+    for obstacle in start.obstacles(sources, load_again, options.take_over):
         raise CannotStart(f"{obstacle}; nothing is stopped")
-    print(stop_daemon(settings, hosts))
+    print(stop_daemon(sources.settings, sources.hosts))
     sys.stdout.flush()
-    print(start.start(settings, hosts, load_again, options.take_over))
+    print(start.start(sources, load_again, options.take_over))
     return DONE
+
+
+def _serves_no_host(settings: Settings) -> bool:
+    """Whether a daemon runs that has been started with an empty table."""
+    try:
+        return not Report.from_line(ask(settings, "status")).hosts
+    except (LoncError, ValueError):
+        return False
 
 
 def order(name: str, options: argparse.Namespace) -> int:
@@ -84,9 +95,9 @@ def run(options: argparse.Namespace) -> int:
     from lonc.lifecycle import start
 
     load_again = loader(options)
-    settings, hosts = load_again()
-    log.open_log(settings.log_level)
-    start.run(settings, hosts, load_again, options.take_over)
+    sources = load_again().require_startable(allow_empty=options.empty)
+    log.open_log(sources.settings.log_level)
+    start.run(sources, load_again, options.take_over)
     return DONE
 
 
@@ -95,13 +106,17 @@ def check(options: argparse.Namespace) -> int:
 
     try:
         file = find_configuration(options.configuration, os.environ)
-        settings, hosts = read(file)
+        sources = read_sources(file).require_no_faults()
     except Misconfigured as error:
         print(error)
         return error.exit_status
+    settings, hosts = sources.settings, sources.hosts
+    for name, origin in sources.configuration.origins.items():
+        if origin.derived:
+            print(f"{origin.file}:{origin.line}: {origin.derived}: {name} is {settings.texts()[name]}")
     for warning in _warnings(file, settings, hosts):
         print(warning)
-    for obstacle in start.obstacles(settings, hosts, partial(read, file)):
+    for obstacle in start.obstacles(sources, partial(read_sources, file)):
         print(f"{file}: warning: it will not start: {obstacle}")
     print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
     return DONE
@@ -121,15 +136,34 @@ def _key_mode_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[st
         yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be connected to"
 
 
+def _shared_name_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
+    """A warning for each host whose lond cannot know which of its ids is asked."""
+    if settings.by_dns and settings.key_mode != CLASSIC:
+        return
+    need = "loncSocketName dns" if not settings.by_dns else "a loncKeyMode other than classic"
+    if not settings.by_dns and settings.key_mode == CLASSIC:
+        need += " and a loncKeyMode other than classic"
+    machines: dict[tuple[str, str | None], str] = {}  # the first id, by DNS name and address
+    for host in hosts:
+        for id_ in host.ids:
+            first = machines.setdefault((host.dnsname, host.address), id_)
+            if first != id_ and host.dnsname:
+                text = f"warning: {id_} and {first} have one DNS name, {host.dnsname}: that needs {need}"
+                yield Fault(host.file, host.line, text)
+
+
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """Warnings of settings and files that are valid but doubtful."""
     from lonc.monitoring.health import certificate_verdict
     from lonc.wire.key_exchange import require_certificates
 
     if not hosts:
-        yield Fault(settings.hosts_file, None, "warning: no hosts")
+        yield Fault(settings.hosts_file, None, "warning: no hosts; `lonc start` needs --empty")
     for warning in _key_mode_warnings(settings, hosts):
         yield Fault(file, None, f"warning: {warning}")
+    yield from _shared_name_warnings(settings, hosts)
+    if settings.trust_create and settings.create_socket is None:
+        yield Fault(file, None, "warning: loncTrustSockCreate has no effect without lonSockCreate")
     with contextlib.suppress(CannotStart):  # reported as an obstacle to a start
         until = require_certificates(settings)
         if (

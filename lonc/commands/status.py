@@ -13,7 +13,7 @@ from lonc.commands.loading import tolerant
 from lonc.commands.output import print_error
 from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
-from lonc.hosts import find_host, read_hosts
+from lonc.hosts import find_host, read_tables
 from lonc.lifecycle import instance
 from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.other_lonc import other_lonc
@@ -46,8 +46,7 @@ def status(options: argparse.Namespace) -> int:
     else:
         left = f"; it left {settings.pid_file} behind" if found.state is instance.State.DEAD else ""
         print(f"lonc is not running{left}")
-        hosts, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
-        if (other := other_lonc(settings, hosts)) is not None:
+        if (other := other_lonc(settings, read_tables(settings).hosts)) is not None:
             print(f"another lonc serves: {other}")
     return STATUSES[found.state]
 
@@ -74,7 +73,7 @@ def _host(report: Report, named: str, settings: Settings) -> HostStatus:
     hosts = {host.host: host for host in report.hosts}
     if named in hosts:
         return hosts[named]
-    table, _ = read_hosts(settings.hosts_file, settings.socket_directory, settings.by_dns)
+    table = read_tables(settings).hosts
     with contextlib.suppress(UsageError, KeyError):
         return hosts[
             find_host(table, named, settings.hosts_file).name
@@ -109,7 +108,8 @@ def check_health(options: argparse.Namespace) -> int:
         return Level.UNKNOWN
     limits = Thresholds(**{name: getattr(options, name) for name in vars(DEFAULT)})
     health = Health(report, limits)
-    print(f"LONC {health.level.name} - {health.sentence} | {' '.join(_performance(report, limits))}")
+    sentence = health.sentence.replace("|", "/")  # performance data begins at the first |
+    print(f"LONC {health.level.name} - {sentence} | {' '.join(_performance(report, limits))}")
     return health.level
 
 

@@ -12,12 +12,11 @@ from typing import Any, NoReturn
 from lonc import __version__
 from lonc.commands.output import print_error
 from lonc.configuration import did_you_mean
+from lonc.configuration_file import DEFAULT_FILES
 from lonc.errors import DONE, USAGE, UsageError
 
 WIDTH = 79  # columns of a description
-CONFIGURATION_HELP = (
-    "configuration file; default: $LONC_CONF, /etc/lonc/loncapa.conf, /etc/httpd/conf/loncapa.conf"
-)
+CONFIGURATION_HELP = f"configuration file; default: $LONC_CONF, {', '.join(map(str, DEFAULT_FILES))}"
 
 
 class Argument:

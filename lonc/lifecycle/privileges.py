@@ -21,6 +21,7 @@ from pathlib import Path
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, Misconfigured
 from lonc.runtime.process import fork
+from lonc.sources import Load
 from lonc.spool.spool import BAD
 
 
@@ -147,7 +148,7 @@ def _may_hand_over(found: os.stat_result) -> bool:
 
 
 def missing_permissions(
-    who: Identity, settings: Settings, files: Iterable[Path], load: Callable[[], object]
+    who: Identity, settings: Settings, files: Iterable[Path], load: Load
 ) -> Iterator[str]:
     """Run as `who`. Yields one sentence per missing permission, perhaps some of them twice.
 
@@ -155,7 +156,7 @@ def missing_permissions(
     directories and `files`.
     """
     try:
-        load()
+        load().require_startable()
     except Misconfigured as error:
         for fault in error.faults:
             how = _how_to_read(who, fault.file)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from daemon import DaemonContext
@@ -15,18 +15,17 @@ from setproctitle import getproctitle
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, LoncError, NoPermission
-from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask, ask_phase
-from lonc.lifecycle.instance import State
+from lonc.lifecycle.instance import Instance, State
 from lonc.lifecycle.other_lonc import other_lonc
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.parent import Parent
 from lonc.parent.preflight import require_usable, within_limits
-from lonc.parent.reload import Load
 from lonc.runtime.process import forbid_core_dumps, fork
 from lonc.runtime.socket_file import CannotListen, require_no_other_file, require_writable_directory
+from lonc.sources import Load, Sources
 from lonc.wire.cipher import require_idea
 
 UMASK = 0o027
@@ -39,25 +38,23 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "TZ")
 SERVES, IS_BUSY, CANNOT = b"serves", b"is_busy", b"cannot"
 
 
-def run(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False) -> None:
+def run(sources: Sources, load: Load, take_over: bool = False) -> None:
     """Serve in the foreground until a signal or `stop` ends it.
 
-    `take_over`: also where another lonc serves, as Perl's. Raises CannotStart.
+    `take_over`: also where another lonc serves, as the original. Raises CannotStart.
     """
+    settings = sources.settings
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
     _become_the_user(settings, load)
-    with instance.hold(settings) as daemon:
-        if not take_over:
-            _require_no_other_lonc(settings, hosts)
-        Parent(settings, hosts, load, on_ready=daemon.announce).run()
+    with _sole_instance(sources, take_over) as daemon:
+        Parent(sources, load, on_ready=daemon.announce).run()
 
 
-def obstacles(
-    settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False
-) -> Iterator[str]:
+def obstacles(sources: Sources, load: Load, take_over: bool = False) -> Iterator[str]:
     """Yields a sentence for each reason for which lonc cannot start, or start again. Changes nothing."""
+    settings, hosts = sources.settings, sources.hosts
     for directory, name in instance.directories(settings):
         if not os.path.exists(directory) and not os.path.isdir(directory.parent):
             yield f"cannot make {directory} ({name}): there is no {directory.parent}"
@@ -72,7 +69,7 @@ def obstacles(
         *(partial(require_no_other_file, settings.socket_directory / host.name) for host in hosts),
     ]
     if not take_over and _no_lonc_of_ours(settings):
-        requirements.append(partial(_require_no_other_lonc, settings, hosts))
+        requirements.append(partial(_require_no_other_lonc, sources))
     for requirement in requirements:
         try:
             requirement()
@@ -84,16 +81,18 @@ def obstacles(
     yield from _missing_to_user(settings, load)
 
 
-def start(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool = False) -> str:
+def start(sources: Sources, load: Load, take_over: bool = False) -> str:
     """Start a daemon, unless there is one; returns a sentence about that once every child serves.
 
-    `take_over`: also where another lonc serves, as Perl's. Raises CannotStart; no process is left then.
+    `take_over`: also where another lonc serves, as the original. Raises CannotStart; no process is left
+    then.
     """
+    settings = sources.settings
     require_idea()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, os.waitpid fails
     silent_since: float | None = None
     while True:
-        word, sentence = _launch(settings, hosts, load, take_over)
+        word, sentence = _launch(sources, load, take_over)
         if word == SERVES:
             return sentence
         if word == CANNOT:
@@ -117,24 +116,23 @@ def start(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool
         time.sleep(instance.PAUSE)
 
 
-def _launch(settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool) -> tuple[bytes, str]:
+def _launch(sources: Sources, load: Load, take_over: bool) -> tuple[bytes, str]:
     """Fork a daemon and wait for its report; unless that is SERVES, also for its end."""
     ours, theirs = os.pipe()
-    pid = fork(partial(_be_daemon, theirs, settings, hosts, load, take_over))
+    pid = fork(partial(_be_daemon, theirs, sources, load, take_over))
     os.close(theirs)
     with open(ours, "rb") as report:
         line = report.read()
     os.waitpid(pid, 0)
     word, _, sentence = line.partition(b" ")
     if not line:
-        return CANNOT, f"the daemon ended without a report; see {settings.log_file}"
+        return CANNOT, f"the daemon ended without a report; see {sources.settings.log_file}"
     return word, sentence.decode()
 
 
-def _be_daemon(
-    report_fd: int, settings: Settings, hosts: Sequence[Host], load: Load, take_over: bool
-) -> int:
+def _be_daemon(report_fd: int, sources: Sources, load: Load, take_over: bool) -> int:
     """The new process: from here on only the daemon speaks."""
+    settings = sources.settings
     report = _Report(report_fd)
 
     def ready() -> None:
@@ -153,10 +151,8 @@ def _be_daemon(
             stderr=sys.stderr,  # which is the log by now
         ):
             _forget_environment()
-            with instance.hold(settings) as daemon:
-                if not take_over:
-                    _require_no_other_lonc(settings, hosts)
-                Parent(settings, hosts, load, ready).run()
+            with _sole_instance(sources, take_over) as daemon:
+                Parent(sources, load, ready).run()
         report.send(CANNOT, "it was stopped before it served")  # does nothing if it has served
     except Busy as error:
         report.send(IS_BUSY, str(error))
@@ -170,6 +166,15 @@ def _be_daemon(
     return 1
 
 
+@contextlib.contextmanager
+def _sole_instance(sources: Sources, take_over: bool) -> Iterator[Instance]:
+    """Hold the locks of the daemon. Raises CannotStart, also if another lonc serves."""
+    with instance.hold(sources.settings) as daemon:
+        if not take_over:
+            _require_no_other_lonc(sources)
+        yield daemon
+
+
 def _no_lonc_of_ours(settings: Settings) -> bool:
     try:
         return instance.find(settings).state in (State.NOT_RUNNING, State.DEAD)
@@ -177,8 +182,8 @@ def _no_lonc_of_ours(settings: Settings) -> bool:
         return False  # cannot tell
 
 
-def _require_no_other_lonc(settings: Settings, hosts: Sequence[Host]) -> None:
-    if (other := other_lonc(settings, hosts)) is not None:
+def _require_no_other_lonc(sources: Sources) -> None:
+    if (other := other_lonc(sources.settings, sources.hosts)) is not None:
         raise CannotStart(f"another lonc serves: {other}; stop it, or start with --take-over")
 
 

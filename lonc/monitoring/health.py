@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 
-from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus, Report, describe_stray
+from lonc.monitoring.status import (
+    NO_CHILD,
+    NOT_ANSWERING,
+    FilesStatus,
+    HostStatus,
+    Report,
+    describe_stray,
+)
 
 MAX_NAMED_HOSTS = 3  # in the sentence
 FAILURE_MINUTES = 5  # the last minutes, whose failures count
@@ -144,6 +151,7 @@ class Health:
                 yield verdict
         if not report.hosts:
             yield Verdict(Level.WARNING, "no requests are served")
+        yield from _file_verdicts(report.files)
 
     def _summarize_hosts(self) -> tuple[str, str]:
         """The number of degraded hosts, and the names of some of them with their verdicts."""
@@ -159,6 +167,17 @@ class Health:
         names = [f"{host.host} {verdict.text}" for host, verdict in degraded[:MAX_NAMED_HOSTS]]
         names += [f"{len(degraded) - MAX_NAMED_HOSTS} more"] if len(degraded) > MAX_NAMED_HOSTS else []
         return summary, f": {', '.join(names)}" if names else ""
+
+
+def _file_verdicts(files: FilesStatus) -> Iterator[Verdict]:
+    if files.faults:
+        what = "faults in the files on the disk"
+        if not files.would_start:
+            what = "lonc would not start with the files on the disk"
+        more = f", and {files.fault_count - 1} more (`lonc check`)" if files.fault_count > 1 else ""
+        yield Verdict(Level.WARNING, f"{what}: {files.faults[0]}{more}")
+    for sentence in files.changed:
+        yield Verdict(Level.OK, sentence)
 
 
 def certificate_verdict(until: datetime, now: datetime) -> Verdict:

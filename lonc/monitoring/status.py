@@ -145,6 +145,16 @@ class HostStatus:
 
 
 @dataclass(frozen=True)
+class FilesStatus:
+    """The files on the disk, compared with those in force."""
+
+    faults: Sequence[Text] = ()  # the first ones
+    fault_count: Count = 0
+    would_start: bool = True  # whether `lonc start` would take them
+    changed: Sequence[Text] = ()  # a sentence for each file that differs from what is in force
+
+
+@dataclass(frozen=True)
 class Report:
     """The daemon and all its hosts at one moment."""
 
@@ -156,6 +166,7 @@ class Report:
     strays: dict[Text, Count]  # delayed transactions by host, for hosts that are not in hosts.tab
     bad: Count = 0  # delayed transactions that were rejected
     certified_until: Time | None = None  # when the certificate expires, if one is needed
+    files: FilesStatus = FilesStatus()
 
     @property
     def oldest_wait(self) -> float:

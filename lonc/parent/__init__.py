@@ -3,6 +3,8 @@
 - `parent` starts and stops; `preflight` checks what the settings need of this machine;
 - `served_hosts` holds a `supervisor` for each host, which keeps one `child_process` running;
 - `reload` rereads the files; `rolling_restart` restarts many children, a few at a time;
+- `source_watch` compares the files on the disk with those in force;
 - `control` is the control socket, `orders` what arrives there; `status_query` asks all children;
+- `socket_creation` answers at the socket `lonSockCreate`;
 - `spool_scan` finds hosts with delayed transactions.
 """

@@ -3,6 +3,7 @@
     order               answer
     ------------------------------------------------------------------------------------
     status              the status report, one line of JSON
+    settings            the texts of all settings in force, by name, one line of JSON
     reload              outcome, once the reload is over
     update              outcome, once the hosts that changed are restarted
     retry               outcome, at once
@@ -17,6 +18,7 @@ text and exits with that status.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -24,17 +26,17 @@ from datetime import datetime
 from lonc import __version__
 from lonc.child.transaction import Transaction
 from lonc.configuration import did_you_mean
-from lonc.errors import DONE, USAGE, CannotStart
+from lonc.errors import DONE, USAGE
 from lonc.log import logger
-from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.status import HostStatus, Report
 from lonc.monitoring.text import to_text
 from lonc.parent.control import outcome
 from lonc.parent.reload import PhaseNotifier
 from lonc.parent.served_hosts import ServedHosts
+from lonc.parent.source_watch import SourceWatch
 from lonc.parent.spool_scan import SpoolScan
 from lonc.parent.status_query import StatusQuery
 from lonc.parent.supervisor import Supervisor
-from lonc.replies import NO_SUCH_HOST
 from lonc.runtime.atomic_file import replace_file
 from lonc.runtime.event_loop import EventLoop
 
@@ -48,15 +50,22 @@ class Orders:
         served_hosts: ServedHosts,
         phase: PhaseNotifier,
         spool_scan: SpoolScan,
+        watch: SourceWatch,
         others: Mapping[str, Callable[[Transaction], None]],
     ) -> None:
         self._loop = loop
         self._served_hosts = served_hosts
         self._phase = phase
         self._spool_scan = spool_scan
+        self._watch = watch
         self._since = datetime.now().astimezone().isoformat(timespec="seconds")
         self._writing_status = False
-        self._orders = {"status": self._answer_status, "retry": self.retry_all, **others}
+        self._orders = {
+            "status": self._answer_status,
+            "settings": self._answer_settings,
+            "retry": self.retry_all,
+            **others,
+        }
         self._host_orders: dict[str, Callable[[Supervisor], None]] = {
             "retry": lambda supervisor: supervisor.retry(),
             "disable": lambda supervisor: supervisor.set_disabled(True),
@@ -87,36 +96,6 @@ class Orders:
             self._writing_status = True
             self._query_status(self._write_report)
 
-    def create_socket(self, transaction: Transaction) -> None:
-        """A line of the socket `lonSockCreate`: bind the host's socket again if its file is missing.
-
-        Clients of later LON-CAPA send it before they connect to a host: DNSNAME:HOSTID, perhaps with
-        more fields.
-        """
-        name, _, more = transaction.request.decode(errors="replace").rstrip("\n").partition(":")
-        supervisors = self._served_hosts.supervisors
-        supervisor = supervisors.get(name) or supervisors.get(more.partition(":")[0])
-        if supervisor is None:
-            transaction.complete(NO_SUCH_HOST + b"\n")
-            return
-
-        def answer(why_not: str | None) -> None:
-            transaction.complete(b"done\n" if why_not is None else f"error: {why_not}\n".encode())
-
-        if self._phase.current is Phase.STOPPING:
-            answer("lonc is stopping")
-            return
-        try:
-            supervisor.renew_socket()
-        except CannotStart as error:
-            logger.error("%s", error)
-            answer(str(error))
-            return
-        if supervisor.outdated:  # its child listens at the socket whose file is missing
-            supervisor.restart(answer)
-        else:
-            answer(None)
-
     def _order_host(
         self, transaction: Transaction, host: str, order: Callable[[Supervisor], None]
     ) -> None:
@@ -137,6 +116,10 @@ class Orders:
     def _answer_status(self, transaction: Transaction) -> None:
         self._query_status(lambda report: transaction.complete(report.to_line()))
 
+    def _answer_settings(self, transaction: Transaction) -> None:
+        texts = self._served_hosts.settings.texts()
+        transaction.complete(json.dumps(texts).encode() + b"\n")
+
     def _query_status(self, on_report: Callable[[Report], None]) -> None:
         def report(statuses: list[HostStatus]) -> None:
             expires = self._served_hosts.certified_until
@@ -150,6 +133,7 @@ class Orders:
                     self._spool_scan.strays,
                     self._spool_scan.bad,
                     None if expires is None else expires.isoformat(),
+                    self._watch.status(),
                 )
             )
 

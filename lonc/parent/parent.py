@@ -4,53 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from setproctitle import setproctitle
 
 from lonc import __version__
 from lonc.child.transaction import Transaction
-from lonc.configuration import Settings
-from lonc.errors import DONE, CannotStart
-from lonc.hosts import Host
+from lonc.errors import DONE, AtStart, CannotStart
 from lonc.log import logger
 from lonc.monitoring.status import Phase
 from lonc.parent.control import CONTROL_MODE, LineServer, outcome
 from lonc.parent.orders import Orders
 from lonc.parent.preflight import require_usable, within_limits
-from lonc.parent.reload import Load, PhaseNotifier, Reloader
+from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import ServedHosts
+from lonc.parent.socket_creation import SocketCreation
+from lonc.parent.source_watch import SourceWatch
 from lonc.parent.spool_scan import SpoolScan
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import ignore_signals
+from lonc.sources import Load, Sources
 from lonc.wire.key_exchange import remove_key_files
 
 
 class Parent:
     """Runs from before the first child until all have ended.
 
-    `load` reads the files again, for a reload; it raises Misconfigured. `on_ready()` is called once,
-    when every child is ready; it may raise CannotStart.
+    Serves the hosts of `sources`, and logs the faults. `load` reads the files again, for a reload; it
+    raises Misconfigured. `on_ready()` is called once, when every child is ready; it may raise
+    CannotStart.
     """
 
-    def __init__(
-        self, settings: Settings, hosts: Sequence[Host], load: Load, on_ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, sources: Sources, load: Load, on_ready: Callable[[], None]) -> None:
+        settings, hosts = sources.settings, sources.hosts
         self._on_ready = on_ready
+        self._watch = SourceWatch(sources, load)
         self._loop = EventLoop()
         self._phase = PhaseNotifier()
         self._served_hosts = ServedHosts(self._loop, settings, hosts)
         self._spool_scan = SpoolScan(self._loop, settings.delayed_directory)
         self._reloader = Reloader(
-            self._loop, self._served_hosts, self._phase, load, on_replaced=self._set_title
+            self._loop, self._served_hosts, self._phase, self._watch, on_replaced=self._set_title
+        )
+        self._creation = SocketCreation(
+            self._loop, self._served_hosts, self._phase, on_added=self._set_title
         )
         self._orders = Orders(
             self._loop,
             self._served_hosts,
             self._phase,
             self._spool_scan,
+            self._watch,
             {"reload": self._reload, "update": self._reloader.update, "stop": self._order_stop},
         )
         self._first_start = RollingRestart(self._loop, self._start_failed, self._started)
@@ -80,8 +86,12 @@ class Parent:
             self._open(stack)
             self._set_title()
             logger.info("lonc %s starts, %s", __version__, self._served_hosts)
+            for fault in self._watch.in_force.faults:
+                log = logger.warning if fault.at_start is AtStart.WARNS else logger.error
+                log("%s", fault)
             self._first_start.begin(self._served_hosts)
             self._scan_spool()
+            self._loop.after(self._served_hosts.settings.delayed_interval, self._look_at_files)
             self._loop.run()
         if self._failure is not None:
             raise CannotStart(self._failure)
@@ -101,7 +111,7 @@ class Parent:
         stack.callback(control.close)
         if settings.create_socket is not None:
             creation = LineServer(
-                self._loop, settings.create_socket, settings.socket_mode, self._orders.create_socket
+                self._loop, settings.create_socket, settings.socket_mode, self._creation.carry_out
             )
             stack.callback(creation.close)
 
@@ -136,6 +146,14 @@ class Parent:
         for host in self._spool_scan.scan(self._served_hosts.names):
             supervisors[host].look_for_delayed()
         self._loop.after(self._served_hosts.settings.delayed_interval, self._scan_spool)
+
+    def _look_at_files(self) -> None:
+        """Callback, once in `loncDelayedInterval`."""
+        settings = self._served_hosts.settings
+        running = self._phase.current is Phase.RUNNING
+        if running and settings.table_watch and self._watch.look() and settings.table_watch == 2:
+            self._reloader.update()
+        self._loop.after(settings.delayed_interval, self._look_at_files)
 
     def _reap(self) -> None:
         """Callback: CHLD, for one child or several."""

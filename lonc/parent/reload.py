@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from lonc.child.transaction import Transaction
 from lonc.configuration import Settings
-from lonc.errors import DONE, FAILED, CannotStart, Fault, LoncError, Misconfigured
+from lonc.errors import DONE, FAILED, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.log import logger, set_level
 from lonc.monitoring.status import Phase
@@ -19,13 +19,12 @@ from lonc.parent.control import outcome
 from lonc.parent.preflight import require_usable, within_limits
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import Change, ServedHosts
+from lonc.parent.source_watch import SourceWatch
 from lonc.runtime import systemd
 from lonc.runtime.event_loop import EventLoop
+from lonc.sources import Sources
 
 MOST_NAMES = 10  # of hosts, in a sentence
-EMPTY = "no hosts: a table without any is taken at a start, not at a reload"
-
-Load = Callable[[], tuple[Settings, list[Host]]]
 
 
 class PhaseNotifier:
@@ -46,23 +45,20 @@ class PhaseNotifier:
 
 
 class Reloader:
-    """`load` reads configuration and table; it raises Misconfigured.
-
-    Callback: `on_replaced()`, when other hosts are in force.
-    """
+    """Callback: `on_replaced()`, when other hosts are in force."""
 
     def __init__(
         self,
         loop: EventLoop,
         served_hosts: ServedHosts,
         phase: PhaseNotifier,
-        load: Load,
+        watch: SourceWatch,
         on_replaced: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._served_hosts = served_hosts
         self._phase = phase
-        self._load = load
+        self._watch = watch
         self._on_replaced = on_replaced
         self._restart: RollingRestart | None = None  # while reloading
         self._answering: list[Transaction] = []  # the orders that began the reload under way
@@ -94,11 +90,12 @@ class Reloader:
             return
         self._phase.enter(Phase.RELOADING)
         try:
-            settings, hosts = self._read_files(all_hosts)
+            sources, settings, hosts = self._read_files(all_hosts)
         except LoncError as error:
             self._phase.enter(Phase.RUNNING)
             self._end(error.exit_status, str(error).splitlines())
         else:
+            self._watch.take(sources, all_hosts)
             self._restart_children(settings, hosts, all_hosts)
 
     def stop(self) -> None:
@@ -110,10 +107,14 @@ class Reloader:
             self._end(FAILED, ["lonc is stopping"])
         self.begin_requested()
 
-    def _read_files(self, all_hosts: bool) -> tuple[Settings, list[Host]]:
-        """Settings and hosts that are usable, with every host's socket bound; raises LoncError."""
+    def _read_files(self, all_hosts: bool) -> tuple[Sources, Settings, Sequence[Host]]:
+        """Sources without faults, and the settings and hosts that will be in force, all of them usable,
+        with every host's socket bound; raises LoncError."""
         served = self._served_hosts
-        settings, hosts = self._load()
+        sources = self._watch.read()
+        if not all_hosts:
+            sources = sources.for_settings(served.settings)
+        settings = sources.require_no_faults().settings
         certified_until = served.certified_until
         if not all_hosts:
             settings = served.settings
@@ -121,12 +122,13 @@ class Reloader:
             raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
         else:
             certified_until = require_usable(settings)
-        if served.hosts and not hosts:  # most likely the table is being written
-            raise Misconfigured([Fault(settings.hosts_file, None, EMPTY)])
+        if served.has_table_hosts:
+            sources.require_hosts()
+        hosts = served.with_requested(sources.hosts, settings)
         settings = within_limits(settings, len(hosts))
         served.bind(hosts, settings)
         served.certified_until = certified_until
-        return settings, hosts
+        return sources, settings, hosts
 
     def _restart_children(self, settings: Settings, hosts: Sequence[Host], all_hosts: bool) -> None:
         change = self._served_hosts.replace(hosts, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lonc.configuration import Settings
@@ -61,6 +61,36 @@ class ServedHosts:
                 supervisor.retire()
             raise
         self.supervisors |= added
+
+    @property
+    def requested(self) -> dict[str, Host]:
+        """Those of `hosts` that no table has, since only clients have named them, by name."""
+        return {host.name: host for host in self.hosts if host.line == 0}
+
+    @property
+    def has_table_hosts(self) -> bool:
+        """Whether one of `hosts` is in a table."""
+        return len(self.hosts) > len(self.requested)
+
+    def with_requested(self, hosts: Sequence[Host], settings: Settings) -> list[Host]:
+        """`hosts` of tables, and, if `settings` trust them, those that only clients have named."""
+        names = {host.name for host in hosts}
+        ids = {id_ for host in hosts for id_ in host.ids}
+        requested = self.requested.values() if settings.trust_create else ()
+        kept = [
+            replace(host, id=free[0], ids=tuple(free))
+            for host in requested
+            if host.name not in names and (free := [id_ for id_ in host.ids if id_ not in ids])
+        ]
+        return [*hosts, *kept]
+
+    def request(self, host: Host) -> Supervisor:
+        """Serve `host`, which no table has, or serve it as it is now. Raises CannotStart."""
+        self.bind([host], self.settings)
+        self.hosts = [*(each for each in self.hosts if each.name != host.name), host]
+        supervisor = self.supervisors[host.name]
+        supervisor.host = host
+        return supervisor
 
     def replace(self, hosts: Sequence[Host], settings: Settings) -> Change:
         """Put these, all of them bound, into force; hosts that are not among them are retired.

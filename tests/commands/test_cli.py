@@ -28,7 +28,7 @@ def test_check_warns_of_what_run_will_trip_over(machine):
     assert done.returncode == 0
     warning = f"{machine.configuration}: warning: it will not start"
     assert done.stdout.decode().splitlines()[:3] == [
-        f"{machine.table}: warning: no hosts",
+        f"{machine.table}: warning: no hosts; `lonc start` needs --empty",
         f"{warning}: cannot make /nowhere/sockets (lonSockDir): there is no /nowhere",
         f"{warning}: cannot make /nowhere/logs (lonDaemons): there is no /nowhere",
     ]

@@ -138,11 +138,18 @@ class TestOutcome:
         """The table is probably being written just now, or the disk is full."""
         machine.start()
         machine.table.write_text("")
-        why = "no hosts: a table without any is taken at a start, not at a reload"
-        assert reload(machine, status=6) == f"{machine.table}: {why}\n"
+        why = f"{machine.table}: no hosts: a table without any is taken by `lonc start --empty` only\n"
+        assert reload(machine, status=6) == why
+        refused = machine.command("restart")
+        assert (refused.returncode, refused.stderr.decode()) == (6, f"lonc: {why}")
         assert machine.status()["host"] == "l1"
-        machine.start("restart")
+        machine.command("stop")
+        for command in ("start", "run", "restart"):
+            refused = machine.command(command)
+            assert (refused.returncode, refused.stderr.decode()) == (6, f"lonc: {why}")
+        machine.start("start --empty")
         assert reload(machine) == "reloaded, 0 hosts\n"
+        machine.start("restart")  # of a daemon that serves no host
 
     def test_a_long_list_of_hosts_is_cut(self, machine):
         machine.start()

@@ -76,7 +76,7 @@ def test_any_letters_of_the_ids_give_both_sides_the_same_key(site, own, host, di
     ask(site, lonnet=1, id_=host)
 
 
-def test_ids_of_one_name_share_the_key_that_was_asked_for_as_the_first(site):
+def test_the_ids_of_one_dns_name_share_the_key_of_the_first_id(site):
     machine = site.machine
     machine.configure(loncKeyMode="insecure", loncSocketName="dns", loncMaxConnections=1)
     site.hosts(**{id_: ("one.example.org", machine.address(1)) for id_ in ("l1", "l3", "l5")})

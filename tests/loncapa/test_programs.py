@@ -54,7 +54,7 @@ class TestSignals:
         report = dead.machine.pid_file.with_name("lonc_status.txt")
         assert "l1" in eventually(lambda: report.exists() and report.read_text())
 
-    def test_lond_wakes_lonc_when_a_host_connects(self, www):
+    def test_usr1_by_lond_when_a_host_connects_makes_dead_hosts_be_tried(self, www):
         machine = www.machine
         machine.configure(loncConnectRetries=1, loncRetryDelay=3600, loncRetryMaxDelay=3600)
         www.hosts(l1=("one.example.org", machine.address(1)), a1=("a1.example.org", machine.address(2)))

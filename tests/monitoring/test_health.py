@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from lonc.monitoring.health import Health, Level, Threshold, Thresholds, short_time
-from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.status import FilesStatus, HostStatus, Phase, Report
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
 BEGUN = "2026-11-24T02:00:00+00:00"
@@ -167,3 +167,30 @@ def test_thresholds():
 )  # fmt: skip
 def test_a_time_in_short(seconds, text):
     assert short_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("files", "level", "text"),
+    [
+        (FilesStatus(), Level.OK, "1 host, all healthy"),
+        (
+            FilesStatus(["t:3: wrong"], 1),
+            Level.WARNING,
+            "1 host, all healthy; faults in the files on the disk: t:3: wrong",
+        ),
+        (
+            FilesStatus(["c:1: wrong", "t:3: wrong"], 12, would_start=False),
+            Level.WARNING,
+            "1 host, all healthy; lonc would not start with the files on the disk: c:1: wrong,"
+            " and 11 more (`lonc check`)",
+        ),
+        (
+            FilesStatus(changed=["t has changed since 04:17: `lonc update` takes it"]),
+            Level.OK,
+            "1 host, all healthy; t has changed since 04:17: `lonc update` takes it",
+        ),
+    ],
+)
+def test_files_on_the_disk(files, level, text):
+    verdict = Health(dataclasses.replace(report(well()), files=files), now=NOW)
+    assert (verdict.level, verdict.sentence) == (level, text)

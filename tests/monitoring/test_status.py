@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.status import FilesStatus, HostStatus, Phase, Report
 
 
 def test_a_status_is_one_line_of_json():
@@ -25,6 +25,7 @@ REPORT = Report(
         HostStatus("l3", "no child"),
     ],
     {"gone": 3},
+    files=FilesStatus(["a fault"], 1, False, ["a change"]),
 )
 
 

@@ -7,8 +7,7 @@ import pytest
 from support.still_loop import StillLoop
 
 from lonc.configuration import Settings
-from lonc.errors import CannotStart
-from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.status import FilesStatus, HostStatus, Phase, Report
 from lonc.parent.orders import Orders
 from lonc.parent.reload import PhaseNotifier
 
@@ -16,9 +15,7 @@ from lonc.parent.reload import PhaseNotifier
 class FakeSupervisor:
     def __init__(self, name):
         self.name = name
-        self.outdated = False
         self.calls = []
-        self.error = None
 
     def ask_status(self, on_status):
         on_status(HostStatus(self.name, "ready"))
@@ -28,14 +25,6 @@ class FakeSupervisor:
 
     def set_disabled(self, disabled):
         self.calls.append("disable" if disabled else "enable")
-
-    def renew_socket(self):
-        if self.error is not None:
-            raise self.error
-        self.calls.append("renew")
-
-    def restart(self, on_restarted):
-        self.calls.append(on_restarted)
 
 
 class FakeServedHosts:
@@ -56,6 +45,11 @@ class FakeSpoolScan:
     def __init__(self):
         self.strays = {"gone": 3}
         self.bad = 4
+
+
+class FakeWatch:
+    def status(self):
+        return FilesStatus(["a fault"], 1, False, ["a change"])
 
 
 class Order:
@@ -82,7 +76,12 @@ class Bench:
         self.phase.enter(Phase.RUNNING)
         self.reloads = []
         self.orders = Orders(
-            self.loop, self.served, self.phase, FakeSpoolScan(), {"reload": self.reloads.append}
+            self.loop,
+            self.served,
+            self.phase,
+            FakeSpoolScan(),
+            FakeWatch(),
+            {"reload": self.reloads.append},
         )
 
     def carry_out(self, line):
@@ -93,11 +92,6 @@ class Bench:
     def outcome(self, line):
         answer = json.loads(self.carry_out(line).reply)
         return answer["exit"], answer["text"]
-
-    def create(self, line):
-        order = Order(line + b"\n")
-        self.orders.create_socket(order)
-        return order
 
     def calls(self, name="a.example.org"):
         return self.served.supervisors[name].calls
@@ -114,6 +108,12 @@ class TestOrders:
         assert (report.phase, report.pid) == (Phase.RUNNING, os.getpid())
         assert [each.host for each in report.hosts] == ["a.example.org", "l2"]
         assert (report.strays, report.bad) == ({"gone": 3}, 4)
+        assert report.files == FilesStatus(["a fault"], 1, False, ["a change"])
+
+    def test_settings_are_the_texts_of_those_in_force(self, bench):
+        texts = json.loads(bench.carry_out(b"settings").reply)
+        assert (texts["loncSocketMode"], texts["loncAllowInsecure"]) == ("0660", "1")
+        assert texts["lonDaemons"] == str(bench.served.settings.daemons)
 
     def test_retry_is_for_all_hosts_or_one(self, bench):
         assert bench.outcome(b"retry") == (0, "trying 2 hosts")
@@ -140,36 +140,6 @@ class TestOrders:
         order = bench.carry_out(b"reload")
         assert bench.reloads == [order]
         assert order.replies == []
-
-
-class TestCreation:
-    @pytest.mark.parametrize("line", [b"a.example.org:l1", b"a.example.org:l1:more", b"other:l2", b"l2"])
-    def test_a_socket_in_place_is_answered_with_done(self, bench, line):
-        assert bench.create(line).reply == b"done"
-        name = "l2" if b"l2" in line else "a.example.org"
-        assert bench.calls(name) == ["renew"]
-
-    def test_a_host_that_is_not_in_the_table(self, bench):
-        assert bench.create(b"other:l3").reply == b"no_such_host"
-
-    def test_a_child_at_a_missing_socket_is_replaced_first(self, bench):
-        bench.served.supervisors["l2"].outdated = True
-        orders = [bench.create(b"x:l2") for _ in range(2)]
-        assert [each.replies for each in orders] == [[], []]
-        _, first, _, second = bench.calls("l2")
-        first(None)
-        second("a reason")
-        assert [each.reply for each in orders] == [b"done", b"error: a reason"]
-
-    def test_a_socket_that_cannot_be_bound(self, bench, caplog):
-        bench.served.supervisors["l2"].error = CannotStart("a directory is in the way")
-        assert bench.create(b"x:l2").reply == b"error: a directory is in the way"
-        assert caplog.messages == ["a directory is in the way"]
-
-    def test_no_socket_is_bound_while_the_daemon_stops(self, bench):
-        bench.phase.enter(Phase.STOPPING)
-        assert bench.create(b"x:l2").reply == b"error: lonc is stopping"
-        assert bench.calls("l2") == []
 
 
 class TestStatusFile:

@@ -7,11 +7,14 @@ import pytest
 from support.still_loop import StillLoop
 
 from lonc.configuration import Settings
+from lonc.configuration_file import Configuration
 from lonc.errors import CannotStart, Fault, Misconfigured
-from lonc.hosts import Host
+from lonc.hosts import Host, Table
 from lonc.monitoring.status import Phase
 from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.served_hosts import Change
+from lonc.parent.source_watch import SourceWatch
+from lonc.sources import Sources
 
 
 def host(id_, address="127.0.0.1"):
@@ -35,6 +38,7 @@ class FakeServedHosts:
     def __init__(self, settings, hosts):
         self.settings, self.hosts = settings, hosts
         self.certified_until = None
+        self.requested = []
         self.supervisors = [FakeSupervisor(each) for each in hosts]
 
     def __iter__(self):
@@ -42,6 +46,13 @@ class FakeServedHosts:
 
     def __str__(self):
         return f"{len(self.hosts)} hosts"
+
+    @property
+    def has_table_hosts(self):
+        return len(self.hosts) > len(self.requested)
+
+    def with_requested(self, hosts, settings):
+        return [*hosts, *self.requested]
 
     def bind(self, hosts, settings):
         self.bound = hosts
@@ -79,15 +90,18 @@ class Bench:
         self.phase = PhaseNotifier()
         self.replaced = 0
         self.reads = 0
+        self.watch = SourceWatch(self.load(), self.load)
+        self.reads = 0
         self.reloader = Reloader(
-            StillLoop(), self.served, self.phase, self.load, on_replaced=self.on_replaced
+            StillLoop(), self.served, self.phase, self.watch, on_replaced=self.on_replaced
         )
 
     def load(self):
         self.reads += 1
         if isinstance(self.files, Exception):
             raise self.files
-        return self.files
+        settings, hosts = self.files
+        return Sources(Configuration(settings), Table(hosts))
 
     def on_replaced(self):
         self.replaced += 1

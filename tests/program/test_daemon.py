@@ -852,7 +852,7 @@ class TestStatus:
 
     def test_an_empty_table(self, machine):
         machine.table.write_text("# nobody yet\n")
-        machine.start()
+        machine.start("start --empty")
         done = machine.command("status")
         assert done.returncode == 0
         assert re.fullmatch(r"lonc .*: no hosts\nno requests are served\n", done.stdout.decode())

@@ -19,8 +19,8 @@ class TestTheTable:
     def read(self, tmp_path, text):
         file = tmp_path / "hosts.tab"
         file.write_text(text)
-        hosts, faults = read_hosts(file, SOCKETS, by_dns=True)
-        return hosts, [str(fault).removeprefix(str(file)) for fault in faults]
+        table = read_hosts([file], SOCKETS, by_dns=True)
+        return table.hosts, [str(fault).removeprefix(str(file)) for fault in table.faults]
 
     def test_hosts_of_one_dns_name_are_one_machine_with_several_ids(self, tmp_path):
         hosts, faults = self.read(
@@ -219,7 +219,7 @@ def test_what_is_secret_is_not_told_behind_an_id_either(machine):
 
 def test_a_socket_that_was_removed_is_made_again_for_whoever_asks(machine):
     create = machine.sockets / "common_parent"
-    machine.configure(loncSocketName="dns", lonSockCreate=create)
+    machine.configure(loncSocketName="dns", loncChildren="eager", lonSockCreate=create)
     machine.start_lond("l1")
     machine.start()
     assert (create.stat().st_mode & 0o777) == 0o660
@@ -255,7 +255,9 @@ def test_where_the_socket_to_ask_at_cannot_be_made_nothing_is_stopped(machine):
 
 
 def test_a_lonc_that_stops_makes_no_socket_any_more(machine):
-    machine.configure(lonSockCreate=machine.sockets / "common_parent")
+    machine.configure(
+        lonSockCreate=machine.sockets / "common_parent", loncSocketName="id", loncChildren="eager"
+    )
     machine.start_lond("l1")
     machine.run()
     asking = machine.connect("common_parent")
@@ -271,7 +273,9 @@ def test_a_lonc_that_stops_makes_no_socket_any_more(machine):
 
 
 def test_whoever_waits_for_a_socket_of_a_host_that_goes_is_told(machine):
-    machine.configure(lonSockCreate=machine.sockets / "common_parent")
+    machine.configure(
+        lonSockCreate=machine.sockets / "common_parent", loncSocketName="id", loncChildren="eager"
+    )
     machine.hosts("l1", "l2")
     machine.run()
     old = machine.children()["l2"]

@@ -217,7 +217,7 @@ class Machine:
 
     def start(self, command="start", **options):
         """Start the daemon and return the output; `log` reads the daemon's log file from now on."""
-        done = self.command(command, **options)
+        done = self.command(*command.split(), **options)
         assert (done.returncode, done.stderr) == (0, b"")
         self.log_file = self.pid_file.with_name("lonc.log")
         self.lonc = Daemon(int(self.pid_file.read_text()))

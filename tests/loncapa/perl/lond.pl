@@ -5,8 +5,8 @@
 # Prints a line when it listens. Serves each connection in a process of its own and closes it without a word
 # if its address is not in the table. Appends "ID<tab>CLIENT<tab>REQUEST" for each `put` to the record,
 # "-<tab>CLIENT<tab>LINE" for each line of a dialogue, and "-<tab>ADDRESS<tab>unknown" for a stranger. TERM ends
-# it and its children. With --wakes it sends USR1 to the lonc whose configuration is in that directory when a host
-# has connected, as a lond does that has learned so that this host is back.
+# it and its children. With --wakes, each host that connects makes it send USR1 to the lonc whose configuration is
+# in that directory: a host that connects is back, so lonc should try it again.
 use strict;
 use warnings;
 use FindBin;
