@@ -402,6 +402,35 @@ class TestHandingOver:
         other.say(b"5")
         assert third.recv(100) == b"5\n"
 
+    def test_a_new_child_accepts_no_client_before_the_old_one_leaves(self, bench):
+        old, _ = bench.serving()
+        to_new, theirs = socket.socketpair()
+        new = bench.fork(predecessor=theirs)
+        theirs.close()
+        assert new.says() == b"ready\n"
+        old.signal(signal.SIGSTOP)  # it accepts none either
+        bench.connect(b"one\n")
+        for _ in range(3):
+            new.order(b"ping\n")
+            assert new.says() == b"pong\n"
+        new.order(b"status\n")
+        assert HostStatus.from_child(new.says().partition(b" ")[2]).clients == 0
+        to_new.close()
+
+    def test_if_the_new_child_has_ended_the_old_one_serves_what_has_arrived(self, bench):
+        child, lond = bench.serving()
+        client = bench.connect(b"one\ntwo\n")
+        assert lond.hear() == b"one"
+        to_new, theirs = socket.socketpair()
+        theirs.close()
+        child.order(b"leave\n", to_new)
+        assert child.says() == b"leaving\n"
+        lond.say(b"1")
+        assert lond.hear() == b"two"
+        lond.say(b"2")
+        assert client.makefile("rb").read() == b"1\n2\n"
+        assert child.exit_status() == 0
+
     def test_a_child_that_drains_already_passes_no_client_on(self, bench):
         child, lond = bench.serving()
         client = bench.connect(b"one\n")
