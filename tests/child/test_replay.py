@@ -27,7 +27,7 @@ def soon(restore_afterwards):
 
 
 class Bench:
-    """`sent` are the requests in their order; the last of them is in flight."""
+    """`sent` are the requests in their order; the last of them is in flight, its file known `since`."""
 
     def __init__(self, directory):
         self.settings = Settings(socket_directory=directory, daemons=directory, max_request=1000)
@@ -65,6 +65,7 @@ class Bench:
             return
         assert self.transaction is None, "two in flight"
         self.transaction = transaction
+        self.since = since
         self.sent.append(transaction.request)
 
     def file(self, name, content=b"put:a\n"):
@@ -511,6 +512,17 @@ def test_how_many_wait_and_since_when(bench):
     assert (bench.replay.waiting, bench.replay.oldest) == (2, 9)
     bench.answer()
     assert (bench.replay.waiting, bench.replay.oldest) == (1, 10)
+
+
+def test_a_file_has_waited_since_its_first_look_also_after_a_failure(bench):
+    first_look = bench.loop.now
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    assert bench.since == first_look
+    bench.fail()
+    bench.replay.look()
+    assert len(bench.sent) == 2
+    assert bench.since == first_look
 
 
 def test_a_file_that_is_gone_when_its_turn_comes_is_forgotten(bench):
