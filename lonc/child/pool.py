@@ -25,7 +25,7 @@ class Connection(Protocol):
     """A LondConnection, as the pool needs it. Each call may call back `connection_closed` at once."""
 
     replied: bool  # at least one reply has arrived
-    timed_out: bool  # it was closed because a reply did not arrive in time
+    failure: Reason  # why its request fails if it is closed
     heard: bool  # lond has said something in the dialogue
     vanished: bool  # it was lost because lond's machine did not answer
     lost_unheard: bool  # it was lost with a request, before the first byte of the reply
@@ -264,7 +264,7 @@ class Pool(Generic[C]):
         not answer, an attempt shows whether the host is alive.
         """
         lost = [] if transaction is None else [transaction]
-        how = Reason.REQUEST_TIMEOUT if connection.timed_out else Reason.LOST
+        how = connection.failure
         reachability = self.reachability
         attempted = connection in reachability.attempting
         if not attempted and connection not in reachability.established:  # the pool itself has closed it

@@ -101,6 +101,7 @@ class Bench:
         self.file = SocketFile(place / "l1", 0o600)
         self.settings = {
             "host_id": "a1",
+            "sync_interval": 0.0,  # the londs here do not expect `ping`
             "socket_directory": place,
             "daemons": place,
             "lond_port": self.lond.getsockname()[1],

@@ -1,4 +1,5 @@
 import contextlib
+import math
 import resource
 import select
 import socket
@@ -11,13 +12,14 @@ from support.dialogue import BUILD_KEY, reach
 from lonc.child.connector import Connector
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.resolver import fixed_address
+from lonc.monitoring.statistics import Reason
 from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 
-TIMEOUTS = {"dialogue": 10.0, "request": 300.0, "peer": 20.0, "keepalive": 60.0}
+TIMEOUTS = {"dialogue": 10.0, "request": 300.0, "peer": 20.0, "keepalive": 60.0, "sync": math.inf}
 
 
 class Wire:
@@ -62,14 +64,18 @@ class Wire:
         self.lond.settimeout(10)
         self.loop.turn(5)
 
-    def greet(self):
-        """From connect to ready."""
+    def greet(self, pong=None):
+        """From connect to ready; `pong` is the answer to `ping`, if that is asked."""
         self.hear(b"init\n")
         self.say(b"12345\n")
         self.hear(b"12345\n")
         self.say(b"ok\n")
         self.hear(b"ekey\n")
         self.say(BUILD_KEY.encode() + b"\n")
+        if pong is not None:
+            self.hear(b"ping\n")
+            assert self.events == []
+            self.say(pong)
         assert self.events == ["ready"]
 
     def hear(self, line):
@@ -296,7 +302,8 @@ def in_state(wire, state):
     else:
         talk = reach(state)
         talk.protocol.__class__ = Reached
-        if not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
+        sends = state is State.SENDING_CHECKED_REQUEST
+        if sends or not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
             talk.protocol.data_to_send = TOO_MUCH
         wire.connect(protocol=talk.protocol)
     assert wire.connection.protocol.state is state
@@ -479,6 +486,80 @@ def test_a_lond_that_does_not_read_a_large_request_is_waited_for(wire):
         wire.loop.turn(0.01)
     wire.say(b"ok\n")
     assert wire.events[-1] == ("reply", b"ok\n")
+
+
+def learning():
+    return LondProtocol("msul1", "msua3", 1000, learn_ping=True)
+
+
+class TestPing:
+    """A connection in constant use asks ping ahead of a request, every `sync` seconds."""
+
+    def use_until_checked(self, wire):
+        """Requests without a pause, until one has `ping` ahead; lond has heard both lines."""
+        deadline = time.monotonic() + 10
+        while True:
+            assert time.monotonic() < deadline
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            heard = wire.lond.recv(5, socket.MSG_WAITALL)
+            if heard == b"ping\n":
+                wire.hear(b"load\n")
+                return
+            assert heard == b"load\n"
+            wire.say(b"0.5\n")
+
+    def test_a_checked_request_gets_its_reply(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        for _ in range(2):
+            begun = time.monotonic()
+            self.use_until_checked(wire)
+            assert time.monotonic() - begun < 5
+            wire.events.clear()
+            wire.say(b"msul1\n")
+            assert wire.events == []
+            wire.say(b"0.5\n")
+            assert wire.events == ["idle", ("reply", b"0.5\n")]
+
+    def test_out_of_step_it_ends_with_what_is_in_flight(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        self.use_until_checked(wire)
+        wire.events.clear()
+        wire.say(b"the reply before\n")
+        why = "out of step: lond answers ping with another line than at first"
+        assert wire.events == [("closed", why), ("failure", why)]
+        assert wire.connection.failure is Reason.OUT_OF_STEP
+
+    def test_after_a_pause_nothing_is_asked(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        for _ in range(3):
+            wire.loop.turn(0.06)
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            wire.hear(b"load\n")
+            wire.say(b"0.5\n")
+        assert wire.events[-1] == ("reply", b"0.5\n")
+
+    def test_where_lond_does_not_know_ping_nothing_is_asked_again(self, wire):
+        wire.connect(protocol=learning(), sync=0.01)
+        wire.greet(b"unknown_cmd\n")
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.1:
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            wire.hear(b"load\n")
+            wire.say(b"0.5\n")
+
+    def test_its_first_answer_is_awaited_no_longer_than_the_dialogue(self, wire):
+        wire.connect(protocol=learning(), dialogue=0.3)
+        with contextlib.suppress(AssertionError):
+            wire.greet()
+        wire.hear(b"ping\n")
+        wire.turn_until(lambda: wire.events)
+        assert wire.events == [("closed", "no end of the dialogue within 0.3 s: ReceivingPing")]
 
 
 @pytest.mark.parametrize("begun", [b"", b"half a reply"])

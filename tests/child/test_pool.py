@@ -75,7 +75,7 @@ def test_failures_are_counted_by_their_reasons(host):
     host.made[2].close("reset")
     host.ask(5)
     host.made[3].become_ready()
-    host.made[3].timed_out = True
+    host.made[3].failure = Reason.REQUEST_TIMEOUT
     host.made[3].close("no reply")
     host.pool.disable()
     host.ask(6)

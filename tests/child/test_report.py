@@ -69,6 +69,7 @@ def test_each_part_gives_its_figures(parts):
     parts.pool.oldest_in_flight = 2.34567
     parts.listener.clients = {"a": None, "b": None}
     parts.replay.waiting, parts.replay.oldest = 3, 17
+    parts.writer.ping_known = False
     parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
     parts.history.last_error = (AT, "refused")
     parts.statistics.replied(parts.loop.now, parts.loop.now - 1, 5, 7)
@@ -78,6 +79,7 @@ def test_each_part_gives_its_figures(parts):
     assert (report.clients, report.waiting, report.oldest_wait) == (2, 4, 1.235)
     assert report.oldest_in_flight == 2.346
     assert (report.delayed, report.oldest_delayed) == (3, 17)
+    assert report.ping_known is False
     assert (report.mode, report.lond_version) == ("ssl", "2.11")
     assert report.last_error == [AT, "refused"]
     assert report.changes == [[AT, "ready", None]]

@@ -74,6 +74,11 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             "1 of 1 host is degraded: l1 has waited for a reply for 4 m",
         ),
         (
+            [well(out_of_step=2)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has had connections out of step in the last hour: 2",
+        ),
+        (
             [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
             Level.WARNING,
             "1 of 1 host is degraded: l1 has failed 25 % of its requests",

@@ -32,6 +32,17 @@ def test_counters(statistics):
     assert statistics.reasons == {Reason.DEAD: 2, Reason.LOST: 1}
 
 
+def test_connections_out_of_step_are_counted_for_an_hour(statistics):
+    assert statistics.report(1000.0)["out_of_step"] == 0
+    statistics.failed_for(1001.0, Reason.OUT_OF_STEP, 1)
+    statistics.failed_for(1002.0, Reason.LOST, 1)
+    statistics.failed_for(1900.0, Reason.OUT_OF_STEP, 1)
+    assert statistics.report(1900.0)["out_of_step"] == 2
+    assert statistics.report(5000.0)["out_of_step"] == 1
+    assert statistics.report(6000.0)["out_of_step"] == 0
+    assert statistics.reasons[Reason.OUT_OF_STEP] == 2
+
+
 @given(st.lists(st.floats(1e-6, 900), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, share):
     statistics = Statistics(0.0)

@@ -102,6 +102,18 @@ def test_the_table_is_never_wider_than_the_terminal(some):
     assert len({line.index("STATE") for line in lines if "STATE" in line}) == 1
 
 
+def test_whether_connections_out_of_step_are_found_and_how_many_were():
+    for known, count, lines in (
+        (None, 0, []),
+        (True, 0, []),
+        (False, 0, ["l1: connections out of step are not found: lond does not know ping"]),
+        (True, 3, ["l1: connections out of step in the last hour: 3"]),
+    ):
+        host = HostStatus("l1", "ready", ping_known=known, out_of_step=count)
+        report = Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {})
+        assert host_to_text(host, Health(report)).splitlines()[1:] == lines
+
+
 def test_all_figures_of_one_host():
     assert host_to_text(L1, Health(REPORT)).splitlines() == [
         "l1: ready, connections 3, clients 30, waiting 4, done 1234567, failed 1, delayed 9,"

@@ -138,6 +138,7 @@ def write_configuration(directory, port, **settings):
         "lonSockDir": directory / "sockets",
         "lonDaemons": directory / "daemons",
         "londPort": port,
+        "loncSyncInterval": 0,  # the scripts of londs do not expect `ping`
         **settings,
     }
     file = directory / "loncapa.conf"

@@ -6,7 +6,7 @@ from random import Random
 from support.asking import Asked
 
 from lonc.child.pool import Pool, PoolLimits
-from lonc.monitoring.statistics import Statistics
+from lonc.monitoring.statistics import Reason, Statistics
 from lonc.runtime.backoff import Backoff
 
 
@@ -21,7 +21,7 @@ class FakeConnection:
         self.ready = False
         self.started = 0
         self.replied = False
-        self.timed_out = False
+        self.failure = Reason.LOST
         self.in_flight = 0.0
         self.ended = False  # lond has closed, and the loop has not told yet
         self.heard = False
