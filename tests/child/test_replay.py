@@ -556,6 +556,17 @@ def test_leaving_drops_a_queued_transaction(bench):
     assert taken_back == [bench.transaction]
 
 
+def test_a_file_in_flight_is_locked_for_every_other_process(bench):
+    file = bench.file("1.0.1.put.l1")
+    bench.look()
+    with file.open() as other:
+        for lock in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, lock | fcntl.LOCK_NB)
+        bench.answer()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_file_that_another_child_has_locked_is_waited_for(bench):
     path = bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
