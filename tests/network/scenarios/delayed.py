@@ -3,9 +3,9 @@
 import statistics
 import time
 
-from network.critics import DELAYED, Critics
 from network.crowd import Crowd
 from network.scenarios.measuring import left_in, rounded, start, when
+from support.critics import DELAYED, Critics
 from support.machine import eventually
 
 from lonc.spool import spool
