@@ -644,10 +644,23 @@ def test_a_permanent_log_that_cannot_be_written_delays_no_file(bench):
     assert "cannot write" in bench.errors[0]
 
 
-@pytest.mark.parametrize(("module", "call"), [(os, "open"), (fcntl, "flock")])
+def replace_open(monkeypatch, function):
+    """Replace os.open, and return what it was."""
+    original = os.open
+    monkeypatch.setattr(os, "open", function)
+    return original
+
+
+def replace_flock(monkeypatch, function):
+    original = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", function)
+    return original
+
+
+@pytest.mark.parametrize("replace", [replace_open, replace_flock])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK])
 def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
-    bench, monkeypatch, number, module, call
+    bench, monkeypatch, number, replace
 ):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -655,7 +668,7 @@ def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
     bench.file("1.0.1.put.l1")
     bench.replay.look()
     with monkeypatch.context() as failing:
-        failing.setattr(module, call, fail)
+        replace(failing, fail)
         for _ in range(3):
             bench.turn_until(lambda: bench.replay._next_look is None)
             bench.replay.look()
@@ -803,26 +816,27 @@ def test_without_keys_all_files_wait_and_none_is_rejected(sealed, trouble):
 
 
 JUST_THEN = pytest.mark.parametrize(
-    ("module", "call"), [(os, "open"), (fcntl, "flock")], ids=["before it opens", "before it locks"]
+    "replace", [replace_open, replace_flock], ids=["before it opens", "before it locks"]
 )
 
 
-def just_before(monkeypatch, module, call, path, act):
+def just_before(monkeypatch, replace, path, act):
     """Once, just before that file is opened or any file is locked, call `act`."""
-    original = getattr(module, call)
+    acted = []
 
     def late(subject, *more):
-        if call == "flock" or subject == path:
-            monkeypatch.setattr(module, call, original)
+        if replace is replace_flock or subject == path:
+            replace(monkeypatch, original)
+            acted.append(subject)
             act()
         return original(subject, *more)
 
-    monkeypatch.setattr(module, call, late)
-    return lambda: getattr(module, call) is original
+    original = replace(monkeypatch, late)
+    return lambda: acted
 
 
 @JUST_THEN
-def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkeypatch, module, call):
+def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     os.utime(path, (0, 0))
     keys = sealed.settings.delayed_key_file
@@ -832,7 +846,7 @@ def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkey
         admin.reseal(read_keys(write_keys(keys, *ids)), entry)
 
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: reseal("second", "first"))
+    acted = just_before(monkeypatch, replace, path, lambda: reseal("second", "first"))
     sealed.turn_until(acted)
     assert sealed.sent == []
     sealed.turn_until(lambda: sealed.sent)
@@ -845,11 +859,11 @@ def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkey
 
 
 @JUST_THEN
-def test_a_file_dropped_while_its_turn_comes_is_not_carried_out(sealed, monkeypatch, module, call):
+def test_a_file_dropped_while_its_turn_comes_is_not_carried_out(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     entry = admin.find(sealed.settings, NAME, False)
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: admin.drop(sealed.settings, entry))
+    acted = just_before(monkeypatch, replace, path, lambda: admin.drop(sealed.settings, entry))
     sealed.turn_until(acted)
     sealed.turn_until(lambda: sealed.replay._next_look is None)
     assert (sealed.sent, sealed.left()) == ([], [])

@@ -128,9 +128,21 @@ def test_each_change_is_in_the_next_line(parts, change):
     assert parts.report() != before
 
 
-@pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
-def test_waiting_requests_grow_older_in_the_report(parts, what):
-    setattr(parts.pool, what, 1)
+def _waits(pool):
+    pool.waiting = 1
+
+
+def _is_attempted(pool):
+    pool.attempting = 1
+
+
+def _is_busy(pool):
+    pool.busy = 1
+
+
+@pytest.mark.parametrize("state", [_waits, _is_attempted, _is_busy])
+def test_waiting_requests_grow_older_in_the_report(parts, state):
+    state(parts.pool)
     parts.pool.oldest_wait = 1.0
     assert parts.report().oldest_wait == 1.0
     parts.pool.oldest_wait = 2.0

@@ -106,8 +106,9 @@ def test_the_sums_are_those_of_recent_replies():
         now += rng.choice([0.0, 0.1, 1.0, 7.0, 61.0])
         reply(statistics, now, 0.01)
         came.append(now)
-    for window, seconds, slots in (("last_minute", 60, SLOT), ("last_hour", 3600, 60)):
-        counted = sum(getattr(statistics, window)(now).replies)
+    minute, hour = (statistics.last_minute, 60, SLOT), (statistics.last_hour, 3600, 60)
+    for window, seconds, slots in (minute, hour):
+        counted = sum(window(now).replies)
         assert sum(at > now - seconds + slots for at in came) <= counted
         assert counted <= sum(at > now - seconds - slots - SLOT for at in came)
 

@@ -94,7 +94,7 @@ class Bench:
 
     def order(self, what):
         order = Order()
-        getattr(self.reloader, what)(order)
+        {"reload": self.reloader.reload, "update": self.reloader.update}[what](order)
         return order
 
     def restarting(self):
