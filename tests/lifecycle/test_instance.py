@@ -2,12 +2,16 @@
 
 import fcntl
 import os
+import resource
 import signal
+import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
 import pytest
+from support.machine import eventually, in_child
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
@@ -85,11 +89,46 @@ class TestHolding:
         make_directories(settings)
         settings.pid_file.touch()
         in_use = pytest.raises(CannotStart, match=r"lonc\.pid is in use")
+        begun = time.monotonic()
         with locked(settings.pid_file), in_use as why, hold(settings):
             pass
         assert not isinstance(why.value, Busy)
+        assert time.monotonic() - begun >= LOCK_WITHIN
         with hold(settings):  # and the other lock was released
             pass
+
+    def test_a_full_disk_is_noticed_before_the_daemon_starts(self, settings):
+        def start():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            with pytest.raises(CannotStart) as why, hold(settings):
+                pass
+            return str(why.value)
+
+        assert in_child(start) == f"cannot write {settings.pid_file}: File too large"
+
+
+LISTEN = """
+import socket, sys, time
+from setproctitle import setproctitle
+setproctitle(sys.argv[2])
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+time.sleep(60)
+"""
+
+
+@contextmanager
+def listening_parent(settings):
+    """A process with the title of a parent that listens at the control socket; yields its pid."""
+    command = [sys.executable, "-c", LISTEN, str(settings.control_file), TITLE.decode()]
+    with subprocess.Popen(command) as parent:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                eventually(lambda: probe.connect_ex(str(settings.control_file)) == 0)
+            yield parent.pid
+        finally:
+            parent.kill()
 
 
 class TestFinding:
@@ -136,6 +175,23 @@ class TestFinding:
             finally:
                 parent.kill()
         assert (found.state, found.pid) == (State.RUNNING, parent.pid)
+
+    def test_a_parent_that_listens_is_a_daemon_once_the_pid_is_written(self, settings):
+        with hold(settings) as write_pid, listening_parent(settings) as pid:
+            found = find(settings)
+            assert (found.state, found.pid) == (State.STARTING, pid)
+            write_pid(b"1\n")
+            found = find(settings)
+            assert (found.state, found.pid) == (State.RUNNING, pid)
+            settings.pid_file.unlink()
+            assert find(settings).state is State.RUNNING
+
+    def test_another_program_at_the_control_socket_is_no_daemon(self, settings):
+        make_directories(settings)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(settings.control_file))
+            listening.listen()
+            assert find(settings).state is State.NOT_RUNNING
 
     def test_a_socket_directory_in_use_without_the_pid_file(self, settings):
         with hold(settings):
