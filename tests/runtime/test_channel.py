@@ -15,6 +15,7 @@ class Line:
         self.clock = FakeClock()
         self.loop = EventLoop(self.clock)
         ours, self.there = socket.socketpair()
+        self.there.settimeout(20)
         self.heard = []
         self.channel = Channel(
             self.loop,
