@@ -17,7 +17,8 @@ SINCE = "2026-11-24T02:00:00+00:00"
 def host():
     statistics = Statistics(0.0)
     for milliseconds in range(1, 101):
-        statistics.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
+        since = 1.0 - milliseconds / 1000
+        statistics.replied(1.0, since, since, 10, 20)
     statistics.failed_for(1.0, Reason.LOST, 2)
     statistics.failed_for(1.0, Reason.DEAD, 3)
     statistics.failed_for(1.0, Reason.OUT_OF_STEP, 1)
