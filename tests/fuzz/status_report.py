@@ -76,4 +76,4 @@ def _show(report):
     for now in (0.0, 1.0):
         top.take(report, now)
     for top._sort in "whrlmd":
-        top.render(report, height=30)
+        top.render(report, height=30, width=80)
