@@ -129,6 +129,7 @@ class Child:
             request=settings.request_timeout,
             peer=settings.peer_timeout,
             keepalive=settings.keepalive,
+            sync=settings.sync_interval or math.inf,
         )
         self._history = History(self._loop, self._pool.state)
         self._queue_timeouts = QueueTimeouts(
@@ -175,6 +176,7 @@ class Child:
             self._pool,
             self._listener,
             self._replay,
+            settings.max_connections,
         )
         self._own_requests = OwnRequests(
             host.ids if settings.by_dns else None,
@@ -221,6 +223,7 @@ class Child:
                 self._settings.max_reply,
                 self._key_exchange.choose,
                 several_ids=len(self._host.ids) > 1,
+                learn_ping=self._settings.sync_interval > 0,
             ),
             self._connector,
             self._timeouts,
@@ -298,6 +301,8 @@ class Child:
     def _connection_ready(self, connection: LondConnection) -> None:
         mode, version = connection.protocol.mode, connection.protocol.lond_version
         report = self._report
+        if self._settings.sync_interval:
+            report.ping_known = connection.protocol.ping_answer is not None
         if (mode, version) != (report.mode, report.lond_version):
             report.mode, report.lond_version = mode, version
             if mode != CLASSIC:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from lonc.child.connector import Attempt, Connector
 from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_data
 from lonc.child.transaction import Transaction
-from lonc.errors import ProtocolError
+from lonc.errors import OutOfStep, ProtocolError
+from lonc.monitoring.statistics import Reason
 from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
@@ -31,6 +32,7 @@ class Timeouts:
     request: float  # from the start of a request to the end of its reply
     peer: float  # of data that lond's machine does not acknowledge
     keepalive: float  # until an idle connection is probed; 0 for never
+    sync: float  # until a connection in constant use is checked for being out of step
 
 
 class LondConnection:
@@ -51,6 +53,7 @@ class LondConnection:
     __slots__ = (
         "_alarm",
         "_attempt",
+        "_check_at",
         "_connector",
         "_deadline",
         "_dialogue_timeout",
@@ -63,15 +66,16 @@ class LondConnection:
         "_on_ready",
         "_on_reply",
         "_on_retired",
+        "_replied_at",
         "_socket",
         "_timeouts",
         "_transaction",
         "_watch",
+        "failure",
         "heard",
         "lost_unheard",
         "protocol",
         "replied",
-        "timed_out",
         "vanished",
     )
 
@@ -101,11 +105,13 @@ class LondConnection:
         self._on_growth = on_growth
         self._on_closed = on_closed
         self.replied = False  # whether at least one reply has arrived
-        self.timed_out = False  # whether it was closed because a reply did not arrive in time
+        self.failure = Reason.LOST  # why its request fails if it is closed
         self.heard = False  # whether lond has answered the attempt, if only by its end
         self.lost_unheard = False  # whether it was lost with a request, before the reply began
         self.vanished = False  # whether it was lost because lond's machine did not answer
         self._dialogue_timeout = timeouts.dialogue
+        self._check_at = math.inf  # from then on a request is checked, unless there was a pause
+        self._replied_at = 0.0
         self._transaction: Transaction | None = None
         self._socket: socket.socket
         self._keepalive: Keepalive
@@ -136,11 +142,15 @@ class LondConnection:
     def start_request(self, transaction: Transaction) -> None:
         """Send the request; the connection must be Idle."""
         self._transaction = transaction
-        self._deadline = deadline = self._loop.now + self._timeouts.request
+        now = self._loop.now
+        self._deadline = deadline = now + self._timeouts.request
         rested = deadline < self._alarm.when  # the alarm was not set for a request
         if rested:
-            self._alarm.ring_by(min(deadline, self._loop.now + self._keepalive.check_interval))
-        self.protocol.start_request(transaction.request)
+            self._alarm.ring_by(min(deadline, now + self._keepalive.check_interval))
+        if now < self._check_at:
+            self.protocol.start_request(transaction.request)
+        else:
+            self._start_when_due(transaction.request)
         self.lond_writable()
         if rested:
             self._keepalive.end_rest()
@@ -199,6 +209,8 @@ class LondConnection:
             reply = self.protocol.receive(data)
         except ProtocolError as error:
             self.heard = True
+            if isinstance(error, OutOfStep):
+                self.failure = Reason.OUT_OF_STEP
             with contextlib.suppress(OSError):
                 self._socket.send(self.protocol.tls_alert)
             self.close(str(error))
@@ -209,6 +221,7 @@ class LondConnection:
             transaction, self._transaction = self._transaction, None
             assert transaction is not None
             self.replied = True
+            self._replied_at = self._loop.now
             if self.protocol.state is _IDLE and (drained or self.still_idle()):
                 self._on_idle(self)
             else:
@@ -221,6 +234,9 @@ class LondConnection:
             self.heard = True
             if drained or self.still_idle():
                 self._on_deadline = LondConnection._request_timed_out
+                if self.protocol.ping_answer is not None:
+                    self._replied_at = self._loop.now
+                    self._check_at = self._replied_at + self._timeouts.sync
                 self._alarm.ring_by(self._loop.now + self._keepalive.check_interval)
                 self._on_ready(self)
         else:
@@ -246,6 +262,16 @@ class LondConnection:
             self._watch.want(write=True)
         elif self._watch.events != READ:
             self._watch.want(write=False)
+
+    def _start_when_due(self, request: Line) -> None:
+        """Start a request, checked unless the connection has had a pause since the last check: while it
+        is idle, a reply that comes late ends it."""
+        now, interval = self._loop.now, self._timeouts.sync
+        self._check_at = now + interval
+        if now - self._replied_at >= interval:
+            self.protocol.start_request(request)
+        else:
+            self.protocol.start_checked_request(request)
 
     def _connected(self, connected: socket.socket, address: str) -> None:
         """Callback: the TCP connection to `address` is there."""
@@ -304,7 +330,7 @@ class LondConnection:
         )
 
     def _request_timed_out(self) -> None:
-        self.timed_out = True
+        self.failure = Reason.REQUEST_TIMEOUT
         self.close(f"no reply within {self._timeouts.request:g} s: {self.protocol.state.value}")
 
 

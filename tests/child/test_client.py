@@ -279,32 +279,42 @@ def test_after_the_whole_reply_the_socket_is_not_watched_for_writing(fake):
     assert ours.held == 0
 
 
-class Endless:
+class Wrapped:
+    """A socket whose `send` is replaced."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def fileno(self):
+        return self.real.fileno()
+
+    def recv(self, size):
+        return self.real.recv(size)
+
+    def shutdown(self, how):
+        self.real.shutdown(how)
+
+    def close(self):
+        self.real.close()
+
+
+class Endless(Wrapped):
     """A socket whose send buffer never is full, as that of a real one is after some 300 sends."""
 
-    def __init__(self, socket):
-        self._socket = socket
+    def __init__(self, real):
+        super().__init__(real)
         self.sent = []
 
     def send(self, data):
         self.sent.append(bytes(data))
         return len(data)
 
-    def __getattr__(self, name):
-        return getattr(self._socket, name)
 
-
-class Full:
+class Full(Wrapped):
     """A socket whose send buffer is full."""
-
-    def __init__(self, socket):
-        self._socket = socket
 
     def send(self, _):
         raise BlockingIOError
-
-    def __getattr__(self, name):
-        return getattr(self._socket, name)
 
 
 def test_nothing_behind_a_request_that_is_too_long_is_held(fake):
@@ -314,7 +324,7 @@ def test_nothing_behind_a_request_that_is_too_long_is_held(fake):
     client.sendall(b"x" * (MAX_REQUEST + 1) + b"\nnext\n")
     fake.turn()
     assert ours.held == len(b"error: request too long\n")
-    ours._socket = ours._socket._socket
+    ours._socket = ours._socket.real
     fake.turn()
     assert client.recv(100) == b"error: request too long\n"
     assert client.recv(100) == b""

@@ -16,7 +16,7 @@ def test_one_connection_is_opened_at_the_start(host):
     assert host.pool.state is HostState.CONNECTING
     host.made[0].become_ready()
     assert host.pool.state is HostState.READY
-    assert host.told == [None, "connected"]
+    assert host.notified == [None, "connected"]
 
 
 def test_a_transaction_goes_on_the_idle_connection(ready):
@@ -27,7 +27,7 @@ def test_a_transaction_goes_on_the_idle_connection(ready):
     assert len(ready.made) == 1
 
 
-def test_another_connection_is_opened_whenever_a_transaction_must_wait_up_to_the_most(ready):
+def test_a_waiting_transaction_opens_another_connection_up_to_the_maximum(ready):
     for name in range(10):
         ready.ask(name)
     assert len(ready.made) == 5
@@ -44,7 +44,7 @@ def test_the_connection_used_last_is_used_next(ready):
     assert ready.made[1].transaction.request == b"3\n"
 
 
-def test_the_connection_is_free_before_its_reply_goes_up(ready):
+def test_the_connection_is_idle_before_its_reply_is_passed_on(ready):
     ready.pool.queue_transaction(Asked(b"1\n", lambda _: ready.ask(2), pytest.fail))
     ready.made[0].answer()
     assert ready.made[0].transaction.request == b"2\n"
@@ -75,7 +75,7 @@ def test_failures_are_counted_by_their_reasons(host):
     host.made[2].close("reset")
     host.ask(5)
     host.made[3].become_ready()
-    host.made[3].timed_out = True
+    host.made[3].failure = Reason.REQUEST_TIMEOUT
     host.made[3].close("no reply")
     host.pool.disable()
     host.ask(6)
@@ -88,7 +88,7 @@ def test_failures_are_counted_by_their_reasons(host):
     }
 
 
-def test_how_long_a_reply_took_begins_with_the_request_and_that_of_a_delayed_one_with_its_start(ready):
+def test_latency_counts_from_the_request_and_of_a_delayed_one_from_its_start(ready):
     ready.ask(1)
     for name in (2, 3):
         ready.ask(name)
@@ -97,11 +97,73 @@ def test_how_long_a_reply_took_begins_with_the_request_and_that_of_a_delayed_one
     assert ready.pool.oldest_wait == 4.0
     for _ in range(5):
         ready.made[0].answer()
-    assert ready.statistics.last_minute(ready.clock.now).percentile(1) == 4.0
+    assert ready.statistics.last_minute(ready.clock.now).latencies().percentile(1) == 4.0
     assert ready.statistics.seconds == 3 * 4.0
 
 
-def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_starts(host):
+def test_the_wait_for_a_connection_and_the_time_of_lond_are_counted_apart():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    for name in (1, 2):
+        host.ask(name)
+    host.clock.advance(3.0)
+    host.made[0].answer()
+    host.clock.advance(0.5)
+    host.made[0].answer()
+    minute = host.statistics.last_minute(host.clock.now)
+    assert minute.waits().percentiles() == {"p50": 0.0, "p90": 3.0, "p99": 3.0, "max": 3.0}
+    assert minute.lond_times().percentiles() == {"p50": 0.5, "p90": 3.0, "p99": 3.0, "max": 3.0}
+    assert minute.latencies().longest == 3.5
+
+
+def test_a_delayed_transaction_has_not_waited_for_a_connection(ready):
+    ready.ask(1)
+    ready.pool.queue_delayed(Asked(b"x", lambda _: None, lambda _: None))
+    ready.clock.advance(4.0)
+    for _ in range(2):
+        ready.made[0].answer()
+    assert ready.statistics.last_minute(ready.clock.now).waits().longest == 0.0
+
+
+def test_the_pool_is_saturated_while_each_of_the_most_connections_is_busy():
+    host = Host(max_connections=2)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask(1)
+    host.clock.advance(1.0)
+    assert not host.is_saturated  # another connection may be opened
+    host.ask(2)
+    host.clock.advance(1.0)
+    assert not host.is_saturated  # it is being opened
+    host.made[1].become_ready()
+    host.clock.advance(4.0)
+    assert host.is_saturated
+    host.ask(3)
+    host.made[0].answer()
+    assert host.is_saturated  # by the one that has waited
+    host.made[0].answer()
+    assert not host.is_saturated
+    host.clock.advance(1.0)
+    host.ask(4)
+    host.clock.advance(0.5)
+    host.made[1].close("it breaks")
+    assert not host.is_saturated
+    host.clock.advance(1.0)
+    assert host.statistics.saturated_last_minute(host.clock.now) == 4.5
+
+
+def test_a_delayed_transaction_makes_its_connection_busy_too():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.pool.queue_delayed(Asked(b"x", lambda _: None, lambda _: None))
+    host.clock.advance(2.0)
+    host.made[0].answer()
+    assert host.statistics.saturated_last_minute(host.clock.now) == 2.0
+
+
+def test_a_loss_of_the_last_connection_starts_an_attempt_for_waiting_transactions(host):
     host = Host(max_connections=1)
     host.pool.open()
     host.made[0].become_ready()
@@ -115,7 +177,7 @@ def test_if_the_last_connection_is_lost_while_something_waits_a_new_attempt_star
     assert host.outcomes == {1: "lost a connection: reset", 2: "reply"}
 
 
-def test_a_lost_connection_is_replaced_while_something_waits_even_beside_a_busy_one(ready):
+def test_a_lost_connection_is_replaced_for_waiting_transactions_even_beside_a_busy_one(ready):
     ready = Host(max_connections=2)
     ready.pool.open()
     ready.made[0].become_ready()
@@ -130,7 +192,7 @@ def test_a_lost_connection_is_replaced_while_something_waits_even_beside_a_busy_
     assert ready.outcomes[3] == "reply"
 
 
-def test_until_the_host_is_known_to_live_there_is_one_attempt_and_if_it_fails_so_does_what_waits(host):
+def test_an_unproven_host_gets_one_attempt_and_its_failure_fails_waiting_transactions(host):
     host.ask(1)
     host.ask(2)
     assert len(host.made) == 1
@@ -139,7 +201,7 @@ def test_until_the_host_is_known_to_live_there_is_one_attempt_and_if_it_fails_so
     assert host.pool.waiting == 0
 
 
-def test_once_it_lives_there_are_as_many_attempts_as_transactions_wait(host):
+def test_a_proven_host_gets_one_attempt_per_waiting_transaction(host):
     for name in range(3):
         host.ask(name)
     host.made[0].become_ready()
@@ -162,7 +224,7 @@ def test_a_failed_attempt_beside_a_busy_connection_fails_nothing(ready):
     assert ready.outcomes == {1: "reply", 2: "reply"}
 
 
-def test_what_waits_for_too_long_fails_each_at_its_own_time(ready):
+def test_each_waiting_transaction_fails_at_its_own_timeout(ready):
     ready.ask("busy")
     ready.ask("early")
     ready.clock.advance(30.0)
@@ -178,9 +240,9 @@ def test_what_waits_for_too_long_fails_each_at_its_own_time(ready):
     assert ready.pool.waiting == 0
 
 
-def test_those_that_fail_in_one_turn_are_counted_together_before_they_fail(ready):
+def test_timeouts_of_one_turn_are_counted_together_before_they_fail(ready):
     ready.ask("busy")
-    ready.told.clear()
+    ready.notified.clear()
     for name in ("a", "b", "c"):
         ready.ask(name)
     ready.pool._on_queue_timeout = lambda count: ready.timed_out.append((count, dict(ready.outcomes)))
@@ -189,7 +251,7 @@ def test_those_that_fail_in_one_turn_are_counted_together_before_they_fail(ready
     assert set(ready.outcomes) == {"a", "b", "c"}
 
 
-def test_the_oldest_in_flight_is_that_of_all_connections(ready):
+def test_the_oldest_transaction_in_flight_is_that_of_all_connections(ready):
     assert ready.pool.oldest_in_flight == 0.0
     ready.ask("a")
     ready.ask("b")
@@ -206,7 +268,7 @@ def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_firs
     for connection in ready.made[:3]:
         connection.answer()
         ready.clock.advance(10.0)
-    told = len(ready.told)
+    before = len(ready.notified)
     ready.clock.advance(3570.0)
     assert [each.closed for each in ready.made] == [True, False, False]
     ready.ask("again")  # on the one used last, which stays young by that
@@ -218,7 +280,7 @@ def test_idle_connections_are_closed_one_at_a_time_the_one_used_longest_ago_firs
     ready.clock.advance(1.0)
     assert ready.made[2].closed
     assert ready.pool.state is HostState.READY
-    assert ready.told[told:] == [None] * 3  # nothing is wrong with that
+    assert ready.notified[before:] == [None] * 3  # not an error
 
 
 def test_a_disabled_host_refuses_and_makes_no_attempt_until_it_is_enabled(ready):
@@ -268,7 +330,7 @@ def test_an_idle_connection_that_has_ended_unnoticed_costs_no_request(ready):
     assert ready.outcomes[3] == "reply"
 
 
-def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):
+def test_draining_closes_idle_connections_and_finishes_the_busy_ones(ready):
     ready.ask(1)
     ready.ask(2)
     ready.made[1].become_ready()
@@ -283,7 +345,7 @@ def test_draining_closes_what_is_idle_and_finishes_the_rest(ready):
     assert ready.outcomes == {1: "reply", 2: "reply", 3: "reply"}
 
 
-def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
+def test_after_a_shutdown_no_request_is_sent_on_a_connection_that_was_idle(ready):
     ready.ask(1)
     ready.ask(2)
     ready.made[1].become_ready()
@@ -296,7 +358,7 @@ def test_once_shut_nothing_is_sent_on_a_connection_that_was_idle(ready):
     assert all(each.started == 1 for each in ready.made)
 
 
-def test_once_shut_everything_fails_at_once(ready):
+def test_after_a_shutdown_every_transaction_fails_at_once(ready):
     for name in range(3):
         ready.ask(name)
     ready.pool.shut_down("over")
@@ -317,7 +379,7 @@ def test_there_are_no_more_connections_than_descriptors(ready):
     assert len(ready.made) == 3
 
 
-def test_what_a_failure_calls_back_finds_it_all_done(host):
+def test_the_callback_of_a_failure_finds_the_final_state(host):
     """A client whose transaction fails may send the next at once: it is refused if the host is DEAD."""
     host.ask("first")
     host.made[0].close("refused")
@@ -337,7 +399,7 @@ def test_the_client_of_a_lost_transaction_finds_the_host_dead_if_that_was_its_la
     assert len(host.made) == 1
 
 
-def test_the_lost_transaction_fails_before_those_that_wait(host):
+def test_the_lost_transaction_fails_before_the_waiting_ones(host):
     host = Host(max_connections=1, connect_retries=1)
     host.pool.open()
     host.made[0].become_ready()
@@ -361,7 +423,7 @@ def test_the_census_differs_after_each_change(host):
     assert (host.pool.attempting, host.pool.busy, len(host.pool)) == (1, 1, 2)
 
 
-def test_if_a_connection_had_ended_while_it_was_idle_those_idle_for_as_long_are_closed(ready):
+def test_if_a_connection_ended_while_idle_those_idle_for_as_long_are_closed(ready):
     ready.make_idle(3)
     ready.ask("kept")
     ready.ask("lost")
@@ -385,14 +447,14 @@ def test_after_a_crash_one_request_is_lost(ready):
     assert ready.outcomes["next"] == "reply"
 
 
-def test_a_connection_that_is_lost_with_a_part_of_its_reply_says_nothing_about_others(ready):
+def test_a_connection_lost_during_its_reply_closes_no_other(ready):
     ready.make_idle(3)
     ready.ask("lost")
     ready.busy[0].close("reset")
     assert len(ready.open) == 2
 
 
-def test_a_connection_that_is_too_old_is_closed_when_it_is_idle():
+def test_a_connection_beyond_its_lifetime_is_closed_when_it_is_idle():
     host = Host(max_lifetime=100.0)
     host.pool.open()
     host.made[0].become_ready()
@@ -416,7 +478,7 @@ def test_a_connection_that_is_too_old_is_closed_when_it_is_idle():
 
 
 class AnyRun(RuleBasedStateMachine):
-    """Whatever happens in whatever order: never more connections than the most, no transaction ends
+    """For any events in any order: never more connections than the most, no transaction ends
     twice or is forgotten, and none waits while nothing is there or on its way to serve it. Until the
     host is known to live there is one attempt at a time, and if there is none, there will be."""
 
@@ -448,7 +510,7 @@ class AnyRun(RuleBasedStateMachine):
 
     @precondition(lambda self: self.delayed is not None)
     @rule()
-    def the_delayed_one_is_taken_back(self):
+    def the_delayed_one_is_dropped(self):
         self.host.pool.drop_transaction(self.delayed)
 
     @rule(refuse=st.booleans())
@@ -508,23 +570,26 @@ class AnyRun(RuleBasedStateMachine):
         assert len(host.open) == len(pool) <= self.most + probes
         assert probes <= 1
         assert not self.dropped & set(host.outcomes)
-        # A dropped transaction that had been started still runs, unheard.
+        # A dropped transaction that had been started still runs; its reply is discarded.
         running = len(set(self.waiting) - set(host.outcomes))
         delayed = sum(each.transaction is self.delayed for each in host.busy)
         assert running <= len(host.busy) - delayed + pool.waiting <= running + len(self.dropped)
         assert len(host.busy) == pool.busy
+        assert host.is_saturated == (len(host.busy) >= self.most)
         if pool.waiting or (self.delayed is not None and not delayed):
-            assert host.open, "something waits, and nothing is on its way"
+            assert host.open, "a transaction waits, and no connection is open"
             assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"
         assert host.statistics.done + host.statistics.failed >= len(host.outcomes)
         if pool.state is HostState.DEAD:
             assert pool.reachability.retries_remaining == 0
-            assert host.open or pool.reachability.retry_is_set, "it is never tried again"
+            assert host.open or pool.reachability.retry_is_set, "no retry is due"
         if pool.state in (HostState.DEAD, HostState.DISABLED):
-            assert not pool.waiting, "it is told at once"
+            assert not pool.waiting, "a transaction waits though it must fail at once"
         if pool.state is not HostState.DRAINING:
             refuses = pool.state in (HostState.DEAD, HostState.DISABLED)
-            assert (pool._queue_refusal is not None) == refuses, "who comes is told what is so"
+            assert (pool._queue_refusal is not None) == refuses, (
+                "new transactions are refused in other states"
+            )
 
 
 AnyRun.TestCase.settings = settings(stateful_step_count=40)

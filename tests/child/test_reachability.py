@@ -4,7 +4,7 @@ from support.pooled_host import Host
 from lonc.child.reachability import HostState
 
 
-def test_failures_in_a_row_make_the_host_dead_and_a_success_brings_it_back(host):
+def test_failures_in_a_row_make_the_host_dead_and_a_success_makes_it_ready(host):
     for retries, state in ((1, HostState.CONNECTING), (0, HostState.DEAD)):
         host.ask(len(host.outcomes))
         host.made[-1].close("refused")
@@ -18,7 +18,7 @@ def test_failures_in_a_row_make_the_host_dead_and_a_success_brings_it_back(host)
     assert host.pool.reachability.retries_remaining == 2
 
 
-def test_what_waits_when_a_host_becomes_dead_fails_at_once_though_other_attempts_go_on(ready):
+def test_when_a_host_becomes_dead_waiting_transactions_fail_though_other_attempts_continue(ready):
     ready.clock.advance(1.0)
     for name in range(4):
         ready.ask(name)
@@ -30,7 +30,7 @@ def test_what_waits_when_a_host_becomes_dead_fails_at_once_though_other_attempts
     assert set(ready.outcomes) == {0, 1, 2, 3}
 
 
-def test_whoever_asks_a_dead_host_fails_at_once_and_causes_no_attempt(host):
+def test_a_request_for_a_dead_host_fails_at_once_and_causes_no_attempt(host):
     host.refuse = True
     for name in range(5):
         host.ask(name)
@@ -61,7 +61,7 @@ def test_a_dead_host_is_tried_again_after_growing_delays_one_attempt_at_a_time(h
     assert len(attempts) == 9
 
 
-def test_a_host_whose_first_attempt_has_failed_is_tried_again_too(host):
+def test_a_host_whose_first_attempt_has_failed_is_tried_again(host):
     host.pool.open()
     host.made[0].close("refused")
     assert host.pool.state is HostState.CONNECTING
@@ -70,7 +70,7 @@ def test_a_host_whose_first_attempt_has_failed_is_tried_again_too(host):
     assert host.pool.state is HostState.READY
 
 
-def test_a_retry_that_is_due_while_an_attempt_is_under_way_for_who_waits_is_none_more(host):
+def test_a_retry_due_during_an_attempt_for_waiting_transactions_starts_no_other(host):
     host.pool.open()
     host.made[0].close("no answer")
     host.clock.advance(0.5)
@@ -96,7 +96,7 @@ def test_a_connection_that_ends_right_after_its_dialogue_was_a_failed_attempt(ho
 
 
 @pytest.mark.parametrize("how", ["reply", "time"])
-def test_a_connection_that_has_served_or_lasted_was_none(host, how):
+def test_a_connection_that_has_served_or_lasted_was_no_failed_attempt(host, how):
     host.ask(1)
     host.made[0].close("refused")
     host.ask(2)
@@ -109,7 +109,7 @@ def test_a_connection_that_has_served_or_lasted_was_none(host, how):
     assert host.pool.reachability.retries_remaining == 2
 
 
-def test_while_others_serve_a_failed_attempt_is_not_repeated_at_once(ready):
+def test_beside_serving_connections_a_failed_attempt_is_not_repeated_at_once(ready):
     ready.ask("busy")
     ready.refuse = True
     for name in range(100):
@@ -123,7 +123,7 @@ def test_while_others_serve_a_failed_attempt_is_not_repeated_at_once(ready):
     assert ready.pool.reachability.retries_remaining == 2
 
 
-def test_a_host_that_was_dead_is_alive_also_when_its_connection_is_soon_closed_as_idle():
+def test_a_host_is_alive_after_an_attempt_even_if_its_connection_is_soon_closed_as_idle():
     host = Host(idle_timeout=0.5)
     host.refuse = True
     host.ask(1)
@@ -147,9 +147,9 @@ def test_reset_retries_forgets_and_tries_at_once(host):
     host.ask(2)
     assert host.pool.state is HostState.DEAD
     host.refuse = False
-    told = len(host.told)
+    before = len(host.notified)
     host.pool.reset_retries()
-    assert len(host.told) == told + 1  # the state went from DEAD to connecting, never to ready
+    assert len(host.notified) == before + 1  # the state went from DEAD to connecting, never to ready
     assert host.pool.reachability.retries_remaining == 2
     assert host.pool.state is HostState.CONNECTING
     assert len(host.open) == 1
@@ -157,7 +157,7 @@ def test_reset_retries_forgets_and_tries_at_once(host):
     assert len(host.open) == 1
 
 
-def test_reset_retries_tries_at_once_for_who_waits_beside_connections_that_serve(ready):
+def test_reset_retries_tries_at_once_for_waiting_transactions_beside_serving_connections(ready):
     ready.ask("busy")
     ready.ask(1)
     ready.made[1].close("refused")
@@ -214,7 +214,7 @@ def test_after_a_success_nothing_is_due_at_the_time_of_the_retry(host):
     assert len(host.made) == 2
 
 
-def test_no_attempt_is_repeated_for_its_own_sake_while_draining(host):
+def test_while_draining_no_attempt_is_repeated_without_a_waiting_transaction(host):
     host.pool.open()
     host.pool.drain()
     host.made[0].close("refused")
@@ -265,7 +265,7 @@ def test_a_connection_that_has_lasted_ends_the_growth_of_the_delays(host):
     assert len(host.made) == 4
 
 
-def test_a_retry_beside_connections_that_serve_starts_only_while_something_waits(ready):
+def test_a_retry_beside_serving_connections_starts_only_for_a_waiting_transaction(ready):
     ready.ask("busy")
     waiting = ready.ask("waiting")
     ready.made[1].close("refused")
@@ -298,14 +298,14 @@ def test_a_request_for_a_dead_host_causes_an_attempt_if_the_last_is_5_s_old(host
     assert host.busy
 
 
-def test_a_disabled_host_is_not_tried_when_asked(host):
+def test_a_request_for_a_disabled_host_causes_no_attempt(host):
     host.pool.disable()
     host.clock.advance(100.0)
     host.ask(1)
     assert host.made == []
 
 
-def test_a_machine_that_vanishes_while_nobody_asks_is_noticed(ready):
+def test_a_machine_that_vanishes_while_the_pool_is_idle_is_noticed(ready):
     ready.make_idle(2)
     for connection in ready.open[:2]:
         connection.vanished = True
@@ -346,11 +346,11 @@ def test_attempts_that_fail_beside_silent_connections_make_the_host_dead(hanging
     assert hanging.outcomes["hangs"] == "reply"
 
 
-@pytest.mark.parametrize("who", ["another", "the attempt itself"])
-def test_attempts_that_fail_while_a_byte_has_come_do_not_count(hanging, who):
+@pytest.mark.parametrize("connection", ["another", "the attempt itself"])
+def test_attempts_that_fail_while_a_byte_has_arrived_do_not_count(hanging, connection):
     hanging.ask("waits")
     hanging.clock.advance(1.0)
-    if who == "another":
+    if connection == "another":
         hanging.made[0].heard_at = hanging.clock.now
     else:
         hanging.made[1].heard = True

@@ -27,7 +27,7 @@ def soon(restore_afterwards):
 
 
 class Bench:
-    """`sent` are the requests in their order; the last of them is in flight."""
+    """`sent` are the requests in their order; the last of them is in flight, its file known `since`."""
 
     def __init__(self, directory):
         self.settings = Settings(socket_directory=directory, daemons=directory, max_request=1000)
@@ -65,6 +65,7 @@ class Bench:
             return
         assert self.transaction is None, "two in flight"
         self.transaction = transaction
+        self.since = since
         self.sent.append(transaction.request)
 
     def file(self, name, content=b"put:a\n"):
@@ -231,7 +232,7 @@ class Several(Bench):
     def __init__(self, directory):
         super().__init__(directory)
         self.flights = {}
-        self.settings = replace(self.settings, max_connections=4)
+        self.settings = replace(self.settings, max_connections=3)
         self.replay = self.make()
 
     def take(self, transaction, since):
@@ -317,7 +318,7 @@ class TestOurs:
 
 
 class TestSideBySide:
-    """Order is kept among the files of a user; half of the connections carry delayed ones."""
+    """Order is kept among the files of a user; one connection carries no delayed ones."""
 
     def test_files_of_two_users_and_of_no_third(self, several):
         several.save(X1, X2, Y1, Z1)
@@ -328,8 +329,8 @@ class TestSideBySide:
         several.reply_to(X1)
         assert several.in_flight() == [Z1, X2]
 
-    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 1), (5, 2)])
-    def test_on_at_most_half_of_the_connections(self, several, connections, most):
+    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 2), (5, 4)])
+    def test_on_all_connections_but_one(self, several, connections, most):
         several.settings = replace(several.settings, max_connections=connections)
         several.replay = several.make()
         several.save(X1, Y1, Z1, b"put:msu:u:file", b"put:msu:v:file")
@@ -513,6 +514,17 @@ def test_how_many_wait_and_since_when(bench):
     assert (bench.replay.waiting, bench.replay.oldest) == (1, 10)
 
 
+def test_a_file_has_waited_since_its_first_look_also_after_a_failure(bench):
+    first_look = bench.loop.now
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    assert bench.since == first_look
+    bench.fail()
+    bench.replay.look()
+    assert len(bench.sent) == 2
+    assert bench.since == first_look
+
+
 def test_a_file_that_is_gone_when_its_turn_comes_is_forgotten(bench):
     bench.file("1.0.1.put.l1", b"1\n")
     second = bench.file("2.0.1.put.l1", b"2\n")
@@ -542,6 +554,32 @@ def test_leaving_drops_a_queued_transaction(bench):
     bench.look()
     bench.replay.leave()
     assert taken_back == [bench.transaction]
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_sent(bench, monkeypatch):
+    file = bench.file("1.0.1.put.l1", b"put:a\n")
+    read = os.read
+
+    def grow(fd, size):
+        with file.open("ab") as writer:
+            writer.write(b"put:b\n")
+        return read(fd, size)
+
+    monkeypatch.setattr(os, "read", grow)
+    bench.look()
+    assert bench.sent == []
+    assert bench.left() == ["bad"]
+
+
+def test_a_file_in_flight_is_locked_for_every_other_process(bench):
+    file = bench.file("1.0.1.put.l1")
+    bench.look()
+    with file.open() as other:
+        for lock in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, lock | fcntl.LOCK_NB)
+        bench.answer()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_file_that_another_child_has_locked_is_waited_for(bench):
@@ -621,10 +659,23 @@ def test_a_permanent_log_that_cannot_be_written_delays_no_file(bench):
     assert "cannot write" in bench.errors[0]
 
 
-@pytest.mark.parametrize(("module", "call"), [(os, "open"), (fcntl, "flock")])
+def replace_open(monkeypatch, function):
+    """Replace os.open, and return what it was."""
+    original = os.open
+    monkeypatch.setattr(os, "open", function)
+    return original
+
+
+def replace_flock(monkeypatch, function):
+    original = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", function)
+    return original
+
+
+@pytest.mark.parametrize("replace", [replace_open, replace_flock])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK])
 def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
-    bench, monkeypatch, number, module, call
+    bench, monkeypatch, number, replace
 ):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -632,7 +683,7 @@ def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
     bench.file("1.0.1.put.l1")
     bench.replay.look()
     with monkeypatch.context() as failing:
-        failing.setattr(module, call, fail)
+        replace(failing, fail)
         for _ in range(3):
             bench.turn_until(lambda: bench.replay._next_look is None)
             bench.replay.look()
@@ -780,26 +831,27 @@ def test_without_keys_all_files_wait_and_none_is_rejected(sealed, trouble):
 
 
 JUST_THEN = pytest.mark.parametrize(
-    ("module", "call"), [(os, "open"), (fcntl, "flock")], ids=["before it opens", "before it locks"]
+    "replace", [replace_open, replace_flock], ids=["before it opens", "before it locks"]
 )
 
 
-def just_before(monkeypatch, module, call, path, act):
+def just_before(monkeypatch, replace, path, act):
     """Once, just before that file is opened or any file is locked, call `act`."""
-    original = getattr(module, call)
+    acted = []
 
     def late(subject, *more):
-        if call == "flock" or subject == path:
-            monkeypatch.setattr(module, call, original)
+        if replace is replace_flock or subject == path:
+            replace(monkeypatch, original)
+            acted.append(subject)
             act()
         return original(subject, *more)
 
-    monkeypatch.setattr(module, call, late)
-    return lambda: getattr(module, call) is original
+    original = replace(monkeypatch, late)
+    return lambda: acted
 
 
 @JUST_THEN
-def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkeypatch, module, call):
+def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     os.utime(path, (0, 0))
     keys = sealed.settings.delayed_key_file
@@ -809,7 +861,7 @@ def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkey
         admin.reseal(read_keys(write_keys(keys, *ids)), entry)
 
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: reseal("second", "first"))
+    acted = just_before(monkeypatch, replace, path, lambda: reseal("second", "first"))
     sealed.turn_until(acted)
     assert sealed.sent == []
     sealed.turn_until(lambda: sealed.sent)
@@ -822,11 +874,11 @@ def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkey
 
 
 @JUST_THEN
-def test_a_file_dropped_while_its_turn_comes_is_not_carried_out(sealed, monkeypatch, module, call):
+def test_a_file_dropped_while_its_turn_comes_is_not_carried_out(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     entry = admin.find(sealed.settings, NAME, False)
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: admin.drop(sealed.settings, entry))
+    acted = just_before(monkeypatch, replace, path, lambda: admin.drop(sealed.settings, entry))
     sealed.turn_until(acted)
     sealed.turn_until(lambda: sealed.replay._next_look is None)
     assert (sealed.sent, sealed.left()) == ([], [])

@@ -48,6 +48,7 @@ class Parts:
             self.pool,
             self.listener,
             self.replay,
+            max_connections=5,
         )
 
     def report(self):
@@ -69,18 +70,27 @@ def test_each_part_gives_its_figures(parts):
     parts.pool.oldest_in_flight = 2.34567
     parts.listener.clients = {"a": None, "b": None}
     parts.replay.waiting, parts.replay.oldest = 3, 17
+    parts.writer.ping_known = False
     parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
     parts.history.last_error = (AT, "refused")
-    parts.statistics.replied(parts.loop.now, parts.loop.now - 1, 5, 7)
+    parts.statistics.replied(parts.loop.now, parts.loop.now - 1, parts.loop.now - 0.75, 5, 7)
+    parts.statistics.saturated(parts.loop.now - 2)
+    parts.statistics.desaturated(parts.loop.now)
     report = parts.report()
     assert (report.host, report.state, report.state_since) == ("l1", "ready", AT)
     assert report.connections == {"Idle": 2, "ReceivingReply": 1}
     assert (report.clients, report.waiting, report.oldest_wait) == (2, 4, 1.235)
     assert report.oldest_in_flight == 2.346
     assert (report.delayed, report.oldest_delayed) == (3, 17)
+    assert report.ping_known is False
     assert (report.mode, report.lond_version) == ("ssl", "2.11")
     assert report.last_error == [AT, "refused"]
     assert report.changes == [[AT, "ready", None]]
+    assert (report.max_connections, report.saturated_last_minute, report.saturated_seconds) == (5, 2, 2)
+    assert (report.seconds, report.wait_seconds, report.lond_seconds) == (1, 0.25, 0.75)
+    assert report.last_minute_wait["p50"] == report.last_hour_wait["max"] == 0.25
+    assert report.last_minute_lond["p99"] == report.last_hour_lond["max"] == 0.75
+    assert report.wait_durations[-1] == report.lond_durations[-1] == 1
     assert (report.done, report.sent, report.received) == (1, 5, 7)
     assert (report.pid, report.version) == (os.getpid(), __version__)
     assert report.memory > 0
@@ -99,7 +109,7 @@ def test_while_nothing_changes_the_line_is_the_same_object(parts):
 
 
 def reply(parts):
-    parts.statistics.replied(parts.loop.now, parts.loop.now, 1, 1)
+    parts.statistics.replied(parts.loop.now, parts.loop.now, parts.loop.now, 1, 1)
 
 
 def error(parts):
@@ -126,9 +136,21 @@ def test_each_change_is_in_the_next_line(parts, change):
     assert parts.report() != before
 
 
-@pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
-def test_waiting_requests_grow_older_in_the_report(parts, what):
-    setattr(parts.pool, what, 1)
+def _waits(pool):
+    pool.waiting = 1
+
+
+def _is_attempted(pool):
+    pool.attempting = 1
+
+
+def _is_busy(pool):
+    pool.busy = 1
+
+
+@pytest.mark.parametrize("state", [_waits, _is_attempted, _is_busy])
+def test_waiting_requests_grow_older_in_the_report(parts, state):
+    state(parts.pool)
     parts.pool.oldest_wait = 1.0
     assert parts.report().oldest_wait == 1.0
     parts.pool.oldest_wait = 2.0

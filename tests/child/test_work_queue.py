@@ -3,7 +3,7 @@ from support.asking import Asked
 from support.pooled_host import Host
 
 
-def test_what_waits_is_served_first_come_first_served(ready):
+def test_waiting_transactions_are_served_in_their_order(ready):
     for name in range(4):
         ready.ask(name)
     for name in range(4):
@@ -73,7 +73,7 @@ def test_a_delayed_transaction_that_has_waited_for_a_second_goes_ahead_of_client
     assert requests(crowded) == [b"3\n", b"delayed", b"2\n"]
 
 
-def test_delayed_transactions_hold_one_place_at_most_while_clients_wait(crowded):
+def test_delayed_transactions_use_at_most_one_connection_while_clients_wait(crowded):
     for name in (b"a", b"b", b"c"):
         queue_delayed(crowded, name, crowded.clock.now - 1.0)
     crowded.made[0].answer()
@@ -89,7 +89,7 @@ def test_delayed_transactions_hold_one_place_at_most_while_clients_wait(crowded)
     assert crowded.made[2].transaction.request == b"c"
 
 
-def test_where_there_is_one_connection_clients_and_delayed_transactions_take_turns(ready):
+def test_on_one_connection_clients_and_delayed_transactions_take_turns(ready):
     one = Host(max_connections=1)
     one.pool.open()
     one.made[0].become_ready()
@@ -123,7 +123,7 @@ def test_a_delayed_transaction_connects_by_itself_and_fails_with_a_dead_host(hos
     assert ended[1:] == ["the host is DEAD"]
 
 
-def test_a_delayed_transaction_that_is_taken_back_fails(ready):
+def test_a_dropped_delayed_transaction_fails(ready):
     ended = []
     ready.ask("busy")
     delayed = Asked(b"delayed\n", pytest.fail, ended.append)

@@ -86,7 +86,11 @@ def dead_host(machine, rounds, seed=1):
     for _ in range(rounds):
         client = machine.connect()
         until = time.monotonic() + 1.0 + rng.random() * 2
-        while time.monotonic() < until:
+        answers = 0
+        while time.monotonic() < until or answers < 200:
+            # If requests waited for the next attempt, each up to 2 s, 200 of them would take minutes.
+            assert time.monotonic() < until + 60
+            answers += 1
             begun = time.monotonic()
             client.sendall(b"ping\n")
             assert read_line(client) == b"con_lost"
@@ -103,8 +107,6 @@ def dead_host(machine, rounds, seed=1):
             assert lond.accepted == 1
         while machine.ask(b"ping") != b"con_lost":
             pass
-    # A request of a dead host is answered at once: it does not wait for the next attempt, up to 2 s.
-    assert percentile(waits, 0.5) < 0.5
     assert max(recoveries) < 2 + SLACK
     return {
         "answers of a dead host": len(waits),

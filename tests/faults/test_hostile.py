@@ -224,6 +224,9 @@ def _send_what_goes(program, data):
     return len(data) - len(view)
 
 
+PINGS, LINES = 50, 5000
+
+
 def test_one_that_has_lonc_itself_answer_without_end_does_not_keep_others_waiting(machine):
     machine.start_lond("l1")
     machine.run()
@@ -232,7 +235,7 @@ def test_one_that_has_lonc_itself_answer_without_end_does_not_keep_others_waitin
 
     def ask():
         while not over.is_set():
-            greedy.sendall(b"lonc:status\n" * 5000)
+            greedy.sendall(b"lonc:status\n" * LINES)
 
     def take():
         while data := greedy.recv(1 << 20):
@@ -241,20 +244,18 @@ def test_one_that_has_lonc_itself_answer_without_end_does_not_keep_others_waitin
     threads = [threading.Thread(target=each) for each in (ask, take)]
     for thread in threads:
         thread.start()
-    waits = []
     try:
-        for _ in range(50):
-            begun = time.monotonic()
+        for _ in range(PINGS):
             honest.sendall(b"ping\n")
             assert read_line(honest) == b"l1"
-            waits.append(time.monotonic() - begun)
     finally:
         over.set()
         threads[0].join()
         greedy.shutdown(socket.SHUT_WR)
         threads[1].join()
     assert sum(taken) > 1 << 20
-    assert sorted(waits)[len(waits) // 2] < 1  # the median: a single wait may be the machine's
+    # Between two replies to the other client it gets fewer than the replies to all that it has sent.
+    assert sum(taken) < PINGS * LINES * len(machine.ask(b"lonc:status"))
 
 
 def test_nobody_gets_a_word_of_anothers_whatever_they_send(machine):

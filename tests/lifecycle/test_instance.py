@@ -1,12 +1,14 @@
 """The two locks and the pid file; the daemon is a forked process that holds them."""
 
 import os
+import resource
 import signal
+import socket
 import time
-from contextlib import contextmanager
 
 import pytest
 from support.holding import held_elsewhere
+from support.machine import in_child
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
@@ -32,20 +34,27 @@ def a_daemon(settings, announced=True):
     return held_elsewhere(take)
 
 
-@contextmanager
-def must_end_within(seconds):
-    """A block that takes longer fails, even if it waits in a system call."""
+def _listening_daemon(settings):
+    holding = hold(settings)
+    holding.__enter__()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(settings.control_file))
+    listening.listen()
+    return holding, listening
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """A call that blocks, such as an open of a FIFO or a lock, fails its test after 30 seconds."""
 
     def late(*_):
-        raise AssertionError(f"it takes more than {seconds} s")
+        raise AssertionError("a call blocks")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 class TestHolding:
@@ -112,6 +121,15 @@ class TestHolding:
         with pytest.raises(CannotStart, match=r"cannot open .*: Is a directory"), hold(settings):
             pass
 
+    def test_a_full_disk_is_noticed_before_the_daemon_starts(self, settings):
+        def start():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            with pytest.raises(CannotStart) as why, hold(settings):
+                pass
+            return str(why.value)
+
+        assert in_child(start) == f"cannot write {settings.lock_file}: File too large"
+
 
 class TestFinding:
     def test_without_any_file_there_is_no_daemon(self, settings):
@@ -139,6 +157,18 @@ class TestFinding:
             assert (found.state, found.pid) == (State.STARTING, pid)
             assert found.why == f"lonc, pid {pid}, has not finished its start"
 
+    def test_a_daemon_whose_lock_was_removed_is_found_by_its_control_socket(self, settings):
+        with held_elsewhere(lambda: _listening_daemon(settings)) as pid:
+            settings.lock_file.unlink()
+            assert (find(settings).state, find(settings).pid) == (State.RUNNING, pid)
+
+    def test_another_program_at_the_control_socket_is_no_daemon(self, settings):
+        make_directories(settings)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(settings.control_file))
+            listening.listen()
+            assert find(settings).state is State.NOT_RUNNING
+
     def test_a_socket_directory_in_use_by_another_configurations_daemon(self, settings):
         with a_daemon(settings) as pid:
             settings.lock_file.unlink()
@@ -157,8 +187,7 @@ class TestFinding:
         )
         settings.lock_file.rmdir()
         os.mkfifo(settings.lock_file)
-        with must_end_within(20):
-            assert find(settings).state is State.NOT_RUNNING
+        assert find(settings).state is State.NOT_RUNNING  # returns at once
 
     def test_a_start_that_does_not_settle_is_unknown(self, settings):
         with a_daemon(settings, announced=False):

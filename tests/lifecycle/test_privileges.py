@@ -19,6 +19,7 @@ from support.import_record import record_imports
 from support.machine import (
     AS_NOBODY,
     LONC,
+    Machine,
     children_of,
     eventually,
     exists,
@@ -257,10 +258,10 @@ def _careless():
 
 
 @needs_root
-@pytest.mark.parametrize("command", ["start", "run"])
+@pytest.mark.parametrize("command", [Machine.start, Machine.run])
 class TestStartedAsRoot:
     def test_parent_and_children_run_as_the_user_without_other_groups(self, theirs, command):
-        getattr(theirs, command)(preexec_fn=_careless)
+        command(theirs, preexec_fn=_careless)
         assert len(family(theirs)) == 3
         for pid in family(theirs):
             assert_nothing_left_of_root(pid)
@@ -275,7 +276,7 @@ class TestStartedAsRoot:
 
     def test_created_files_belong_to_the_user_and_have_the_configured_modes(self, theirs, command):
         theirs.configure(loncUser="nobody", loncGroup="daemon", loncSocketMode="0640")
-        getattr(theirs, command)(preexec_fn=_careless)
+        command(theirs, preexec_fn=_careless)
         daemon = grp.getgrnam("daemon").gr_gid
         logs = theirs.pid_file.parent
         expected = {
@@ -286,14 +287,14 @@ class TestStartedAsRoot:
             logs / "lonc.pid": "0o644",
             logs / "lonc.ctl": "0o600",
         }
-        if command == "start":
+        if command == Machine.start:
             expected[logs / "lonc.log"] = "0o640"
         assert {path: owner_and_mode(path) for path in expected} == {
             path: (UID, daemon, mode) for path, mode in expected.items()
         }
 
     def test_children_end_with_a_parent_that_is_killed(self, theirs, command):
-        getattr(theirs, command)()
+        command(theirs)
         before = children_of(theirs.lonc.pid)
         assert len(before) == 2
         for child in before:
@@ -304,7 +305,7 @@ class TestStartedAsRoot:
 
     def test_without_loncuser_created_files_belong_to_root(self, theirs, command):
         theirs.configure()
-        getattr(theirs, command)(preexec_fn=_careless)
+        command(theirs, preexec_fn=_careless)
         for pid in family(theirs):
             assert of(pid, "Uid") == ["0"] * 4
             assert of(pid, "Groups") == ["4", "5"]

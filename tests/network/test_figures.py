@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from network.critics import DELAYED, OK, Critical, Critics
 from network.scenarios import longest_run
+from support.critics import DELAYED, OK, Critical, Critics
 
 from lonc.configuration import Settings
 

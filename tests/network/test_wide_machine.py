@@ -4,10 +4,10 @@ import socket
 import time
 
 import pytest
-from network.critics import DELAYED, OK, Critics
 from network.crowd import LOST, WRONG, Crowd
 from network.emulator import LOCAL_ADDRESS
 from network.nameserver import nameservers
+from support.critics import DELAYED, OK, Critics
 from support.machine import eventually, read_line
 from support.scripted_lond import echoing
 

@@ -22,6 +22,7 @@ from lonc.parent.child_process import (
     READY_WITHIN,
     ChildProcess,
 )
+from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 
 HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
@@ -207,12 +208,15 @@ class TestDeadlines:
 
 
 class TestStatus:
-    def test_many_requests_are_sent_as_one_and_all_get_its_report(self, bench, monkeypatch):
+    def test_many_requests_are_sent_as_one_and_all_get_its_report(
+        self, bench, monkeypatch, restore_afterwards
+    ):
         status = HostStatus("l1", "ready")
         child = bench.fork(monkeypatch)
         statuses = []
         sent = []
-        monkeypatch.setattr(child._channel.__class__, "send", lambda _, line: sent.append(line))
+        restore_afterwards(Channel)
+        Channel.send = lambda _, line: sent.append(line)
         for _ in range(2):
             child.ask_status(statuses.append)
         assert sent == [b"status\n"]
@@ -263,27 +267,32 @@ def test_a_child_that_hangs_is_killed_when_its_parent_ends(bench, monkeypatch):
     eventually(lambda: not exists(pid))
 
 
-def test_a_reaped_child_is_not_pinged(bench, monkeypatch):
+def test_a_reaped_child_is_not_pinged(bench, monkeypatch, restore_afterwards):
     bench.fork(monkeypatch, "bye\n")
     bench.reap()
     deadlines = []
-    monkeypatch.setattr(bench.loop, "at", lambda when, _: deadlines.append(when))
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda _, when, __: deadlines.append(when)
     bench.pass_time(PING_EVERY)
     assert deadlines == []
 
 
-def test_the_first_ping_comes_at_a_moment_that_depends_on_the_pid(bench, monkeypatch):
+def test_the_first_ping_comes_at_a_moment_that_depends_on_the_pid(
+    bench, monkeypatch, restore_afterwards
+):
     moments = []
-    at = bench.loop.at
-    monkeypatch.setattr(bench.loop, "at", lambda when, call: moments.append(when) or at(when, call))
+    at = EventLoop.at
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda loop, when, call: moments.append(when) or at(loop, when, call)
     child = bench.fork(monkeypatch, "ready\n")
     assert moments[-1] == bench.now + child.pid % PINGS_ALIGNED
 
 
-def test_pings_of_many_children_share_few_wakeups(bench, monkeypatch):
+def test_pings_of_many_children_share_few_wakeups(bench, monkeypatch, restore_afterwards):
     child = bench.fork(monkeypatch, "ready\n")
     moments = set()
-    monkeypatch.setattr(bench.loop, "at", lambda when, _: moments.add(round(when, 6)))
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda _, when, __: moments.add(round(when, 6))
     for number in range(1000):
         child._ping_in(number / 1000 * PING_EVERY)
     assert len(moments) <= child_process.PINGS_ALIGNED + 1

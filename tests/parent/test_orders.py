@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import datetime, timezone
 
 import pytest
 from support.still_loop import StillLoop
@@ -114,6 +115,12 @@ class TestOrders:
         texts = json.loads(bench.carry_out(b"settings").reply)
         assert (texts["loncSocketMode"], texts["loncAllowInsecure"]) == ("0660", "1")
         assert texts["lonDaemons"] == str(bench.served.settings.daemons)
+
+    def test_the_report_has_the_expiry_of_the_certificate(self, bench):
+        assert Report.from_line(bench.carry_out(b"status").reply + b"\n").certified_until is None
+        bench.served.certified_until = datetime(2026, 11, 24, tzinfo=timezone.utc)
+        report = Report.from_line(bench.carry_out(b"status").reply + b"\n")
+        assert report.certified_until == "2026-11-24T00:00:00+00:00"
 
     def test_retry_is_for_all_hosts_or_one(self, bench):
         assert bench.outcome(b"retry") == (0, "trying 2 hosts")

@@ -1,7 +1,9 @@
 """When a reload begins, which children it restarts, and how orders are answered. Hosts are fakes."""
 
 import json
+import logging
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 from support.still_loop import StillLoop
@@ -10,6 +12,7 @@ from lonc.configuration import Settings
 from lonc.configuration_file import Configuration
 from lonc.errors import CannotStart, Fault, Misconfigured
 from lonc.hosts import Host, Table
+from lonc.log import logger
 from lonc.monitoring.status import Phase
 from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.served_hosts import Change
@@ -108,7 +111,7 @@ class Bench:
 
     def order(self, what):
         order = Order()
-        getattr(self.reloader, what)(order)
+        {"reload": self.reloader.reload, "update": self.reloader.update}[what](order)
         return order
 
     def restarting(self):
@@ -195,6 +198,30 @@ class TestOne:
         bench.files = replace(settings, socket_mode=0o600), hosts
         text = "loncSocketMode cannot change while lonc runs: restart it"
         assert bench.order("reload").answer == (1, text)
+
+    def test_ten_names_are_all_named(self, bench):
+        bench.files = bench.files[0], [*bench.files[1], *(host(f"n{number}") for number in range(10))]
+        order = bench.order("update")
+        bench.finish()
+        assert order.answer[1].endswith("n8, n9")
+
+    def test_a_reload_puts_log_level_limits_and_expiry_into_force_and_an_update_does_not(self, bench):
+        before = logger.level
+        expiry = bench.served.certified_until = datetime.now(timezone.utc)
+        settings, hosts = bench.files
+        bench.files = replace(settings, log_level="debug", max_clients=10**9), hosts
+        try:
+            for order, level in (("update", logging.INFO), ("reload", logging.DEBUG)):
+                bench.order(order)
+                bench.finish()
+                assert logger.level == level
+                if order == "update":
+                    assert bench.served.certified_until is expiry
+                    assert bench.served.settings == settings
+            assert bench.served.certified_until is None
+            assert bench.served.settings.max_clients < 10**9
+        finally:
+            logger.setLevel(before)
 
 
 class TestSeveral:

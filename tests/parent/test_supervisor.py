@@ -293,6 +293,11 @@ class TestReplacing:
         assert handing_over.state is State.REPLACING
         assert len(handing_over.forked) == 3
 
+    def test_leaving_counts_only_from_the_previous_child(self, serving):
+        serving.newest.says(LEAVING)
+        assert serving.state is State.SERVING
+        assert serving.newest.orders == []
+
     def test_a_leaving_child_cannot_request_a_replacement(self, handing_over):
         leaving, serving = handing_over.forked
         leaving.says(REPLACE)

@@ -1,6 +1,7 @@
 """Which package may import which: the structure of the program, held against its source."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def package(module):
     return first if rest or module == "lonnet" else "lonc"
 
 
+@cache
 def tree(module):
     return ast.parse((ROOT / f"{module}.py").read_text())
 

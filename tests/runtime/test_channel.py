@@ -15,6 +15,7 @@ class Line:
         self.clock = FakeClock()
         self.loop = EventLoop(self.clock)
         ours, self.there = socket.socketpair()
+        self.there.settimeout(20)
         self.heard = []
         self.channel = Channel(
             self.loop,
@@ -61,6 +62,19 @@ def test_the_end_of_the_other_side_is_reported_once(line, last):
     line.loop.turn(0)
     assert line.heard == ["closed"]
     line.channel.send(b"to nobody\n")
+
+
+def test_a_line_over_the_limit_is_the_end(line):
+    line.there.sendall(b"x" * 101)
+    line.loop.turn(5)
+    assert line.heard == ["closed"]
+
+
+def test_a_reset_is_the_end(line):
+    line.channel.send(b"never read\n")
+    line.there.close()
+    line.channel.receive_rest()
+    assert line.heard == ["closed"]
 
 
 def test_sending_to_a_process_that_has_ended_reports_its_end(line):

@@ -20,6 +20,7 @@ def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
         os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["l1"]
+    assert made.listening.getblocking() is False
     made.close()
 
 

@@ -1,4 +1,4 @@
-"""A pool with fakes around it: connections that do what the test says, and its clock."""
+"""A pool with fakes around it: connections that the test controls, and a clock."""
 
 import math
 from random import Random
@@ -6,12 +6,12 @@ from random import Random
 from support.asking import Asked
 
 from lonc.child.pool import Pool, PoolLimits
-from lonc.monitoring.statistics import Statistics
+from lonc.monitoring.statistics import Reason, Statistics
 from lonc.runtime.backoff import Backoff
 
 
 class FakeConnection:
-    """What a LondConnection does towards its pool, when told to."""
+    """Calls its pool as a LondConnection does, when the test calls for it."""
 
     def __init__(self, pool, refuse):
         self.pool = pool
@@ -21,9 +21,9 @@ class FakeConnection:
         self.ready = False
         self.started = 0
         self.replied = False
-        self.timed_out = False
+        self.failure = Reason.LOST
         self.in_flight = 0.0
-        self.ended = False  # lond has closed, and the loop has not told yet
+        self.ended = False  # lond has closed, and the loop has not reported it yet
         self.heard = False
         self.lost_unheard = False
         self.vanished = False
@@ -62,7 +62,7 @@ class FakeConnection:
         self.retired = True
 
     def lose(self):
-        """It turns out to have ended before its request came."""
+        """End as a connection that turns out to have ended before its request."""
         self.lost_unheard = True
         self.close("reset")
 
@@ -113,7 +113,7 @@ class Clock:
 
 
 class Unshortened(Random):
-    """Delays that can be told beforehand."""
+    """Delays without a random share."""
 
     def random(self):
         return 0.0
@@ -126,7 +126,7 @@ class Host:
         self.descriptors = 1000
         self.refuse = False
         self.made = []
-        self.told = []
+        self.notified = []
         self.timed_out = []  # how many transactions, each time
         self.clock = Clock()
         self.statistics = Statistics(self.clock.now)
@@ -144,7 +144,7 @@ class Host:
             Backoff(1.0, 8.0, Unshortened()),
             self.statistics,
             self.make,
-            self.told.append,
+            self.notified.append,
             self.timed_out.append,
         )
         self.outcomes = {}
@@ -181,6 +181,11 @@ class Host:
     @property
     def open(self):
         return [each for each in self.made if not each.closed]
+
+    @property
+    def is_saturated(self):
+        """Whether the pool has reported that all connections are busy."""
+        return self.statistics._saturated_since is not None
 
     @property
     def busy(self):

@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from support.dialogue import (
     CIPHER,
     HANDSHAKE,
     MAX_REPLY,
+    PONG,
     UP_TO_EKEY,
     Talk,
     insecure,
@@ -14,7 +16,7 @@ from support.dialogue import (
     ssl,
 )
 
-from lonc.errors import ProtocolError
+from lonc.errors import OutOfStep, ProtocolError
 from lonc.wire.cipher import LineCipher
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State
 
@@ -158,6 +160,9 @@ LISTENING = [
     State.READING_VERSION_STRING,
     State.HOST_SET,
     State.RECEIVING_KEY,
+    State.RECEIVING_PING,
+    State.SENDING_CHECKED_REQUEST,
+    State.RECEIVING_CHECK,
     State.RECEIVING_REPLY,
 ]
 SILENT = [state for state in State if state not in LISTENING and state is not State.RECEIVING_KEY_IN_TLS]
@@ -244,6 +249,11 @@ NEXT = {
     (State.HOST_SET, Event.LINE): State.IDLE,
     (State.REQUESTING_KEY, Event.SENT): State.RECEIVING_KEY,
     (State.RECEIVING_KEY, Event.LINE): State.IDLE,
+    (State.REQUESTING_PING, Event.SENT): State.RECEIVING_PING,
+    (State.RECEIVING_PING, Event.LINE): State.IDLE,
+    (State.SENDING_CHECKED_REQUEST, Event.SENT): State.RECEIVING_CHECK,
+    (State.SENDING_CHECKED_REQUEST, Event.LINE): State.SENDING_REQUEST,
+    (State.RECEIVING_CHECK, Event.LINE): State.RECEIVING_REPLY,
     (State.IDLE, Event.REQUEST): State.SENDING_REQUEST,
     (State.SENDING_REQUEST, Event.SENT): State.RECEIVING_REPLY,
     (State.RECEIVING_REPLY, Event.LINE): State.IDLE,
@@ -261,7 +271,10 @@ MEANINGS = {
     (State.RECEIVING_KEY_IN_TLS, Event.KEY): State.REQUESTING_VERSION,
     (State.HOST_SET, Event.LINE): State.HOST_SET,
     (State.HOST_SET, Event.KEYLESS): State.REQUESTING_KEY,
-    (State.HOST_SET, Event.KEYED): State.IDLE,
+    (State.HOST_SET, Event.KEYED): State.REQUESTING_PING,
+    (State.RECEIVING_KEY, Event.LINE): State.REQUESTING_PING,
+    (State.REQUESTING_PING, Event.UNCHECKED): State.IDLE,
+    (State.IDLE, Event.CHECKED_REQUEST): State.SENDING_CHECKED_REQUEST,
 }
 
 
@@ -274,6 +287,8 @@ def test_every_pair_of_state_and_event(state, event):
         State.CHALLENGE_REPLIED: b"ok\n",
         State.HOST_SET: b"ok\n",
         State.RECEIVING_KEY: BUILD_KEY.encode() + b"\n",
+        State.SENDING_CHECKED_REQUEST: PONG,
+        State.RECEIVING_CHECK: PONG,
     }
     if event is Event.END:
         protocol.disconnect()
@@ -305,6 +320,111 @@ def test_every_pair_of_state_and_event(state, event):
 def test_the_table_has_these_rows_and_no_others():
     ends = {(state, Event.END): State.DISCONNECTED for state in State}
     assert {pair: row[1] for pair, row in TRANSITIONS.items()} == NEXT | MEANINGS | ends
+
+
+class TestPing:
+    """The answer to ping that is learned, and checked ahead of a request."""
+
+    @pytest.fixture(params=[1, 2, 3, 7, 10**6])
+    def talk(self, request):
+        return Talk(request.param, learn_ping=True)
+
+    def learn(self, talk, answer="msul1"):
+        return talk.play(f"""
+            {HANDSHAKE}
+            > ping
+            < {answer}
+        """)
+
+    def test_it_is_learned_at_the_end_of_the_dialogue(self, talk):
+        protocol = self.learn(talk)
+        assert protocol.state is State.IDLE
+        assert protocol.ping_answer == b"msul1\n"
+        assert talk.replies == []
+
+    @pytest.mark.parametrize("answer", ["unknown_cmd", "refused", "rejected", "error: 4", ""])
+    def test_a_lond_that_does_not_know_ping_teaches_nothing(self, talk, answer):
+        talk.play(f"{HANDSHAKE}\n> ping")
+        talk.pending = answer.encode() + b"\n"
+        talk.arrive()
+        assert talk.protocol.state is State.IDLE
+        assert talk.protocol.ping_answer is None
+
+    def test_an_id_that_begins_like_a_refusal_is_an_answer(self, talk):
+        assert self.learn(talk, "errorl1").ping_answer == b"errorl1\n"
+
+    def test_a_connection_in_step_gives_the_reply(self, talk):
+        self.learn(talk)
+        talk.play("""
+            & load
+            > ping
+            > load
+            < msul1
+            < 0.5
+            = 0.5
+        """)
+        assert talk.protocol.state is State.IDLE
+
+    def test_a_reply_that_comes_later_than_the_answer(self, talk):
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load\n< msul1")
+        assert talk.protocol.state is State.RECEIVING_REPLY
+        talk.play("< 0.5\n= 0.5")
+
+    def test_the_answer_may_come_while_the_request_is_being_sent(self, talk):
+        self.learn(talk)
+        talk.play("& load")
+        talk.protocol.data_sent(len(b"ping\nlo"))
+        assert talk.protocol.receive(b"msul1\n") is None
+        talk.play("> ad\n< 0.5\n= 0.5")
+
+    @pytest.mark.parametrize("size", [1, 10**6])
+    @pytest.mark.parametrize("behind", [b"", b"msul1\n", b"msul1\n0.5\n"])
+    def test_another_answer_ends_the_connection_and_is_not_quoted(self, size, behind):
+        talk = Talk(size, learn_ping=True)
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load")
+        talk.pending = b"a secret of another user\n" + behind
+        with pytest.raises(OutOfStep, match="out of step: lond answers ping with another line"):
+            talk.arrive()
+        assert talk.protocol.state is State.DISCONNECTED
+
+    def test_a_line_behind_the_reply_is_noticed(self, talk):
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load")
+        talk.pending = b"msul1\n0.5\nx\n"
+        with contextlib.suppress(ProtocolError):  # if its last bytes arrive by themselves
+            talk.arrive()
+        assert talk.replies == [b"0.5\n"]
+        assert talk.protocol.state is State.DISCONNECTED
+
+    def test_a_lond_of_several_ids_is_asked_with_its_id(self):
+        talk = Talk(10**6, learn_ping=True, several_ids=True)
+        talk.play(f"""
+            {HANDSHAKE}
+            > sethost:msul1:ping
+            < msul1
+            & sethost:msul2:load
+            > sethost:msul1:ping
+            > sethost:msul2:load
+            < msul1
+            < 0.5
+            = 0.5
+        """)
+
+    def test_an_encrypted_request_is_checked_by_a_plain_ping(self, talk):
+        self.learn(talk)
+        talk.play("""
+            & encrypt:auth:msu:student1:secret
+            > ping
+            > enc:24:5cac5f20240380a5aac5ba3dd233a8658676b02594ebb5da2c38521fdc9c5b90
+        """)
+
+    def test_without_it_nothing_is_asked(self, talk):
+        plain = Talk(talk.size)
+        assert plain.play(HANDSHAKE).state is State.IDLE
+        assert plain.sent() == b""
+        assert plain.protocol.ping_answer is None
 
 
 VERSION_AND_HOST = """

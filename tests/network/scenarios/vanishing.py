@@ -2,10 +2,10 @@
 
 import time
 
-from network.critics import DELAYED, Critics
 from network.crowd import LOST, RIGHT, WRONG, Crowd
 from network.scenarios.measuring import asked_before, connections, fill_pool, rounded, start, when
 from network.wide_machine import haproxy_is_here
+from support.critics import DELAYED, Critics
 from support.machine import eventually
 
 DEAD = "DEAD"
