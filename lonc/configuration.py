@@ -175,6 +175,11 @@ class Settings:
         "loncMaxLifetime", "3600", seconds(0, 31536000),
         help="The age at which a connection is closed as soon as it is idle, so that a name that has got"
              " another address is followed. `0` sets no limit.")
+    sync_interval: float = setting(
+        "loncSyncInterval", "1", seconds(0, 86400),
+        help="The time after which a connection in constant use asks `ping`, ahead of the next request."
+             " If lond answers it with another line than after the dialogue, replies have come one"
+             " request late, and the connection is closed. `0` asks no `ping`.")
     max_reply: int = setting(
         "loncMaxReply", "67108864", whole(64, 1 << 40, "bytes"),
         help="The longest reply.")

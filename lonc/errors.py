@@ -12,6 +12,7 @@
     ├── NotRunning      there is no daemon: cli prints it; `top` waits for one
     ├── NoPermission    the daemon belongs to another user: cli prints it
     └── ProtocolError   lond broke the protocol: lond_connection closes the connection
+        └── OutOfStep   replies come one request late: the same, and it is counted
 
 runtime/ has exceptions of its own, since it knows nothing of lonc:
 
@@ -125,3 +126,7 @@ class NoPermission(LoncError):
 
 class ProtocolError(LoncError):
     """lond sent something that the protocol does not allow."""
+
+
+class OutOfStep(ProtocolError):
+    """Replies on a connection belong to the requests before: lond has said a line unasked."""

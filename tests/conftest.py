@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support import launcher
 from support.machine import Machine
 
 # `--hypothesis-profile thorough` tries more, and at random.
@@ -81,8 +82,17 @@ def restore_afterwards():
         yield note
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """Commands of the machines are started by fork."""
+    launcher.current = launcher.Launcher()
+    yield
+    launcher.current.end()
+    launcher.current = None
+
+
 @pytest.fixture
-def public():
+def public(forks):
     """A machine whose files everybody may read."""
     directory = Path(tempfile.mkdtemp(prefix="lonc-test-"))
     directory.chmod(0o755)
@@ -95,7 +105,7 @@ def public():
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine(forks, tmp_path):
     """A configuration in a directory of its own, at addresses of its own; all it started is ended."""
     made = Machine(tmp_path)
     yield made

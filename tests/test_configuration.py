@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -319,8 +320,9 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
         "user",
         "group",
     )
+    values = asdict(settings)
     assert settings == Settings(
-        host_id=settings.host_id, **{name: getattr(settings, name) for name in without_default}
+        host_id=settings.host_id, **{name: values[name] for name in without_default}
     )
     assert (settings.user, settings.group) == ("nobody", "daemon")
 

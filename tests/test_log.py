@@ -1,63 +1,39 @@
 import os
 import re
 import subprocess
-import sys
+
+from support import log_programs
+from support.machine import python_calling
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (\w+) (\d+) (\w+): (.*)")
 
 
-def say(program, level="info"):
-    """What stands on standard error after `program`, as (level, pid, host, sentence)."""
-    begin = f"from lonc.log import *\nopen_log({level!r})\n"
-    command = [sys.executable, "-c", begin + program]
+def say(program, *arguments):
+    """Lines on standard error of that function of log_programs, as (level, pid, host, sentence)."""
+    command = python_calling(program, *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     return [LINE.fullmatch(line).groups() for line in done.stderr.split("\n")[:-1]]
 
 
-def test_one_event_is_one_line_with_all_that_belongs_to_it():
-    ((level, pid, host, sentence),) = say("logger.warning('%s was lost', 'it')")
+def sentences(program, *arguments):
+    return [line[3] for line in say(program, *arguments)]
+
+
+def test_an_event_is_one_line_with_its_time_level_process_and_host():
+    ((level, pid, host, sentence),) = say(log_programs.opened, "info", "%s was lost", "it")
     assert (level, host, sentence) == ("WARNING", "parent", "it was lost")
     assert int(pid) != os.getpid()
 
 
-def test_a_child_speaks_for_its_host():
-    lines = say("import os\nlog_as('msul1')\nlogger.info(os.getpid())")
+def test_a_child_logs_the_name_of_its_host():
+    lines = say(log_programs.as_a_child)
     assert lines[0][1] == lines[0][3]
     assert lines[0][2] == "msul1"
 
 
-CLOCK = """
-class Clock:
-    def __init__(self):
-        self.now, self.set = 0, []
-    def after(self, seconds, callback):
-        self.set.append((self.now + seconds, callback))
-    def advance(self, seconds):
-        self.now += seconds
-        due = [callback for when, callback in self.set if when <= self.now]
-        self.set = [each for each in self.set if each[0] > self.now]
-        for callback in due: callback()
-clock = Clock()
-limited = RateLimitedLog(clock, "l1: ")
-"""
-
-
-def sentences(program):
-    return [line[3] for line in say(CLOCK + program)]
-
-
 def test_repeats_of_a_message_are_counted_and_logged_as_one_line_a_minute():
-    assert sentences("""
-for _ in range(3): limited.warn("it is lost")
-clock.advance(59)
-logger.info("59 s")
-clock.advance(1)
-limited.warn("it is lost")
-clock.advance(60)
-clock.advance(60)  # a quiet minute: after it the message is new
-limited.warn("it is lost")
-""") == [
+    assert sentences(log_programs.repeats) == [
         "l1: it is lost",
         "59 s",
         "l1: it is lost (2 more in 60 s)",
@@ -66,23 +42,12 @@ limited.warn("it is lost")
     ]
 
 
-def test_what_was_logged_in_other_words_counts_as_logged():
-    assert sentences("""
-limited.mark_logged("it is lost")
-limited.warn("it is lost")
-limited.mark_logged("it is lost")  # changes nothing
-clock.advance(60)
-""") == ["l1: it is lost (1 more in 60 s)"]
+def test_a_message_logged_in_other_words_counts_as_logged():
+    assert sentences(log_programs.logged_in_other_words) == ["l1: it is lost (1 more in 60 s)"]
 
 
 def test_a_hundred_different_messages_a_minute_are_logged_and_all_others_are_one_line():
-    lines = sentences("""
-for _ in range(3):
-    for number in range(1000): limited.warn(f"message {number}")
-clock.advance(60)
-logger.info("next minute")
-limited.warn("message 999")
-""")
+    lines = sentences(log_programs.a_thousand_thrice)
     assert lines[:100] == [f"l1: message {number}" for number in range(100)]
     assert sorted(lines[100:201]) == sorted(
         [f"l1: message {number} (2 more in 60 s)" for number in range(100)]
@@ -92,14 +57,7 @@ limited.warn("message 999")
 
 
 def test_the_others_are_reported_each_minute_and_not_when_there_are_none():
-    lines = sentences("""
-for number in range(101): limited.warn(str(number))
-clock.advance(60)
-for number in range(200, 302): limited.warn(str(number))
-clock.advance(60)
-clock.advance(60)
-limited.warn("new")
-""")
+    lines = sentences(log_programs.a_few_too_many_each_minute)
     assert [line for line in lines if "message" in line] == [
         "l1: 1 more message, 1 of them different, not logged in 60 s",
         "l1: 2 more messages, 2 of them different, not logged in 60 s",
@@ -109,57 +67,41 @@ limited.warn("new")
 
 
 def test_the_memory_for_different_messages_is_bounded():
-    lines = sentences("""
-for number in range(20000): limited.warn(str(number))
-held = len(limited._unlogged)
-clock.advance(60)
-logger.info("%d %d", held, len(limited._unlogged))
-""")
+    lines = sentences(log_programs.twenty_thousand)
     assert lines[100:] == [
         "l1: 19900 more messages, at least 1000 of them different, not logged in 60 s",
         "1000 0",
     ]
 
 
-def test_a_message_of_others_is_no_format():
-    assert sentences("limited.warn('100 %s'); limited.warn('100 %s'); clock.advance(60)") == [
+def test_a_percent_sign_in_a_message_is_no_format():
+    assert sentences(log_programs.with_a_percent_sign) == [
         "l1: 100 %s",
         "l1: 100 %s (1 more in 60 s)",
     ]
 
 
-def test_what_others_said_cannot_make_a_line_of_its_own_or_move_the_cursor():
-    (line,) = say(r"logger.info('a\nb\r\x1b[2Jc\x85d\u2028e\udcffü')")
+def test_control_characters_from_clients_and_londs_are_escaped():
+    (line,) = say(log_programs.opened, "info", "a\nb\r\x1b[2Jc\x85d\u2028e\udcffü")
     assert line[3] == r"a\nb\r\x1b[2Jc\x85d\u2028e\udcffü"
 
 
 def test_the_level_is_the_setting():
-    program = "for level in ('debug', 'info', 'warning', 'error'): getattr(logger, level)(level)"
-    assert [line[3] for line in say(program, "warning")] == ["warning", "error"]
-    assert len(say(program, "debug")) == 4
+    assert sentences(log_programs.at_each_level, "warning") == ["warning", "error"]
+    assert sentences(log_programs.at_each_level, "debug") == ["debug", "info", "warning", "error"]
 
 
-def test_a_log_that_cannot_be_written_is_no_reason_to_stop():
-    begin = "from lonc.log import *\nopen_log('info')\n"
-    command = [sys.executable, "-c", begin + "for _ in range(3): logger.info('x')\nprint('went on')"]
+def test_a_log_that_cannot_be_written_does_not_end_the_process():
+    command = python_calling(log_programs.three_times_and_go_on)
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=True)
     assert done.stdout == b"went on\n"
 
 
-def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cannot_be(tmp_path):
+def test_the_log_file_is_opened_again_after_a_rename_and_kept_if_that_fails(tmp_path):
     log = tmp_path / "logs" / "lonc.log"
     log.parent.mkdir()
-    program = (
-        "import os, shutil; from pathlib import Path; from lonc.log import *\n"
-        f"file = Path({str(log)!r}); open_log('info', file)\n"
-        "logger.info('one'); file.rename(file.with_name('lonc.log.1'))\n"
-        "logger.info('two'); logger.info('three'); file.unlink()\n"
-        "logger.info('four'); file.parent.rename(file.parent.with_name('old'))\n"
-        "logger.info('five'); file.parent.mkdir()\n"
-        "os.write(2, b'a word of somebody else\\n'); logger.info('six')\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run(python_calling(log_programs.renamed_and_removed, log), check=True)
     moved = tmp_path / "old" / "lonc.log.1"
     assert [line.split()[-1] for line in moved.read_text().splitlines()] == ["one"]
     old = (tmp_path / "old" / "lonc.log").read_text().splitlines()
@@ -168,15 +110,9 @@ def test_a_file_is_followed_when_its_name_leads_elsewhere_and_kept_where_it_cann
     assert oct(log.stat().st_mode) == "0o100640"
 
 
-def test_after_a_line_that_a_full_disk_cut_the_next_begins_anew():
-    program = (
-        "import os; from lonc.log import *; open_log('info'); write = os.write\n"
-        "os.write = lambda fd, data: write(fd, data[:30])\n"
-        "logger.info('first')\n"
-        "os.write = write\n"
-        "logger.info('second'); logger.info('third')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+def test_after_a_line_cut_by_a_full_disk_the_next_starts_a_line():
+    command = python_calling(log_programs.cut_by_a_full_disk)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     cut, second, third, last = done.stderr.split("\n")
     assert len(cut) == 30
     assert (LINE.fullmatch(second)[4], LINE.fullmatch(third)[4], last) == ("second", "third", "")
@@ -184,28 +120,15 @@ def test_after_a_line_that_a_full_disk_cut_the_next_begins_anew():
 
 def test_a_fifo_with_the_name_of_the_log_does_not_hang_it(tmp_path):
     log = tmp_path / "lonc.log"
-    program = (
-        "import os; from pathlib import Path; from lonc.log import *\n"
-        f"file = Path({str(log)!r}); open_log('info', file)\n"
-        "file.rename(file.with_name('moved')); os.mkfifo(file); logger.info('written on')\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
+    subprocess.run(python_calling(log_programs.replaced_by_a_fifo, log), check=True, timeout=20)
     assert "written on" in (tmp_path / "moved").read_text()
 
 
 def test_the_file_is_opened_once_and_inherited_by_other_programs(tmp_path):
     log = tmp_path / "lonc.log"
-    program = (
-        "import os; from pathlib import Path; from lonc.log import *\n"
-        f"open_log('info', Path({str(log)!r}))\n"
-        "opened, open_ = [], os.open\n"
-        "os.open = lambda *arguments: opened.append(arguments) or open_(*arguments)\n"
-        "logger.info('one'); logger.info('two'); os.open = open_\n"
-        "logger.info('%d %s', len(opened), os.get_inheritable(2))\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run(python_calling(log_programs.count_opens, log), check=True)
     assert [line.split(": ")[-1] for line in log.read_text().splitlines()] == ["one", "two", "0 True"]
 
 
-def test_a_root_logger_of_the_caller_gets_nothing():
-    assert len(say("import logging; logging.basicConfig(); logger.info('once')")) == 1
+def test_the_root_logger_gets_no_record():
+    assert len(say(log_programs.with_a_root_logger)) == 1

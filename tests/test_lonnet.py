@@ -5,15 +5,15 @@ import re
 import resource
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import lonnet_programs
 from support.delayed_files import write_keys
-from support.machine import eventually, in_child, read_line
+from support.machine import eventually, in_child, python_calling, read_line
 from support.scripted_lond import ScriptedLond
 
 import lonc
@@ -84,12 +84,12 @@ def test_a_request_and_its_reply(machine):
 def test_the_usual_configuration_is_found_in_the_environment(machine):
     machine.start_lond("l1")
     machine.run()
-    program = "from lonc import lonnet; print(lonnet.reply('ping', 'l1'))"
+    program = python_calling(lonnet_programs.print_reply, "ping", "l1")
     environment = {**os.environ, "LONC_CONF": str(machine.configuration)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    done = subprocess.run(program, env=environment, capture_output=True)
     assert done.stdout == b"b'l1'\n"
     machine.configuration.write_text(machine.configuration.read_text() + "PerlSetVar loncTypo 1\n")
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    done = subprocess.run(program, env=environment, capture_output=True)
     assert done.stdout == b"b'l1'\n"  # what does not disturb lonc does not disturb who asks it
 
 
@@ -281,7 +281,7 @@ def test_the_public_api_is_exactly_what_the_documents_describe():
     programs = (ROOT / "doc" / "programs.md").read_text()
     used = set(re.findall(r"\blonnet\.(\w+)\(", programs + lonnet.__doc__))
     assert {"reply", "critical", "Lonc"} <= used <= set(lonnet.__all__)
-    assert all(hasattr(lonnet, name) for name in lonnet.__all__)
+    assert set(lonnet.__all__) <= set(vars(lonnet))
 
 
 def test_the_installed_package_says_that_it_has_types():
@@ -635,9 +635,9 @@ class TestCritical:
     def test_a_key_file_that_is_not_named_properly_is_one_that_cannot_be_used(self, machine, words):
         machine.sockets.mkdir(0o750)
         machine.configuration.write_text(f"{machine.configuration.read_text()}PerlSetVar {words}\n")
-        program = "from lonc import lonnet; print(lonnet.critical('put:secret', 'l1', timeout=0.01))"
+        program = python_calling(lonnet_programs.print_critical, "put:secret", "l1", 0.01)
         environment = {**os.environ, "LONC_CONF": str(machine.configuration)}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+        done = subprocess.run(program, env=environment, capture_output=True)
         assert done.stdout == b"b'con_failed'\n"
         assert os.listdir(machine.sockets) == []
 

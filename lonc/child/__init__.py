@@ -2,7 +2,9 @@
 
 - `child` builds the parts, joins their callbacks and runs the loop;
 - `listener` accepts clients, `client` serves one, `own_requests` answers the requests for lonc itself;
-- `transaction` is a request under way, `pool` puts it on a connection to lond;
+- `transaction` is a request under way, `pool` puts it on a connection to lond; of its parts,
+  `work_queue` holds what waits for one, `reachability` knows whether the host is DEAD and when to try
+  again;
 - `lond_connection` is one such connection, `connector` connects it, `resolver` finds lond's addresses;
 - `replay` carries out delayed transactions;
 - `handover` passes clients to the next child at a reload;

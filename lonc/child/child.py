@@ -55,8 +55,9 @@ from lonc.child.listener import Listener
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.memory_limit import MemoryLimit
 from lonc.child.own_requests import ENCRYPTED, NOT_FOR_LOND, OWN_PREFIXES, OwnRequests
-from lonc.child.pool import HostState, Pool, PoolLimits
+from lonc.child.pool import Pool, PoolLimits
 from lonc.child.queue_timeouts import QueueTimeouts
+from lonc.child.reachability import HostState
 from lonc.child.replay import Replay
 from lonc.child.report import ReportWriter
 from lonc.child.resolver import OnFound, Resolver, fixed_address
@@ -128,6 +129,7 @@ class Child:
             request=settings.request_timeout,
             peer=settings.peer_timeout,
             keepalive=settings.keepalive,
+            sync=settings.sync_interval or math.inf,
         )
         self._history = History(self._loop, self._pool.state)
         self._queue_timeouts = QueueTimeouts(
@@ -220,6 +222,7 @@ class Child:
                 self._settings.max_reply,
                 self._key_exchange.choose,
                 several_ids=len(self._host.ids) > 1,
+                learn_ping=self._settings.sync_interval > 0,
             ),
             self._connector,
             self._timeouts,
@@ -295,8 +298,10 @@ class Child:
         self._pool.queue_transaction(transaction)
 
     def _connection_ready(self, connection: LondConnection) -> None:
-        mode, version = connection.mode, connection.lond_version
+        mode, version = connection.protocol.mode, connection.protocol.lond_version
         report = self._report
+        if self._settings.sync_interval:
+            report.ping_known = connection.protocol.ping_answer is not None
         if (mode, version) != (report.mode, report.lond_version):
             report.mode, report.lond_version = mode, version
             if mode != CLASSIC:
@@ -388,5 +393,5 @@ class Child:
             leaving = " (leaving)" if pool.state is HostState.DRAINING else ""
             setproctitle(
                 f"lonc: {self._host.name} Connection count: {len(pool)}"
-                f" Retries remaining: {pool.retries_remaining}{key_mode}{leaving}"
+                f" Retries remaining: {pool.reachability.retries_remaining}{key_mode}{leaving}"
             )

@@ -47,14 +47,13 @@ class Connector:
         return Attempt(self, on_connected, on_failed)
 
     def open_socket(self, family: int) -> socket.socket | str:
-        """A socket with all its options, or a sentence why there is none."""
+        """A socket for a connection, or a sentence why there is none."""
         try:
             made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             return f"cannot make a socket: {error.strerror}"
         try:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._bind_address is not None:
                 made.bind((self._bind_address, 0))
         except OSError as error:

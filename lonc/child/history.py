@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from datetime import datetime
 
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.log import RateLimitedLog, logger
 from lonc.runtime.event_loop import EventLoop
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lonc.child.connector import Attempt, Connector
-from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_acknowledgement, since_data, unanswered
+from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_data
 from lonc.child.transaction import Transaction
-from lonc.errors import ProtocolError
+from lonc.errors import OutOfStep, ProtocolError
+from lonc.monitoring.statistics import Reason
 from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
 from lonc.wire.lond_protocol import LondProtocol, State
@@ -31,12 +32,13 @@ class Timeouts:
     request: float  # from the start of a request to the end of its reply
     peer: float  # of data that lond's machine does not acknowledge
     keepalive: float  # until an idle connection is probed; 0 for never
+    sync: float  # until a connection in constant use is checked for being out of step
 
 
 class LondConnection:
     """Connects, carries one transaction at a time, and closes at the first error or timeout.
 
-    `connector` makes its TCP connection.
+    `connector` makes its TCP connection; `protocol` has the state of its dialogue.
 
     Callbacks:
 
@@ -51,11 +53,11 @@ class LondConnection:
     __slots__ = (
         "_alarm",
         "_attempt",
+        "_check_at",
         "_connector",
         "_deadline",
         "_dialogue_timeout",
         "_keepalive",
-        "_large",
         "_loop",
         "_on_closed",
         "_on_deadline",
@@ -64,17 +66,16 @@ class LondConnection:
         "_on_ready",
         "_on_reply",
         "_on_retired",
-        "_protocol",
-        "_resting",
+        "_replied_at",
         "_socket",
         "_timeouts",
         "_transaction",
-        "_unanswered_since",
         "_watch",
+        "failure",
         "heard",
         "lost_unheard",
+        "protocol",
         "replied",
-        "timed_out",
         "vanished",
     )
 
@@ -93,7 +94,7 @@ class LondConnection:
         on_closed: Callable[[LondConnection, str, Transaction | None], None],
     ) -> None:
         self._loop = loop
-        self._protocol = protocol
+        self.protocol = protocol
         self._connector = connector
         self._attempt: Attempt | None = None  # to connect, while that is under way
         self._timeouts = timeouts
@@ -104,40 +105,25 @@ class LondConnection:
         self._on_growth = on_growth
         self._on_closed = on_closed
         self.replied = False  # whether at least one reply has arrived
-        self.timed_out = False  # whether it was closed because a reply did not arrive in time
+        self.failure = Reason.LOST  # why its request fails if it is closed
         self.heard = False  # whether lond has answered the attempt, if only by its end
         self.lost_unheard = False  # whether it was lost with a request, before the reply began
         self.vanished = False  # whether it was lost because lond's machine did not answer
         self._dialogue_timeout = timeouts.dialogue
-        self._keepalive = Keepalive(timeouts.peer, timeouts.keepalive)
-        self._resting = False  # whether the socket has the options of an idle connection
-        self._large = False  # whether the socket has the options of one with a large request
-        self._unanswered_since = math.inf  # since when a check has found no acknowledgement
+        self._check_at = math.inf  # from then on a request is checked, unless there was a pause
+        self._replied_at = 0.0
         self._transaction: Transaction | None = None
         self._socket: socket.socket
+        self._keepalive: Keepalive
         self._watch: Watch | None = None
         self._alarm = loop.alarm(self._check_deadline)
         self._deadline = math.inf
         self._on_deadline: Callable[[LondConnection], None]
 
     @property
-    def state(self) -> State:
-        return self._protocol.state
-
-    @property
-    def mode(self) -> str:
-        """How the key is exchanged: a value of loncKeyMode other than auto."""
-        return self._protocol.mode
-
-    @property
-    def lond_version(self) -> str | None:
-        """lond's version; None in the dialogue of 2003, which does not ask for it."""
-        return self._protocol.lond_version
-
-    @property
     def held(self) -> int:
         """Bytes held of an unsent request or an unfinished reply."""
-        return self._protocol.held
+        return self.protocol.held
 
     @property
     def in_flight(self) -> float:
@@ -156,14 +142,18 @@ class LondConnection:
     def start_request(self, transaction: Transaction) -> None:
         """Send the request; the connection must be Idle."""
         self._transaction = transaction
-        self._deadline = deadline = self._loop.now + self._timeouts.request
+        now = self._loop.now
+        self._deadline = deadline = now + self._timeouts.request
         rested = deadline < self._alarm.when  # the alarm was not set for a request
         if rested:
-            self._alarm.ring_by(min(deadline, self._loop.now + self._keepalive.check_interval))
-        self._protocol.start_request(transaction.request)
+            self._alarm.ring_by(min(deadline, now + self._keepalive.check_interval))
+        if now < self._check_at:
+            self.protocol.start_request(transaction.request)
+        else:
+            self._start_when_due(transaction.request)
         self.lond_writable()
         if rested:
-            self._end_rest()
+            self._keepalive.end_rest()
 
     def still_idle(self) -> bool:
         """Whether lond has neither closed nor sent anything unasked since the last turn of the loop.
@@ -172,7 +162,7 @@ class LondConnection:
         if not self._watch.readable():
             return True
         self.lond_readable()
-        return self._protocol.state is _IDLE
+        return self.protocol.state is _IDLE
 
     def heard_since(self, when: float) -> bool:
         """Whether data has come from lond since then, by the loop's clock. Asks the kernel."""
@@ -196,7 +186,7 @@ class LondConnection:
             return
         self._alarm.cancel()
         self._close_socket()
-        self._protocol.disconnect()
+        self.protocol.disconnect()
         transaction, self._transaction = self._transaction, None
         on_closed(self, why, transaction)
 
@@ -209,18 +199,20 @@ class LondConnection:
         except OSError as error:
             self.vanished = error.errno in _UNREACHABLE
             self.heard = self.heard or error.errno == errno.ECONNRESET
-            self._lost(f"{error.strerror} in state {self.state.value}")
+            self._lost(f"{error.strerror} in state {self.protocol.state.value}")
             return
         if not data:
             self.heard = True  # an end is an answer: lond may take no more connections
-            self._lost(f"lond closed the connection in state {self.state.value}")
+            self._lost(f"lond closed the connection in state {self.protocol.state.value}")
             return
         try:
-            reply = self._protocol.receive(data)
+            reply = self.protocol.receive(data)
         except ProtocolError as error:
             self.heard = True
+            if isinstance(error, OutOfStep):
+                self.failure = Reason.OUT_OF_STEP
             with contextlib.suppress(OSError):
-                self._socket.send(self._protocol.tls_alert)
+                self._socket.send(self.protocol.tls_alert)
             self.close(str(error))
             return
         drained = len(data) < RECEIVE_SIZE  # else the socket may hold more, which nobody has asked for
@@ -229,18 +221,22 @@ class LondConnection:
             transaction, self._transaction = self._transaction, None
             assert transaction is not None
             self.replied = True
-            if self._protocol.state is _IDLE and (drained or self.still_idle()):
+            self._replied_at = self._loop.now
+            if self.protocol.state is _IDLE and (drained or self.still_idle()):
                 self._on_idle(self)
             else:
                 self.close("lond said more than one line in reply")
             self._on_reply(transaction, reply)
-        elif self._protocol.data_to_send:
+        elif self.protocol.data_to_send:
             self.heard = True
             self.lond_writable()
-        elif self._protocol.state is _IDLE:
+        elif self.protocol.state is _IDLE:
             self.heard = True
             if drained or self.still_idle():
                 self._on_deadline = LondConnection._request_timed_out
+                if self.protocol.ping_answer is not None:
+                    self._replied_at = self._loop.now
+                    self._check_at = self._replied_at + self._timeouts.sync
                 self._alarm.ring_by(self._loop.now + self._keepalive.check_interval)
                 self._on_ready(self)
         else:
@@ -248,35 +244,44 @@ class LondConnection:
 
     def lond_writable(self) -> None:
         """Callback, also called directly: send what the socket takes, and watch for the rest."""
-        protocol = self._protocol
+        protocol = self.protocol
         try:
             if sent := self._socket.send(protocol.data_to_send):
                 protocol.data_sent(sent)
-                if sent > LARGE_REQUEST and not self._large:
-                    self._watch_large_request()
+                if sent > LARGE_REQUEST and not self._keepalive.large:
+                    self._keepalive.watch_large_request()
         except BlockingIOError:
             pass
         except OSError as error:
-            self._lost(f"{error.strerror} in state {self.state.value}")
+            self._lost(f"{error.strerror} in state {self.protocol.state.value}")
             return
         assert self._watch is not None
         if protocol.data_to_send:
-            if not self._large:
-                self._watch_large_request()
+            if not self._keepalive.large:
+                self._keepalive.watch_large_request()
             self._watch.want(write=True)
         elif self._watch.events != READ:
             self._watch.want(write=False)
+
+    def _start_when_due(self, request: Line) -> None:
+        """Start a request, checked unless the connection has had a pause since the last check: while it
+        is idle, a reply that comes late ends it."""
+        now, interval = self._loop.now, self._timeouts.sync
+        self._check_at = now + interval
+        if now - self._replied_at >= interval:
+            self.protocol.start_request(request)
+        else:
+            self.protocol.start_checked_request(request)
 
     def _connected(self, connected: socket.socket, address: str) -> None:
         """Callback: the TCP connection to `address` is there."""
         self._attempt = None
         self._socket = connected
         self._watch = self._loop.watch(connected, self.lond_readable, self.lond_writable)
-        with contextlib.suppress(OSError):  # it has ended already
-            self._keepalive.prepare(connected)
+        self._keepalive = Keepalive(connected, self._timeouts.peer, self._timeouts.keepalive)
         self._set_deadline(self._dialogue_timeout, LondConnection._dialogue_timed_out)
         try:
-            self._protocol.connected(address)
+            self.protocol.connected(address)
         except ProtocolError as error:
             self.close(str(error))
             return
@@ -299,68 +304,34 @@ class LondConnection:
         self._alarm.ring_by(self._deadline)
 
     def _check_deadline(self) -> None:
-        """Callback of the alarm, also every `check_interval` until the connection rests."""
-        if self._protocol.state is _IDLE:
-            self._rest()  # an idle connection has no deadline
+        """Callback of the alarm; also every `check_interval`, until the connection rests."""
+        if self.protocol.state is _IDLE:
+            self._keepalive.rest()  # an idle connection has no deadline
         elif self._deadline <= self._loop.now:
             self._on_deadline(self)
-        elif self._large and self._peer_is_silent():
-            self._lost(f"nothing was acknowledged for {self._timeouts.peer:g} s: {self.state.value}")
+        elif self._keepalive.large and self._keepalive.peer_is_silent(self._loop.now):
+            self._lost(
+                f"nothing was acknowledged for {self._timeouts.peer:g} s: {self.protocol.state.value}"
+            )
         else:
             self._alarm.ring_by(min(self._deadline, self._loop.now + self._keepalive.check_interval))
 
-    # The options of the socket change at the alarm, which finds idle connections, and not with each
-    # request: that would cost system calls. The alarm of a connection that rests is not set.
-
-    def _rest(self) -> None:
-        self._resting = True
-        self._large = False
-        with contextlib.suppress(OSError):  # it has ended, and the loop is about to report that
-            self._keepalive.watch_idle(self._socket)
-
-    def _end_rest(self) -> None:
-        """A request has been sent, unless that has failed."""
-        if self._resting and self._watch is not None:
-            self._resting = False
-            with contextlib.suppress(OSError):
-                self._keepalive.watch_request(self._socket)
-                if self._large:
-                    self._keepalive.watch_large_request(self._socket)
-
-    def _watch_large_request(self) -> None:
-        self._large = True
-        self._unanswered_since = math.inf
-        with contextlib.suppress(OSError):
-            self._keepalive.watch_large_request(self._socket)
-
-    def _peer_is_silent(self) -> bool:
-        """Whether an acknowledgement has been due for loncPeerTimeout and none has come."""
-        now = self._loop.now
-        try:
-            if not unanswered(self._socket):
-                self._unanswered_since = math.inf
-            else:
-                last = now - since_acknowledgement(self._socket)
-                since = now if self._unanswered_since == math.inf else self._unanswered_since
-                self._unanswered_since = max(since, last)
-        except OSError:
-            return False
-        return now - self._unanswered_since >= self._timeouts.peer
-
     def _lost(self, why: str) -> None:
         """Close because the other side has ended or does not answer."""
-        state = self._protocol.state
+        state = self.protocol.state
         self.lost_unheard = self._transaction is not None and (
-            state is not _RECEIVING or self._protocol.held == 0
+            state is not _RECEIVING or self.protocol.held == 0
         )
         self.close(why)
 
     def _dialogue_timed_out(self) -> None:
-        self.close(f"no end of the dialogue within {self._dialogue_timeout:g} s: {self.state.value}")
+        self.close(
+            f"no end of the dialogue within {self._dialogue_timeout:g} s: {self.protocol.state.value}"
+        )
 
     def _request_timed_out(self) -> None:
-        self.timed_out = True
-        self.close(f"no reply within {self._timeouts.request:g} s: {self.state.value}")
+        self.failure = Reason.REQUEST_TIMEOUT
+        self.close(f"no reply within {self._timeouts.request:g} s: {self.protocol.state.value}")
 
 
 def _already_closed(_: LondConnection, why: str, transaction: Transaction | None) -> None:

@@ -1,8 +1,10 @@
 """Carries out the delayed transactions of one host, of all its ids: oldest first.
 
-Those of one user are carried out one at a time, those of different users side by side on at most half of
-the connections. A request whose user cannot be told waits for all older ones, and all others
-wait for it (`lonc.spool.order`).
+Those of one user are carried out one at a time, those of different users side by side on all connections
+but one, as far as no client wants them (`work_queue`). With fewer a backlog may never end: while a user
+has a file, its further critical requests are saved behind it, perhaps faster than they are carried out.
+A request whose user cannot be told waits for all older ones, and all others wait for it
+(`lonc.spool.order`).
 
 The state of a file is kept here, by its name, from look to look:
 
@@ -146,7 +148,7 @@ class Replay:
         self._turns: deque[Name] = deque()  # of those whose turn comes before the next look
         self._behind: dict[bytes, deque[Name]] = {}  # by user; older than `_turns`, behind one in flight
         self._flights: dict[Name, _Flight] = {}
-        self._most_flights = max(1, settings.max_connections // 2)
+        self._most_flights = max(1, settings.max_connections - 1)
         self._next_look: object | None = None
         self._failed = False  # a transaction has failed since the last look
         self._leaving = False

@@ -34,6 +34,7 @@ class ReportWriter:
     ) -> None:
         self.mode: str | None = None  # how the last connection exchanged its key
         self.lond_version: str | None = None  # of the last connection
+        self.ping_known: bool | None = None  # to lond, by the last connection; None if not asked
         self._loop = loop
         self._host = host
         self._statistics = statistics
@@ -69,7 +70,8 @@ class ReportWriter:
             state_since=changes[-1][0],
             mode=self.mode,
             lond_version=self.lond_version,
-            connections=dict(Counter(connection.state.value for connection in self._pool)),
+            ping_known=self.ping_known,
+            connections=dict(Counter(each.protocol.state.value for each in self._pool)),
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
             oldest_wait=round(self._pool.oldest_wait, 3),

@@ -153,6 +153,7 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
             limits.latency,
         ),
         data("delayed", report.total("delayed"), limit=limits.delayed),
+        data("out_of_step", report.total("out_of_step")),
         data("done", report.total("done"), "c"),
         data("failed", report.total("failed"), "c"),
     ]

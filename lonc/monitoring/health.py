@@ -111,6 +111,10 @@ class Health:
             Verdict(self._state_level(host.state), self._describe_state(host)),
             Verdict(limits.wait.level(wait), f"has a request waiting for {short_time(wait)}"),
             Verdict(limits.reply.level(flight), f"has waited for a reply for {short_time(flight)}"),
+            Verdict(
+                Level.WARNING if host.out_of_step else Level.OK,
+                f"has had connections out of step in the last hour: {host.out_of_step}",
+            ),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
             Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),

@@ -37,6 +37,11 @@ _GAUGES = (
         "How long the oldest request in flight has waited for its reply.",
         lambda host: host.oldest_in_flight,
     ),
+    (
+        "lonc_out_of_step",
+        "Connections of the last hour whose replies came one request late.",
+        lambda host: host.out_of_step,
+    ),
     ("lonc_delayed_files", "Delayed transactions in the spool.", lambda host: host.delayed),
     (
         "lonc_delayed_oldest_timestamp_seconds",

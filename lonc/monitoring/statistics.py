@@ -39,6 +39,7 @@ class Reason(Enum):
     QUEUE_TIMEOUT = "queue timeout"
     REQUEST_TIMEOUT = "request timeout"
     LOST = "connection lost"  # while the request was in flight
+    OUT_OF_STEP = "out of step"  # lond has said a line unasked: replies came one request late
     STOPPED = "lonc stopped"
 
 
@@ -53,6 +54,7 @@ class Slot:
     replies: list[int] = field(default_factory=_NO_REPLIES.copy)
     longest: float = 0.0
     failures: int = 0
+    out_of_step: int = 0  # of the failures
     done: int = 0
 
     def close(self) -> Slot:
@@ -65,6 +67,7 @@ class Slot:
         self.done += other.done
         self.longest = max(self.longest, other.longest)
         self.failures += other.failures
+        self.out_of_step += other.out_of_step
 
     def percentile(self, share: float) -> float:
         """The latency that a `share` (0 to 1) of the replies did not exceed.
@@ -109,6 +112,7 @@ class _Window:
             self._replies.copy(),
             max(slot.longest for slot in self.slots),
             sum(slot.failures for slot in self.slots),
+            sum(slot.out_of_step for slot in self.slots),
             self._done,
         )
 
@@ -167,6 +171,8 @@ class Statistics:
         """Count `count` transactions that failed for `reason`."""
         self._close_slots(now)
         self._slot.failures += count
+        if reason is Reason.OUT_OF_STEP:
+            self._slot.out_of_step += count
         self.failed += count
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
@@ -182,6 +188,7 @@ class Statistics:
             "done": self.done,
             "failed": self.failed,
             "reasons": {reason.value: count for reason, count in self.reasons.items()},
+            "out_of_step": self.last_hour(now).out_of_step,
             "sent": self.sent,
             "received": self.received,
             "last_minute": _times(self.last_minute(now)),

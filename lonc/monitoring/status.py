@@ -72,6 +72,8 @@ class HostStatus:
     done: Count | None = None  # transactions that got a reply
     failed: Count | None = None  # transactions that failed
     reasons: dict[Text, Count] | None = None  # number of failures by reason
+    out_of_step: Count | None = None  # of the last hour; each is a connection that was closed
+    ping_known: bool | None = None  # lond knows `ping`, so connections can be found out of step
     sent: Count | None = None  # bytes of requests that got a reply
     received: Count | None = None  # bytes of these replies
     last_minute: Latency | None = None  # latencies of the last minute

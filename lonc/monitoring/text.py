@@ -46,6 +46,10 @@ def host_to_text(host: HostStatus, health: Health) -> str:
         lines.append(f"last key exchange: mode {host.mode}{lond}")
     if host.oldest_in_flight:
         lines.append(f"oldest request in flight: for {short_time(host.oldest_in_flight)}")
+    if host.ping_known is False:
+        lines.append("connections out of step are not found: lond does not know ping")
+    if host.out_of_step:
+        lines.append(f"connections out of step in the last hour: {host.out_of_step}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (("minute", host.last_minute), ("hour", host.last_hour)):

@@ -5,6 +5,7 @@ Each operation takes the same time at any length, and each member has the time a
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -30,6 +31,15 @@ class _Members(Generic[T]):
     def oldest(self) -> tuple[T, float] | None:
         """The member that was added first, and when; None if there is none."""
         return next(iter(self._added_at.items())) if self._added_at else None
+
+    def due(self, seconds: float) -> float:
+        """When the oldest member will have been here for `seconds`; infinity if there is none."""
+        return next(iter(self._added_at.values())) + seconds if self._added_at else math.inf
+
+    def pop_due(self, seconds: float, now: float) -> Iterator[T]:
+        """Remove and yield each member that has been here for `seconds`, the oldest first."""
+        while self.due(seconds) <= now:
+            yield self._added_at.popitem(last=False)[0]
 
     def remove(self, member: T) -> bool:
         """Remove `member`, wherever it stands; False if it is not here."""

@@ -38,6 +38,18 @@ and continues with
     ekey                     the build key, if there is no key yet
                                                            Idle
 
+Before Idle, the answer to `ping` may be learned. A checked request asks `ping` again, ahead of itself: a
+line that lond has said unasked was taken for a reply, and all since then come one request late, if the
+answer is another one now.
+
+    ping                                                   RequestingPing
+                             any line: it is learned       ReceivingPing
+                                                           Idle
+    ping, and a request                                    SendingCheckedRequest
+                             the same line                 ReceivingCheck
+                             the reply                     ReceivingReply
+                                                           Idle
+
 A lond that does not know the mode answers with the challenge; the mode then is insecure.
 
 A request that starts with `encrypt:`, or with `sethost:ID:encrypt:`, is sent without that word and
@@ -54,7 +66,7 @@ from enum import Enum
 from typing import Protocol
 
 from lonc.configuration import CLASSIC, INSECURE
-from lonc.errors import ProtocolError
+from lonc.errors import OutOfStep, ProtocolError
 from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 from lonc.wire.cipher import LineCipher, shared_key
 
@@ -79,7 +91,11 @@ class State(str, Enum):
     READING_VERSION_STRING = "ReadingVersionString"
     SET_HOST = "SetHost"
     HOST_SET = "HostSet"
+    REQUESTING_PING = "RequestingPing"
+    RECEIVING_PING = "ReceivingPing"
     IDLE = "Idle"
+    SENDING_CHECKED_REQUEST = "SendingCheckedRequest"
+    RECEIVING_CHECK = "ReceivingCheck"
     SENDING_REQUEST = "SendingRequest"
     RECEIVING_REPLY = "ReceivingReply"
     DISCONNECTED = "Disconnected"
@@ -101,6 +117,8 @@ class Event(str, Enum):
     LATER_OK = "ok to the challenge, insecure"
     KEYLESS = "the host is set, and there is no key"
     KEYED = "the host is set, and there is a key"
+    UNCHECKED = "no answer to ping is to be learned"
+    CHECKED_REQUEST = "a request with ping ahead of it"
 
 
 # For speed: the lookup of an Enum member takes longer than that of the transition.
@@ -143,6 +161,7 @@ class Opening:
     on_key_exchange_ended: Callable[[], None] = _nothing
 
 
+PING = b"ping\n"
 INIT = Opening(CLASSIC, b"init\n")
 
 
@@ -157,6 +176,7 @@ class LondProtocol:
     - `server_id`: the host id of lond; `client_id`: of this machine;
     - `max_reply`: bytes of the longest reply, without the newline;
     - `choose(address)`: returns the Opening for the lond at that address, or raises ProtocolError;
+    - `learn_ping`: whether to learn the answer to `ping` at the end of the dialogue;
     - `several_ids`: lond serves several host ids, so each request is sent with the id that it is for:
       `server_id`, unless the request itself starts with `sethost:ID:`.
 
@@ -169,6 +189,7 @@ class LondProtocol:
         "_cipher",
         "_client_id",
         "_host_prefix",
+        "_learn_ping",
         "_lines",
         "_opening",
         "_server_id",
@@ -176,6 +197,7 @@ class LondProtocol:
         "data_to_send",
         "lond_version",
         "mode",
+        "ping_answer",
         "state",
         "tls_alert",
     )
@@ -187,11 +209,14 @@ class LondProtocol:
         max_reply: int,
         choose: Callable[[str], Opening] = init,
         several_ids: bool = False,
+        learn_ping: bool = False,
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but not auto
         self.tls_alert = b""  # after a failure of TLS: the reason, to be sent to lond
         self.lond_version: str | None = None  # what lond answered to `version`
+        self.ping_answer: bytes | None = None  # what lond answers to `ping`; None if it knows none
+        self._learn_ping = learn_ping
         self._server_id = server_id
         self._client_id = client_id
         self._choose = choose
@@ -221,6 +246,13 @@ class LondProtocol:
         """Make `request`, a line, the data to send; the state must be Idle."""
         self._step(_REQUEST, request)
 
+    def start_checked_request(self, request: Line) -> None:
+        """As `start_request`, with a `ping` ahead; there must be a `ping_answer`.
+
+        If lond answers it with another line now, `receive` raises OutOfStep.
+        """
+        self._step(Event.CHECKED_REQUEST, request)
+
     def data_sent(self, count: int) -> None:
         """The first `count` bytes of `data_to_send` were sent."""
         if count == len(self.data_to_send):
@@ -248,6 +280,8 @@ class LondProtocol:
             return None
         reply = self._step(_LINE, line)
         if lines.rest:
+            if reply is None and self.state is State.RECEIVING_REPLY:
+                return self.receive(b"")  # the answer to `ping`, and more
             if reply is None:
                 raise self._fail("lond sent more than one line")
             self.disconnect()
@@ -358,6 +392,27 @@ class LondProtocol:
         except ProtocolError as error:
             raise self._fail(str(error)) from None
         self._cipher = LineCipher(key)
+        self._request_ping()
+
+    def _request_ping(self, _: Line = b"") -> None:
+        if self._learn_ping:
+            self.data_to_send = self._with_prefixes(PING)
+        else:
+            self._step(Event.UNCHECKED)
+
+    def _learn_ping_answer(self, answer: Line) -> None:
+        if not _NO_PING.match(answer):
+            self.ping_answer = bytes(answer)
+
+    def _send_checked_request(self, request: Line) -> None:
+        assert self.ping_answer is not None
+        self.data_to_send = self._with_prefixes(PING) + bytes(self._with_prefixes(request))
+
+    def _check_ping_answer(self, answer: Line) -> None:
+        if answer != self.ping_answer:
+            # That line may be a user's reply, which must not be logged.
+            self.disconnect()
+            raise OutOfStep("out of step: lond answers ping with another line than at first")
 
     def _send_request(self, request: Line) -> None:
         if self._host_prefix or request.startswith(_PREFIXES):
@@ -399,6 +454,7 @@ class LondProtocol:
 
 
 _KEY = re.compile(rb"[0-9A-Fa-f]{32}")
+_NO_PING = re.compile(rb"(?:(?:unknown_cmd|refused|rejected|error|no_such_host|con_lost)\b|\n)")
 
 Action = Callable[[LondProtocol, Line], Line | None]
 
@@ -423,12 +479,20 @@ TRANSITIONS: dict[tuple[State, Event], tuple[Action | None, State]] = {
     (_S.SET_HOST,               _E.SENT):       (None,                      _S.HOST_SET),
     (_S.HOST_SET,               _E.LINE):       (_P._read_sethost_answer,   _S.HOST_SET),
     (_S.HOST_SET,               _E.KEYLESS):    (_P._request_key,           _S.REQUESTING_KEY),
-    (_S.HOST_SET,               _E.KEYED):      (None,                      _S.IDLE),
+    (_S.HOST_SET,               _E.KEYED):      (_P._request_ping,          _S.REQUESTING_PING),
     (_S.REQUESTING_KEY,         _E.SENT):       (None,                      _S.RECEIVING_KEY),
-    (_S.RECEIVING_KEY,          _E.LINE):       (_P._derive_key,            _S.IDLE),
+    (_S.RECEIVING_KEY,          _E.LINE):       (_P._derive_key,            _S.REQUESTING_PING),
+    (_S.REQUESTING_PING,        _E.UNCHECKED):  (None,                      _S.IDLE),
+    (_S.REQUESTING_PING,        _E.SENT):       (None,                      _S.RECEIVING_PING),
+    (_S.RECEIVING_PING,         _E.LINE):       (_P._learn_ping_answer,     _S.IDLE),
     (_S.IDLE,                   _E.REQUEST):    (_P._send_request,          _S.SENDING_REQUEST),
     (_S.SENDING_REQUEST,        _E.SENT):       (None,                      _S.RECEIVING_REPLY),
     (_S.RECEIVING_REPLY,        _E.LINE):       (_P._read_reply,            _S.IDLE),
+    (_S.IDLE,                   _E.CHECKED_REQUEST):
+                                                (_P._send_checked_request,  _S.SENDING_CHECKED_REQUEST),
+    (_S.SENDING_CHECKED_REQUEST, _E.LINE):      (_P._check_ping_answer,     _S.SENDING_REQUEST),
+    (_S.SENDING_CHECKED_REQUEST, _E.SENT):      (None,                      _S.RECEIVING_CHECK),
+    (_S.RECEIVING_CHECK,        _E.LINE):       (_P._check_ping_answer,     _S.RECEIVING_REPLY),
     **{(state, _E.END): (_P._release, _S.DISCONNECTED) for state in State},
 }
 # fmt: on

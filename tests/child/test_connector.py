@@ -1,4 +1,4 @@
-"""Real sockets on loopback addresses; the clock is moved by the test."""
+"""Real sockets on loopback addresses, and a fake clock."""
 
 import contextlib
 import os
@@ -109,7 +109,6 @@ def test_the_first_address_that_answers_is_connected(network):
     assert connected.getpeername() == network.addresses[0][1]
     assert connected.gettimeout() == 0
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_beside_a_silent_address_the_next_is_tried_after_a_quarter_of_a_second(network):
@@ -172,7 +171,7 @@ def test_the_address_that_worked_last_is_tried_first(network):
     assert network.peers() == ["127.0.0.3", "127.0.0.3"]
 
 
-def test_each_address_has_its_own_timeout_and_what_was_wrong_with_each_is_said(network):
+def test_each_address_has_its_own_timeout_and_its_own_sentence(network):
     network.silent("127.0.0.2")
     network.refusing("127.0.0.3")
     network.silent("127.0.0.4")
@@ -196,7 +195,7 @@ def test_without_an_address_it_fails_at_once(network):
     assert network.failed == [network.why_none]
 
 
-def test_what_was_cancelled_leaves_nothing_and_calls_nothing(network):
+def test_a_cancelled_attempt_leaves_no_socket_and_calls_nothing_back(network):
     network.silent("127.0.0.2")
     network.silent("127.0.0.3")
     network.silent("127.0.0.4")
@@ -266,6 +265,15 @@ def test_an_error_of_the_kernel_when_connecting_starts_is_a_sentence(network):
     network.attempt()
     why = "cannot connect to 255.255.255.255 port 1: "
     assert network.failed == [why + "Network is unreachable"]
+
+
+def test_after_an_address_that_fails_at_once_the_next_is_tried_at_once(network):
+    network.addresses = [(V4, ("255.255.255.255", 1))]
+    network.listening("127.0.0.2")
+    network.silent("127.0.0.3")
+    network.attempt()
+    network.turn()
+    assert network.peers() == ["127.0.0.2"]
 
 
 A1, A2, A3 = ((V4, (f"192.0.2.{number}", 5663)) for number in (1, 2, 3))

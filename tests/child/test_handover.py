@@ -17,18 +17,22 @@ from lonc.runtime.event_loop import READ, EventLoop
 
 
 class Change:
-    """`told` is what the successor was told, `adopted` whom it got, `ours` are the clients' ends."""
+    """Both sides, and what they call back.
+
+    `events`: the counts that the successor expects, and "broken" from the predecessor; `adopted`: the
+    clients passed on; `ours`: the other ends of their sockets.
+    """
 
     def __init__(self):
         self.loop = EventLoop()
-        self.told = []
+        self.events = []
         self.adopted = []
         self.ours = []
         ours, theirs = socket.socketpair()
         self.handover = Handover(
-            self.loop, ours, self.count_passed, on_broken=lambda: self.told.append("broken")
+            self.loop, ours, self.count_passed, on_broken=lambda: self.events.append("broken")
         )
-        self.succession = Succession(self.loop, theirs, self.told.append, self.adopted.append)
+        self.succession = Succession(self.loop, theirs, self.events.append, self.adopted.append)
 
     passed = 0
 
@@ -42,15 +46,14 @@ class Change:
         return ours
 
     def turn_until(self, done):
-        for _ in range(100_000):
-            if done():
-                return
+        deadline = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < deadline
             self.loop.turn(0.1)
-        raise AssertionError("it does not come")
 
     def end(self):
         self.handover.finish(lambda: None)
-        self.turn_until(lambda: 0 in self.told or "broken" in self.told)
+        self.turn_until(lambda: 0 in self.events or "broken" in self.events)
         self.succession._channel.close()
         for each in self.adopted:
             each.connection.close()
@@ -83,8 +86,8 @@ passings = st.tuples(
 
 
 @given(st.lists(passings, max_size=20))
-def test_each_client_arrives_with_what_was_its_own_and_in_order(sent):
-    """The n-th that arrives is the n-th that was sent, in all four of its parts."""
+def test_each_client_arrives_with_its_own_data_and_in_order(sent):
+    """The n-th client adopted equals the n-th passed on, in all four parts."""
     with changing() as change:
         change.handover.announce(len(sent))
         for owed, held, ended in sent:
@@ -94,8 +97,8 @@ def test_each_client_arrives_with_what_was_its_own_and_in_order(sent):
             assert (arrived.owed, arrived.held, arrived.ended) == sent[number]
             ours.sendall(b"%d" % number)
             assert arrived.connection.recv(100) == b"%d" % number
-        change.turn_until(lambda: change.told)
-        assert change.told == [len(sent)]
+        change.turn_until(lambda: change.events)
+        assert change.events == [len(sent)]
 
 
 def test_a_thousand_clients_and_one_with_a_long_line(change):
@@ -108,18 +111,18 @@ def test_a_thousand_clients_and_one_with_a_long_line(change):
     assert [each.held for each in change.adopted[1:]] == [b"%d" % number for number in range(1000)]
 
 
-def test_the_end_comes_after_all_has_arrived(change):
+def test_the_end_is_reported_after_the_last_client(change):
     finished = []
     for _ in range(500):
         change.pass_on(held=b"y" * 1000)
     change.handover.finish(lambda: finished.append(len(change.adopted)))
-    change.turn_until(lambda: change.told)
-    assert change.told == [0]
+    change.turn_until(lambda: change.events)
+    assert change.events == [0]
     assert len(change.adopted) == 500
     assert len(finished) == 1
 
 
-def test_a_successor_that_goes_before_all_has_left_ends_it_too(change):
+def test_a_successor_that_ends_before_all_is_sent_ends_the_handover(change):
     finished = []
     for _ in range(500):
         change.pass_on(held=b"y" * 1000)
@@ -127,22 +130,22 @@ def test_a_successor_that_goes_before_all_has_left_ends_it_too(change):
     assert not finished
     change.succession._channel.close()
     change.turn_until(lambda: finished)
-    assert change.told == ["broken"]
+    assert change.events == ["broken"]
     for client in change.ours:
         assert client.recv(1) == b""
 
 
-def test_a_successor_that_has_gone_is_told(change):
+def test_a_successor_that_has_ended_is_reported_as_broken(change):
     change.succession._channel.close()
     client = change.pass_on()
-    assert change.told == ["broken"]
+    assert change.events == ["broken"]
     assert client.recv(1) == b""
-    change.pass_on()  # nobody is there, and nothing is left open
+    change.pass_on()  # no successor is left, and no descriptor stays open
     assert change.ours[-1].recv(1) == b""
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_more_on_their_way_than_the_kernel_allows_one_user_only_takes_longer():
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_more_sockets_in_flight_than_the_kernel_allows_one_user_only_take_longer():
     """Root has no such limit; others may have as many sockets under way as files open."""
 
     def pass_many():
@@ -152,7 +155,7 @@ def test_more_on_their_way_than_the_kernel_allows_one_user_only_takes_longer():
         ours, theirs = socket.socketpair()
         handover = Handover(loop, ours, lambda: None, on_broken=lambda: adopted.append("broken"))
         clients = []
-        for number in range(150):  # of each pair one end is kept open by nobody but the message
+        for number in range(150):  # only the message keeps one end of each pair open
             client, passed = socket.socketpair()
             handover.pass_on(Passing(passed, b"", b"%d" % number, False))
             clients.append(client) if number < 5 else client.close()
@@ -172,7 +175,7 @@ def test_more_on_their_way_than_the_kernel_allows_one_user_only_takes_longer():
     assert as_nobody(pass_many) == "waited=True in_order=True"
 
 
-def test_without_a_descriptor_for_it_a_client_is_closed_and_never_taken_for_another(change):
+def test_without_a_free_descriptor_a_client_is_closed_and_never_mistaken_for_another(change):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     first = change.pass_on(held=b"first")
     change.turn_until(lambda: change.adopted)
@@ -185,12 +188,12 @@ def test_without_a_descriptor_for_it_a_client_is_closed_and_never_taken_for_anot
         with contextlib.suppress(OSError):
             while True:
                 spare.append(socket.socket())
-        change.turn_until(lambda: change.told)
+        change.turn_until(lambda: change.events)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for each in spare:
             each.close()
-    assert change.told[0] == 0
+    assert change.events[0] == 0
     assert len(change.adopted) == 1
     assert second.recv(1) == b""
     first.sendall(b"still there")

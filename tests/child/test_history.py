@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from lonc.child.history import MAX_CHANGES, History
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.runtime.event_loop import EventLoop
 
 
@@ -15,7 +15,7 @@ def history(caplog):
     loop.close()
 
 
-def test_a_change_is_a_line_and_is_remembered(history, caplog):
+def test_a_change_is_logged_and_recorded(history, caplog):
     assert history.record_state(HostState.CONNECTING, None)
     assert history.record_state(HostState.DEAD, "refused")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -30,7 +30,7 @@ def test_a_change_is_a_line_and_is_remembered(history, caplog):
     assert history.last_error[1] == "refused"
 
 
-def test_what_does_not_change_the_state_is_told_once_a_minute(history, caplog):
+def test_a_cause_without_a_change_is_logged_once_a_minute(history, caplog):
     for _ in range(3):
         assert not history.record_state(HostState.READY, "an attempt failed")
     assert not history.record_state(HostState.READY, None)
@@ -46,7 +46,7 @@ def test_good_news_is_no_error(history):
     assert history.last_error is None
 
 
-def test_only_the_last_changes_are_remembered(history):
+def test_only_the_last_changes_are_kept(history):
     for _ in range(100):
         history.record_state(HostState.CONNECTING, None)
         history.record_state(HostState.READY, None)

@@ -33,7 +33,7 @@ def test_at_the_limit_of_clients_the_rest_waits_and_is_served_when_others_leave(
     assert len(set(fake.events)) == 1
 
 
-def test_when_the_last_place_is_taken_and_nobody_waits_nothing_is_told(fake):
+def test_the_last_place_taken_without_a_waiting_client_is_not_reported(fake):
     for _ in range(2):
         fake.connect()
     for _ in range(10):
@@ -113,7 +113,7 @@ def test_draining_loses_nothing_of_a_client_that_is_far_ahead(fake):
 
 
 class Next:
-    """The next child, played by the test."""
+    """The next child, as a fake."""
 
     def __init__(self):
         self.counts = []
@@ -141,7 +141,7 @@ def next_child():
     next_child.close()
 
 
-def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(fake, next_child):
+def test_leaving_passes_on_clients_between_two_requests_with_their_read_bytes(fake, next_child):
     idle, half = fake.connect(), fake.connect()
     half.sendall(b"half a li")
     fake.turn()
@@ -159,7 +159,7 @@ def test_leaving_passes_on_whoever_is_between_two_requests_with_what_was_read(fa
 
 
 @pytest.mark.parametrize("reply", [b"done\n", None])
-def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(fake, next_child, reply):
+def test_leaving_passes_on_a_busy_client_after_its_reply(fake, next_child, reply):
     client = fake.connect()
     client.sendall(b"1\n2\n3")
     fake.turn()
@@ -180,7 +180,7 @@ def test_leaving_passes_on_who_has_a_request_in_flight_after_its_reply(fake, nex
     assert fake.events == ["drained"]
 
 
-def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(fake, next_child):
+def test_a_client_that_disconnects_meanwhile_is_not_passed_on_but_announced(fake, next_child):
     client = fake.connect()
     client.sendall(b"1\n")
     fake.turn()
@@ -194,7 +194,7 @@ def test_who_leaves_meanwhile_is_passed_to_nobody_and_the_next_child_is_told(fak
     assert next_child.passed == []
 
 
-def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(fake, next_child):
+def test_the_unsent_rest_of_a_reply_is_passed_on_with_its_client(fake, next_child):
     client = fake.connect()
     client.sendall(b"big\nnext\n")
     client.shutdown(socket.SHUT_WR)
@@ -209,7 +209,9 @@ def test_what_a_client_has_not_taken_of_its_reply_goes_with_it(fake, next_child)
     assert passing.ended
     received = bytearray()
     while len(received) + len(passing.owed) < len(reply):
-        received += client.recv(1 << 20)
+        piece = client.recv(1 << 20)
+        assert piece
+        received += piece
     assert received + passing.owed == reply
 
 
@@ -238,7 +240,7 @@ def passing(owed=b"", held=b"", ended=False):
     return ours, Passing(theirs, owed, held, ended)
 
 
-def test_who_succeeds_accepts_nobody_before_it_knows_how_many_are_passed_on(successor):
+def test_a_successor_accepts_no_client_before_the_number_passed_on_is_announced(successor):
     waiting = [successor.connect() for _ in range(3)]
     assert successor.listener.clients == {}
     successor.listener.expect(2)
@@ -258,7 +260,7 @@ def test_who_succeeds_accepts_nobody_before_it_knows_how_many_are_passed_on(succ
     assert len(successor.waiting) == 2
 
 
-def test_an_adopted_client_goes_on_where_it_was(successor):
+def test_an_adopted_client_continues_with_its_next_line(successor):
     client, passed = passing(owed=b"the end of a reply\n", held=b"1\n2\nhal")
     successor.clients.append(client)
     successor.listener.adopt(passed)
@@ -266,7 +268,7 @@ def test_an_adopted_client_goes_on_where_it_was(successor):
     assert successor.waiting.pop().request == b"1\n"
 
 
-def test_an_adopted_client_that_has_closed_its_side_is_let_go_after_its_replies(successor):
+def test_an_adopted_client_that_has_closed_its_side_is_disconnected_after_its_replies(successor):
     client, passed = passing(held=b"1\n", ended=True)
     successor.clients.append(client)
     successor.listener.adopt(passed)
@@ -275,7 +277,7 @@ def test_an_adopted_client_that_has_closed_its_side_is_let_go_after_its_replies(
     assert client.recv(100) == b""
 
 
-def test_a_client_that_comes_to_one_who_leaves_itself_is_passed_on_at_once(successor, next_child):
+def test_a_client_adopted_by_a_leaving_child_is_passed_on_at_once(successor, next_child):
     successor.listener.expect(1)
     successor.listener.leave(next_child)
     assert next_child.count == 1
@@ -288,7 +290,7 @@ def test_a_client_that_comes_to_one_who_leaves_itself_is_passed_on_at_once(succe
     assert successor.events == ["drained"]
 
 
-def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
+def test_a_client_adopted_by_a_draining_child_is_served_and_disconnected(successor):
     successor.listener.expect(1)
     successor.listener.drain()
     assert successor.events == []
@@ -303,7 +305,7 @@ def test_a_client_that_comes_to_one_who_drains_is_served_and_let_go(successor):
     assert successor.events == ["drained"]
 
 
-def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(fake, next_child):
+def test_draining_while_leaving_serves_its_clients_and_passes_none_on(fake, next_child):
     client = fake.connect()
     client.sendall(b"1\n2\n")
     fake.turn()
@@ -321,7 +323,7 @@ def test_draining_while_leaving_serves_what_is_here_and_passes_nobody_on(fake, n
     assert next_child.passed == []
 
 
-def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(fake, next_child):
+def test_if_the_next_child_ends_during_the_handover_the_other_clients_are_served_here(fake, next_child):
     clients = [fake.connect() for _ in range(3)]
     for client in clients:
         client.sendall(b"half")
@@ -335,9 +337,7 @@ def test_when_the_next_child_ends_in_the_midst_of_it_the_others_are_served_here(
     assert [client.recv(100) for client in clients] == [b""] * 3
 
 
-def test_whoever_is_no_longer_expected_here_is_not_expected_at_the_next_child_either(
-    successor, next_child
-):
+def test_a_client_no_longer_expected_here_is_not_announced_to_the_next_child(successor, next_child):
     successor.listener.expect(5)
     successor.listener.leave(next_child)
     assert next_child.count == 5
@@ -346,8 +346,8 @@ def test_whoever_is_no_longer_expected_here_is_not_expected_at_the_next_child_ei
 
 
 @pytest.mark.parametrize("how", ["leave", "drain"])
-def test_whoever_accepts_no_more_lets_go_of_the_socket(fake, next_child, how):
-    """Or whoever waits in the backlog of a host that is gone would wait for our last request."""
+def test_the_listening_socket_is_closed_when_no_more_clients_are_accepted(fake, next_child, how):
+    """Otherwise clients in the backlog of a removed host would wait for its last request."""
     fake.connect().sendall(b"1\n")
     fake.turn()
     fake.listener.leave(next_child) if how == "leave" else fake.listener.drain()
@@ -379,9 +379,7 @@ def test_when_the_last_client_has_left_it_is_reported(fake):
     assert calls == [0]
 
 
-def test_when_the_next_child_ends_in_the_midst_of_it_a_request_in_flight_is_served_here(
-    fake, next_child
-):
+def test_if_the_next_child_ends_during_the_handover_a_request_in_flight_is_served_here(fake, next_child):
     fake.connect()
     busy = fake.connect()
     busy.sendall(b"1\n2\n")

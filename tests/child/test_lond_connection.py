@@ -1,4 +1,5 @@
 import contextlib
+import math
 import resource
 import select
 import socket
@@ -11,17 +12,18 @@ from support.dialogue import BUILD_KEY, reach
 from lonc.child.connector import Connector
 from lonc.child.lond_connection import LondConnection, Timeouts
 from lonc.child.resolver import fixed_address
+from lonc.monitoring.statistics import Reason
 from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, State
 
 TOO_MUCH = b"x" * (64 << 20)  # more than the sockets hold between them
 
-TIMEOUTS = {"dialogue": 10.0, "request": 300.0, "peer": 20.0, "keepalive": 60.0}
+TIMEOUTS = {"dialogue": 10.0, "request": 300.0, "peer": 20.0, "keepalive": 60.0, "sync": math.inf}
 
 
 class Wire:
-    """A LondConnection and lond's end of it, in one process: the test takes lond's part."""
+    """A LondConnection, and lond's end of it in the same process, which the test plays."""
 
     def __init__(self):
         self.loop = EventLoop()
@@ -51,7 +53,7 @@ class Wire:
         return self.connection
 
     def closed(self, connection, why, transaction):
-        assert connection.state is State.DISCONNECTED
+        assert connection.protocol.state is State.DISCONNECTED
         self.events.append(("closed", why))
         if transaction is not None:
             transaction.fail(why)
@@ -62,14 +64,18 @@ class Wire:
         self.lond.settimeout(10)
         self.loop.turn(5)
 
-    def greet(self):
-        """From connect to ready."""
+    def greet(self, pong=None):
+        """From connect to ready; `pong` is the answer to `ping`, if that is asked."""
         self.hear(b"init\n")
         self.say(b"12345\n")
         self.hear(b"12345\n")
         self.say(b"ok\n")
         self.hear(b"ekey\n")
         self.say(BUILD_KEY.encode() + b"\n")
+        if pong is not None:
+            self.hear(b"ping\n")
+            assert self.events == []
+            self.say(pong)
         assert self.events == ["ready"]
 
     def hear(self, line):
@@ -80,7 +86,7 @@ class Wire:
         self.loop.turn(5)
 
     def ask(self, request):
-        """A transaction on the connection; what becomes of it goes to `events`."""
+        """Start a transaction on the connection; its outcome goes to `events`."""
         self.begun = self.loop.now
         self.connection.start_request(
             Asked(
@@ -97,7 +103,7 @@ class Wire:
             self.loop.turn(1)
 
     def end(self):
-        if self.connection is not None and self.connection.state is not State.DISCONNECTED:
+        if self.connection is not None and self.connection.protocol.state is not State.DISCONNECTED:
             self.connection.close("the test is over")
         for each in (self.lond, self.listening, self.loop):
             if each is not None:
@@ -123,7 +129,7 @@ def test_from_connect_to_a_reply(wire):
     wire.hear(b"ping\n")
     wire.say(b"msul1\n")
     assert wire.events == ["ready", "idle", ("reply", b"msul1\n")]
-    assert wire.connection.state is State.IDLE
+    assert wire.connection.protocol.state is State.IDLE
 
 
 def test_the_time_of_a_request_in_flight(wire):
@@ -156,12 +162,12 @@ def test_a_refused_connect_is_one_sentence(wire):
     assert wire.events == [("closed", f"cannot connect to {host} port {port}: Connection refused")]
 
 
-def test_all_addresses_are_tried_and_what_was_wrong_with_each_is_said(wire):
+def test_all_addresses_are_tried_and_the_text_has_a_sentence_for_each(wire):
     here = (socket.AF_INET, wire.address)
     there = (socket.AF_INET, ("127.0.0.99", wire.address[1]))
     nowhere = (socket.AF_INET, ("255.255.255.255", 1))
     wire.make(find=lambda found: found([nowhere, there, here], "")).connect()
-    wire.turn_until(lambda: wire.connection.state is State.INITIALIZED)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.INITIALIZED)
     wire.lond, _ = wire.listening.accept()
     wire.lond.settimeout(10)
     wire.greet()
@@ -175,7 +181,7 @@ def test_all_addresses_are_tried_and_what_was_wrong_with_each_is_said(wire):
     assert wire.events[2] == ("closed", why)
 
 
-def test_a_host_that_has_no_address_is_told_so(wire):
+def test_a_host_without_an_address_is_a_failure_with_a_sentence(wire):
     wire.make(find=lambda found: found([], "cannot resolve lond.example: it is not known")).connect()
     assert wire.events == [("closed", "cannot resolve lond.example: it is not known")]
 
@@ -195,14 +201,14 @@ def test_ipv6_is_an_address_like_others(wire):
 
 
 class TestClocks:
-    """None is early. The machine may be busy, so that one is late is no verdict here."""
+    """No timeout is early. A late one is not a failure: the machine may be busy."""
 
     def late(self, wire, within):
         wire.turn_until(lambda: wire.events and wire.events[-1][0] in ("closed", "failure"))
         assert time.monotonic() - wire.begun >= within
         return next(why for what, why in reversed(wire.events) if what == "closed")
 
-    def test_whoever_does_not_answer_a_connect(self, wire):
+    def test_a_connect_without_an_answer(self, wire):
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
@@ -224,14 +230,14 @@ class TestClocks:
         asked[0]([(socket.AF_INET, wire.address)], "")
         assert wire.events == [("closed", "enough")]
 
-    def test_a_dialogue_that_does_not_end_though_lond_says_a_byte_now_and_then(self, wire):
+    def test_a_dialogue_that_does_not_end_though_lond_sends_a_byte_now_and_then(self, wire):
         wire.connect(dialogue=0.3)
         for byte in b"12":
             wire.say(bytes([byte]))
         assert self.late(wire, 0.3) == "no end of the dialogue within 0.3 s: Initialized"
 
     @pytest.mark.parametrize("begun", [b"", b"half a reply"])
-    def test_a_reply_that_does_not_come_to_its_end(self, wire, begun):
+    def test_a_reply_that_does_not_end(self, wire, begun):
         wire.connect(request=0.2)
         wire.greet()
         wire.ask(b"ping\n")
@@ -247,7 +253,7 @@ class TestClocks:
         wire.ask(TOO_MUCH + b"\n")
         assert self.late(wire, 0.2) == "no reply within 0.2 s: SendingRequest"
 
-    def test_each_request_has_its_own_time_and_rest_has_none(self, wire):
+    def test_each_request_has_its_own_timeout_and_an_idle_connection_has_none(self, wire):
         wire.connect(request=0.3)
         wire.greet()
         begun = time.monotonic()
@@ -257,9 +263,9 @@ class TestClocks:
             wire.say(b"l1\n")
             wire.loop.turn(0.05)
         wire.loop.turn(0.4)
-        assert wire.connection.state is State.IDLE
+        assert wire.connection.protocol.state is State.IDLE
 
-    def test_after_its_end_nothing_rings(self, wire):
+    def test_after_the_end_no_alarm_rings(self, wire):
         wire.connect(dialogue=0.1)
         wire.connection.close("over")
         wire.loop.turn(0.2)
@@ -276,7 +282,7 @@ def test_an_address_that_cannot_be_reached_or_bound_is_one_sentence(wire):
 
 
 class Reached(LondProtocol):
-    """One that had been connected before."""
+    """A socket that had been connected before."""
 
     __slots__ = ()
 
@@ -285,7 +291,7 @@ class Reached(LondProtocol):
 
 
 def in_state(wire, state):
-    """A connected LondConnection that stays in that state, with a transaction where there is one."""
+    """A connected LondConnection that stays in that state, with a transaction if the state has one."""
     if state in (State.IDLE, State.SENDING_REQUEST, State.RECEIVING_REPLY):
         wire.connect()
         wire.greet()
@@ -296,10 +302,11 @@ def in_state(wire, state):
     else:
         talk = reach(state)
         talk.protocol.__class__ = Reached
-        if not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
+        sends = state is State.SENDING_CHECKED_REQUEST
+        if sends or not any(event is Event.LINE for of, event in TRANSITIONS if of is state):
             talk.protocol.data_to_send = TOO_MUCH
         wire.connect(protocol=talk.protocol)
-    assert wire.connection.state is state
+    assert wire.connection.protocol.state is state
 
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset])
@@ -334,7 +341,7 @@ def test_a_request_that_the_socket_takes_in_parts_arrives_whole(wire):
     while received <= len(TOO_MUCH):
         wire.loop.turn(0)
         received += len(wire.lond.recv(1 << 20))
-    wire.turn_until(lambda: wire.connection.state is State.RECEIVING_REPLY)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.RECEIVING_REPLY)
     assert wire.connection._watch.events == READ  # or the child would spin until the reply comes
     wire.say(b"ok\n")
     assert wire.events == ["ready", "idle", ("reply", b"ok\n")]
@@ -353,7 +360,7 @@ def test_a_byte_while_idle_ends_the_connection(wire):
     assert wire.events == ["ready", ("closed", "lond sent data unasked in state Idle")]
 
 
-def test_a_second_line_behind_the_reply_ends_the_connection_and_the_reply_still_counts(wire):
+def test_a_second_line_after_the_reply_ends_the_connection_and_the_reply_counts(wire):
     in_state(wire, State.RECEIVING_REPLY)
     wire.say(b"mine\nnot mine\n")
     why = "lond said more than one line in reply"
@@ -391,7 +398,7 @@ def test_a_reply_that_fills_our_reading_exactly_is_a_reply(wire):
 
 
 @pytest.mark.parametrize("end", ["line", "eof", "reset"])
-def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
+def test_an_idle_connection_is_checked_for_data_before_it_is_used(wire, end):
     in_state(wire, State.IDLE)
     assert wire.connection.still_idle()
     if end == "line":
@@ -405,12 +412,12 @@ def test_an_idle_connection_looks_once_more_before_it_is_used(wire, end):
     assert wire.events[-1][0] == "closed"
 
 
-def test_an_idle_connection_of_which_the_kernel_said_too_much_goes_on(wire, restore_afterwards):
+def test_a_spurious_readiness_does_not_end_an_idle_connection(wire, restore_afterwards):
     in_state(wire, State.IDLE)
     restore_afterwards(Watch)
     Watch.readable = lambda _: True
     assert wire.connection.still_idle()
-    assert wire.connection.state is State.IDLE
+    assert wire.connection.protocol.state is State.IDLE
 
 
 def test_one_byte_more_than_the_longest_reply_ends_the_connection(wire):
@@ -434,7 +441,7 @@ def test_a_request_on_a_connection_that_was_reset_is_a_failure_at_once(wire):
     assert kinds == ["closed", "failure"]
 
 
-def test_without_a_descriptor_for_it_an_attempt_fails_with_a_sentence(wire):
+def test_an_attempt_without_a_free_descriptor_fails_with_a_sentence(wire):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
@@ -481,19 +488,93 @@ def test_a_lond_that_does_not_read_a_large_request_is_waited_for(wire):
     assert wire.events[-1] == ("reply", b"ok\n")
 
 
+def learning():
+    return LondProtocol("msul1", "msua3", 1000, learn_ping=True)
+
+
+class TestPing:
+    """A connection in constant use asks ping ahead of a request, every `sync` seconds."""
+
+    def use_until_checked(self, wire):
+        """Requests without a pause, until one has `ping` ahead; lond has heard both lines."""
+        deadline = time.monotonic() + 10
+        while True:
+            assert time.monotonic() < deadline
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            heard = wire.lond.recv(5, socket.MSG_WAITALL)
+            if heard == b"ping\n":
+                wire.hear(b"load\n")
+                return
+            assert heard == b"load\n"
+            wire.say(b"0.5\n")
+
+    def test_a_checked_request_gets_its_reply(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        for _ in range(2):
+            begun = time.monotonic()
+            self.use_until_checked(wire)
+            assert time.monotonic() - begun < 5
+            wire.events.clear()
+            wire.say(b"msul1\n")
+            assert wire.events == []
+            wire.say(b"0.5\n")
+            assert wire.events == ["idle", ("reply", b"0.5\n")]
+
+    def test_out_of_step_it_ends_with_what_is_in_flight(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        self.use_until_checked(wire)
+        wire.events.clear()
+        wire.say(b"the reply before\n")
+        why = "out of step: lond answers ping with another line than at first"
+        assert wire.events == [("closed", why), ("failure", why)]
+        assert wire.connection.failure is Reason.OUT_OF_STEP
+
+    def test_after_a_pause_nothing_is_asked(self, wire):
+        wire.connect(protocol=learning(), sync=0.05)
+        wire.greet(b"msul1\n")
+        for _ in range(3):
+            wire.loop.turn(0.06)
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            wire.hear(b"load\n")
+            wire.say(b"0.5\n")
+        assert wire.events[-1] == ("reply", b"0.5\n")
+
+    def test_where_lond_does_not_know_ping_nothing_is_asked_again(self, wire):
+        wire.connect(protocol=learning(), sync=0.01)
+        wire.greet(b"unknown_cmd\n")
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.1:
+            wire.loop.turn(0)
+            wire.ask(b"load\n")
+            wire.hear(b"load\n")
+            wire.say(b"0.5\n")
+
+    def test_its_first_answer_is_awaited_no_longer_than_the_dialogue(self, wire):
+        wire.connect(protocol=learning(), dialogue=0.3)
+        with contextlib.suppress(AssertionError):
+            wire.greet()
+        wire.hear(b"ping\n")
+        wire.turn_until(lambda: wire.events)
+        assert wire.events == [("closed", "no end of the dialogue within 0.3 s: ReceivingPing")]
+
+
 @pytest.mark.parametrize("begun", [b"", b"half a reply"])
-def test_a_connection_that_is_lost_says_whether_its_reply_had_begun(wire, begun):
+def test_a_lost_connection_reports_whether_its_reply_had_begun(wire, begun):
     wire.connect()
     wire.greet()
     wire.ask(b"ping\n")
     if begun:
         wire.say(begun)
     reset(wire.lond)
-    wire.turn_until(lambda: wire.connection.state is State.DISCONNECTED)
+    wire.turn_until(lambda: wire.connection.protocol.state is State.DISCONNECTED)
     assert wire.connection.lost_unheard == (not begun)
 
 
-def test_whether_something_was_heard_since_a_time(wire):
+def test_whether_data_has_arrived_since_a_time(wire):
     wire.connect()
     wire.greet()
     assert wire.connection.heard
@@ -503,7 +584,7 @@ def test_whether_something_was_heard_since_a_time(wire):
     assert not wire.connection.heard_since(wire.loop.now - 20)
 
 
-def test_a_retired_connection_says_so_when_it_is_idle(wire):
+def test_a_retired_connection_is_reported_when_it_is_idle(wire):
     wire.connect()
     wire.greet()
     before = wire.loop.now
@@ -514,14 +595,14 @@ def test_a_retired_connection_says_so_when_it_is_idle(wire):
     assert wire.events == ["ready", "retired", ("reply", b"msul1\n")]
 
 
-def test_closing_twice_is_closing_once(wire):
+def test_closing_twice_reports_one_end(wire):
     in_state(wire, State.IDLE)
     wire.connection.close("first")
     wire.connection.close("second")
     assert wire.events == ["ready", ("closed", "first")]
 
 
-def test_a_reply_of_64_mib_comes_whole(wire):
+def test_a_reply_of_64_mib_arrives_whole(wire):
     size = 64 << 20
     wire.connect(max_reply=size)
     wire.greet()

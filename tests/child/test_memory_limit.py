@@ -15,16 +15,16 @@ class Holder:
         self.held = 0
 
 
-def test_who_holds_most_is_close_until_the_rest_is_not_too_much():
-    holders, told = [], []
-    limit = MemoryLimit(8 * MIB, lambda: holders, told.append)
+def test_the_largest_holders_are_closed_until_the_sum_is_within_the_limit():
+    holders, errors = [], []
+    limit = MemoryLimit(8 * MIB, lambda: holders, errors.append)
     small, large, larger = (Holder(holders, size * MIB) for size in (1, 6, 9))
     for _ in range(1024):
         limit.report_growth(1024)
     assert holders == [small, large, larger]  # so little cannot have made a difference
     limit.report_growth(1)
     assert holders == [small, large]
-    assert len(told) == 1
+    assert len(errors) == 1
     large.held = 8 * MIB
     limit.report_growth(MIB)
     assert holders == [small, large]
@@ -32,11 +32,11 @@ def test_who_holds_most_is_close_until_the_rest_is_not_too_much():
     assert holders == [small]
 
 
-def test_what_others_hold_may_go_with_it():
+def test_closing_one_holder_may_free_bytes_of_others():
     holders = []
 
     class Connection(Holder):
-        """What waits for it fails when it ends, and is held no more."""
+        """Closing it ends the requests that wait for it, which frees their bytes."""
 
         def close(self, why):
             super().close(why)
@@ -49,7 +49,7 @@ def test_what_others_hold_may_go_with_it():
     assert holders == clients
 
 
-def test_the_limit_itself_is_not_too_much():
+def test_a_sum_equal_to_the_limit_is_allowed():
     holders = []
     Holder(holders, 8 * MIB)
     MemoryLimit(8 * MIB, lambda: holders, lambda why: None).report_growth(100 * MIB)

@@ -71,7 +71,7 @@ def test_each_request_has_its_reply(request_):
 
 
 @pytest.mark.parametrize("request_", [each for each, reply in REQUESTS.items() if reply is not None])
-def test_what_is_not_for_lond_begins_with_one_of_the_prefixes(request_):
+def test_each_request_that_is_not_for_lond_begins_with_an_own_prefix(request_):
     """A client calls `answer` for those alone."""
     assert request_.startswith(OWN_PREFIXES)
 
@@ -84,7 +84,7 @@ def test_a_delayed_transaction_is_for_lond_under_the_same_conditions(request_):
 @pytest.mark.parametrize(
     ("request_", "called"), [(b"reset_retries\n", "retry"), (b"close_connection_exit\n", "replace")]
 )
-def test_administrative_requests_are_carried_out_for_those_who_may(request_, called):
+def test_administrative_requests_need_permission(request_, called):
     own = Own()
     assert own.answer(request_, may_administer=False) == REFUSED
     assert own.called == []
@@ -92,20 +92,20 @@ def test_administrative_requests_are_carried_out_for_those_who_may(request_, cal
     assert own.called == [called]
 
 
-def test_all_others_are_answered_to_everybody():
+def test_other_requests_need_no_permission():
     assert Own().answer(b"lonc:status\n", may_administer=False) == STATUS
     assert Own().answer(b"ping\n", may_administer=False) is FOR_LOND
 
 
 @pytest.mark.parametrize("request_", [each for each in REQUESTS if not each.startswith(b"sethost:")])
-def test_where_there_are_several_ids_the_one_in_front_changes_nothing(request_):
+def test_with_several_ids_the_own_id_in_front_changes_nothing(request_):
     own = Own(("l1", "l3"))
     for front in (b"", b"sethost:l1:", b"sethost:l3:"):
         assert own.answer(front + request_) == REQUESTS[request_]
 
 
 @pytest.mark.parametrize("front", [b"sethost:l2:", b"sethost::", b"sethost:\xff:"])
-def test_where_there_are_several_ids_another_is_no_such_host(front):
+def test_with_several_ids_another_id_in_front_is_no_such_host(front):
     assert Own(("l1", "l3")).answer(front + b"ping\n") == b"no_such_host\n"
 
 
@@ -116,6 +116,6 @@ def test_two_ids_in_front_are_refused():
 
 
 @pytest.mark.parametrize("secret", [b"encrypt:x", b"sethost:l1:encrypt:x"])
-def test_what_is_to_be_encrypted_is_recognized(secret):
+def test_requests_to_be_encrypted_are_recognized(secret):
     assert re.match(ENCRYPTED, secret)
     assert not re.match(ENCRYPTED, b"ping:" + secret)

@@ -26,12 +26,12 @@ def bench():
 FULL = "5 of 5 connections wait for a reply, the oldest for 213 s"
 
 
-def test_the_first_is_reported_at_once_with_the_state_of_the_pool(bench):
+def test_the_first_timeout_is_reported_at_once_with_the_state_of_the_pool(bench):
     bench.timeouts.add(3)
     assert bench.reported == [f"no connection was free within 60 s for 3 requests: {FULL}"]
 
 
-def test_those_of_a_minute_are_one_report(bench):
+def test_the_timeouts_of_a_minute_are_one_report(bench):
     bench.timeouts.add(1)
     for _ in range(4):
         bench.loop.advance(REPEAT_AFTER / 5)

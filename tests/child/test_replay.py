@@ -1,4 +1,4 @@
-"""A Replay over a real directory; the pool, and lond behind it, are played by the test."""
+"""A Replay over a real directory; the test plays the pool and lond."""
 
 import errno
 import fcntl
@@ -21,13 +21,13 @@ from lonc.spool.sealing import longest_sealed, read_keys
 
 @pytest.fixture(autouse=True)
 def soon(restore_afterwards):
-    """Who writes in place is given less time here than a second."""
+    """LOOK_AGAIN is shorter than a second here."""
     restore_afterwards(replay)
     replay.LOOK_AGAIN = 0.05
 
 
 class Bench:
-    """`sent` are the requests in their order; the last of them is in flight."""
+    """`sent` are the requests in their order; the last of them is in flight, its file known `since`."""
 
     def __init__(self, directory):
         self.settings = Settings(socket_directory=directory, daemons=directory, max_request=1000)
@@ -36,7 +36,7 @@ class Bench:
         self.settings.log_directory.mkdir()
         self.loop = EventLoop()
         self.sent = []
-        self.told = []
+        self.errors = []
         self.rests = 0
         self.transaction = None
         self.dead = False
@@ -51,7 +51,7 @@ class Bench:
             lambda request: request.startswith(b"exit"),
             self.take,
             lambda transaction: None,
-            self.told.append,
+            self.errors.append,
             self.rest,
         )
 
@@ -65,6 +65,7 @@ class Bench:
             return
         assert self.transaction is None, "two in flight"
         self.transaction = transaction
+        self.since = since
         self.sent.append(transaction.request)
 
     def file(self, name, content=b"put:a\n"):
@@ -127,7 +128,7 @@ def test_files_are_carried_out_oldest_first_as_numbers_and_one_at_a_time(bench):
     ]
 
 
-def test_a_file_that_is_being_written_is_waited_for_and_so_are_those_behind_it(bench):
+def test_an_unfinished_file_and_those_behind_it_wait(bench):
     being_written = bench.file("1.0.1.put.l1", b"put:fir")
     bench.file("2.0.1.put.l1", b"put:second\n")
     bench.replay.look()
@@ -137,7 +138,7 @@ def test_a_file_that_is_being_written_is_waited_for_and_so_are_those_behind_it(b
     assert bench.sent == [b"put:first\n"]
 
 
-def test_without_a_reply_it_stays_and_those_behind_it_wait(bench):
+def test_a_file_without_a_reply_is_kept_and_those_behind_it_wait(bench):
     bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
     bench.look()
@@ -177,7 +178,9 @@ def test_a_dead_host_costs_one_try(bench):
         (os.mkfifo, "it is no file"),
     ],
 )
-def test_what_can_never_be_carried_out_is_put_aside_and_holds_up_nothing(bench, content, why, caplog):
+def test_a_file_that_can_never_be_carried_out_is_rejected_and_delays_no_other(
+    bench, content, why, caplog
+):
     path = bench.directory / "1.0.1.put.l1"
     if callable(content):
         content(path)
@@ -190,7 +193,7 @@ def test_what_can_never_be_carried_out_is_put_aside_and_holds_up_nothing(bench, 
     assert f"bad: {why}" in caplog.text
 
 
-def test_what_could_not_be_read_is_tried_once_more(bench, monkeypatch):
+def test_an_unreadable_file_is_tried_once_more(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
     with monkeypatch.context() as failing:
@@ -201,7 +204,7 @@ def test_what_could_not_be_read_is_tried_once_more(bench, monkeypatch):
     assert bench.sent == [b"first\n"]
 
 
-def test_what_could_not_be_read_twice_is_put_aside(bench, monkeypatch, caplog):
+def test_a_file_unreadable_twice_is_rejected(bench, monkeypatch, caplog):
     bench.file("1.0.1.put.l1", b"first\n")
     bench.replay.look()
     with monkeypatch.context() as failing:
@@ -229,7 +232,7 @@ class Several(Bench):
     def __init__(self, directory):
         super().__init__(directory)
         self.flights = {}
-        self.settings = replace(self.settings, max_connections=4)
+        self.settings = replace(self.settings, max_connections=3)
         self.replay = self.make()
 
     def take(self, transaction, since):
@@ -266,12 +269,12 @@ X1, X2, X3, Y1, Y2, Z1 = (b"put:msu:%b:file:%d" % (user, n) for user, n in [
 class TestOurs:
     """Files of our own writer need no second look."""
 
-    def test_one_is_taken_at_the_first_look(self, several):
+    def test_an_own_file_is_carried_out_at_the_first_look(self, several):
         several.save(X1)
         several.replay.look()
         assert several.in_flight() == [X1]
 
-    def test_one_that_is_resealed_keeps_its_mark(self, several, tmp_path):
+    def test_a_resealed_file_keeps_its_mark(self, several, tmp_path):
         several.save(X1)
         keys = write_keys(tmp_path / "keys", "first")
         several.settings = replace(several.settings, delayed_key_file=keys)
@@ -282,7 +285,7 @@ class TestOurs:
         assert several.in_flight() == [X1]
 
     @pytest.mark.parametrize("content", [b"", b"put:msu:x:fi"])
-    def test_what_only_has_their_time_and_is_not_complete_is_waited_for(self, several, content):
+    def test_an_incomplete_file_with_the_mark_is_waited_for(self, several, content):
         path = several.file("5.0.1.put.l1", content)
         os.utime(path, (5, 5))  # as on a file system without fractions of a second
         several.replay.look()
@@ -291,13 +294,13 @@ class TestOurs:
         several.turn_until(lambda: several.in_flight() == [X1])
         assert several.left() == ["5.0.1.put.l1"]
 
-    def test_a_time_that_no_file_can_have_is_no_error(self, several):
+    def test_an_impossible_time_in_a_name_is_no_error(self, several):
         several.file(f"{10**17}.0.1.put.l1", X1 + b"\n")
         several.save(X2)
         several.look()
         assert several.in_flight() == [X1]
 
-    def test_those_that_were_saved_meanwhile_are_taken_at_once(self, several):
+    def test_own_files_saved_meanwhile_are_carried_out_at_once(self, several):
         several.save(X1)
         several.replay.look()
         for request, following in [(X1, X2), (X2, X3)]:
@@ -305,7 +308,7 @@ class TestOurs:
             several.reply_to(request)
             assert several.in_flight() == [following]
 
-    def test_a_look_that_is_too_early_settles_nothing(self, several):
+    def test_an_early_look_settles_no_file(self, several):
         several.save(X1, Y1)
         several.replay.look()
         several.file(f"{10**10}.0.1.put.l1", b"put:z:half a req")
@@ -315,7 +318,7 @@ class TestOurs:
 
 
 class TestSideBySide:
-    """Order is kept among the files of a user; half of the connections carry delayed ones."""
+    """Order is kept among the files of a user; one connection carries no delayed ones."""
 
     def test_files_of_two_users_and_of_no_third(self, several):
         several.save(X1, X2, Y1, Z1)
@@ -326,8 +329,8 @@ class TestSideBySide:
         several.reply_to(X1)
         assert several.in_flight() == [Z1, X2]
 
-    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 1), (5, 2)])
-    def test_on_at_most_half_of_the_connections(self, several, connections, most):
+    @pytest.mark.parametrize(("connections", "most"), [(1, 1), (2, 1), (3, 2), (5, 4)])
+    def test_on_all_connections_but_one(self, several, connections, most):
         several.settings = replace(several.settings, max_connections=connections)
         several.replay = several.make()
         several.save(X1, Y1, Z1, b"put:msu:u:file", b"put:msu:v:file")
@@ -348,7 +351,7 @@ class TestSideBySide:
         assert several.left() == []
 
     @pytest.mark.parametrize("unknown", [b"get", b"put:a", b"idput:msu:x=1", b"sethost:l1:put:msu:x:y"])
-    def test_one_whose_user_cannot_be_told_waits_for_all_and_all_for_it(self, several, unknown):
+    def test_a_file_of_an_unknown_user_waits_for_all_and_all_for_it(self, several, unknown):
         several.save(X1, Y1, unknown, X2, Z1)
         several.replay.look()
         several.reply_to(X1)
@@ -358,7 +361,7 @@ class TestSideBySide:
         several.reply_to(unknown)
         assert several.in_flight() == [X2, Z1]
 
-    def test_a_bad_one_lets_the_next_of_its_user_follow_in_order(self, several):
+    def test_after_a_rejected_file_the_next_of_its_user_follows_in_order(self, several):
         several.save(X1, X2, X3, Y1)
         several.replay.look()
         names = sorted(os.listdir(several.directory), key=lambda text: spool.Name.parse(text))
@@ -387,7 +390,7 @@ class TestSideBySide:
         several.reply_to(X1)
         assert several.in_flight() == [X2, Y1]
 
-    def test_sealed_ones_too(self, several, tmp_path):
+    def test_sealed_files_of_two_users_are_carried_out_side_by_side(self, several, tmp_path):
         keys = write_keys(tmp_path / "keys", "first")
         several.settings = replace(several.settings, delayed_key_file=keys)
         several.replay = several.make()
@@ -395,7 +398,7 @@ class TestSideBySide:
         several.replay.look()
         assert several.in_flight() == [X1, Y1]
 
-    def test_leaving_takes_back_all(self, several):
+    def test_leaving_drops_all_queued_transactions(self, several):
         several.save(X1, Y1)
         several.replay.look()
         taken_back = []
@@ -435,7 +438,7 @@ def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, restore
     replay.waiting = _fails
     bench.replay._look()
     replay.waiting = waiting
-    assert bench.told == [f"cannot read {bench.directory}: it fails"]
+    assert bench.errors == [f"cannot read {bench.directory}: it fails"]
     assert bench.states() == [FileState.IN_FLIGHT, FileState.SETTLED]
     bench.answer()
     bench.answer()
@@ -465,7 +468,7 @@ def test_without_a_reply_it_is_settled_and_is_sent_again_at_the_next_look(bench)
     assert bench.sent == [b"1\n"] * 2
 
 
-def test_of_a_file_that_was_replaced_by_one_alike_nothing_is_sent_yet(bench):
+def test_a_file_replaced_by_a_similar_one_is_not_sent_yet(bench):
     """Of the same size and time, but another file: its writer may not have finished."""
     path = bench.file("1.0.1.put.l1", b"one\n")
     os.utime(path, (0, 0))
@@ -480,7 +483,7 @@ def test_of_a_file_that_was_replaced_by_one_alike_nothing_is_sent_yet(bench):
 
 
 def test_the_file_that_is_sent_is_the_one_of_the_last_look(bench, monkeypatch):
-    """Not one that had its name only while it was opened."""
+    """Not a file that had its name only while it was opened."""
     path = bench.file("1.0.1.put.l1", b"one\n")
     os.utime(path, (0, 0))
     bench.replay.look()
@@ -511,6 +514,17 @@ def test_how_many_wait_and_since_when(bench):
     assert (bench.replay.waiting, bench.replay.oldest) == (1, 10)
 
 
+def test_a_file_has_waited_since_its_first_look_also_after_a_failure(bench):
+    first_look = bench.loop.now
+    bench.file("1.0.1.put.l1")
+    bench.look()
+    assert bench.since == first_look
+    bench.fail()
+    bench.replay.look()
+    assert len(bench.sent) == 2
+    assert bench.since == first_look
+
+
 def test_a_file_that_is_gone_when_its_turn_comes_is_forgotten(bench):
     bench.file("1.0.1.put.l1", b"1\n")
     second = bench.file("2.0.1.put.l1", b"2\n")
@@ -530,7 +544,7 @@ def test_where_a_child_serves_several_ids_the_request_names_its_own(bench, by_dn
     assert bench.sent == [sent]
 
 
-def test_leaving_takes_back_what_waits_in_the_queue(bench):
+def test_leaving_drops_a_queued_transaction(bench):
     taken_back = []
     bench.replay._drop = taken_back.append
     bench.replay.leave()
@@ -542,7 +556,18 @@ def test_leaving_takes_back_what_waits_in_the_queue(bench):
     assert taken_back == [bench.transaction]
 
 
-def test_another_child_that_has_it_in_flight_is_waited_for(bench):
+def test_a_file_in_flight_is_locked_for_every_other_process(bench):
+    file = bench.file("1.0.1.put.l1")
+    bench.look()
+    with file.open() as other:
+        for lock in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, lock | fcntl.LOCK_NB)
+        bench.answer()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_file_that_another_child_has_locked_is_waited_for(bench):
     path = bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
     with path.open("rb") as other:
@@ -557,7 +582,7 @@ def test_another_child_that_has_it_in_flight_is_waited_for(bench):
     assert bench.sent == [b"second\n"]
 
 
-def test_who_leaves_begins_nothing_more_and_hears_what_is_in_flight(bench):
+def test_a_leaving_child_starts_no_file_and_completes_the_one_in_flight(bench):
     bench.file("1.0.1.put.l1")
     bench.file("2.0.1.put.l1")
     bench.look()
@@ -571,7 +596,7 @@ def test_who_leaves_begins_nothing_more_and_hears_what_is_in_flight(bench):
     assert len(bench.sent) == 1
 
 
-def test_what_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
+def test_a_file_that_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
     bench.look()
@@ -580,12 +605,12 @@ def test_what_cannot_be_removed_is_not_carried_out_twice(bench, monkeypatch):
         bench.answer()
         bench.answer()
     assert bench.sent == [b"first\n", b"second\n"]
-    assert "cannot be removed: it fails" in bench.told[0]
+    assert "cannot be removed: it fails" in bench.errors[0]
     bench.turn_until(lambda: bench.left() == [])
     assert len(bench.sent) == 2
 
 
-def test_nor_does_the_next_child_carry_it_out(bench, monkeypatch):
+def test_the_next_child_does_not_carry_out_a_file_that_could_not_be_removed(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     bench.look()
     with monkeypatch.context() as failing:
@@ -596,33 +621,46 @@ def test_nor_does_the_next_child_carry_it_out(bench, monkeypatch):
         failing.setattr(os, "rename", _fails)
         bench.look()
         assert bench.sent == [b"first\n"]
-    assert "is rejected (it is empty), and cannot be moved: it fails" in bench.told[-1]
+    assert "is rejected (it is empty), and cannot be moved: it fails" in bench.errors[-1]
 
 
-def test_where_nothing_can_be_removed_nothing_is_carried_out(bench, monkeypatch):
+def test_in_a_directory_without_write_permission_no_file_is_carried_out(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     with monkeypatch.context() as failing:
         failing.setattr(os, "access", lambda *_: False)
         bench.look()
         assert bench.sent == []
-        assert bench.told == [f"delayed transactions wait: cannot write {bench.directory}"]
+        assert bench.errors == [f"delayed transactions wait: cannot write {bench.directory}"]
     bench.replay.look()
     assert bench.sent == [b"first\n"]
 
 
-def test_a_permanent_log_that_cannot_be_written_holds_up_nothing(bench):
+def test_a_permanent_log_that_cannot_be_written_delays_no_file(bench):
     bench.settings.log_directory.rmdir()
     bench.file("1.0.1.put.l1")
     bench.look()
     bench.answer()
     assert bench.left() == []
-    assert "cannot write" in bench.told[0]
+    assert "cannot write" in bench.errors[0]
 
 
-@pytest.mark.parametrize(("module", "call"), [(os, "open"), (fcntl, "flock")])
+def replace_open(monkeypatch, function):
+    """Replace os.open, and return what it was."""
+    original = os.open
+    monkeypatch.setattr(os, "open", function)
+    return original
+
+
+def replace_flock(monkeypatch, function):
+    original = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", function)
+    return original
+
+
+@pytest.mark.parametrize("replace", [replace_open, replace_flock])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK])
-def test_what_this_machine_lacks_makes_files_wait_and_is_not_their_fault(
-    bench, monkeypatch, number, module, call
+def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
+    bench, monkeypatch, number, replace
 ):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -630,18 +668,18 @@ def test_what_this_machine_lacks_makes_files_wait_and_is_not_their_fault(
     bench.file("1.0.1.put.l1")
     bench.replay.look()
     with monkeypatch.context() as failing:
-        failing.setattr(module, call, fail)
+        replace(failing, fail)
         for _ in range(3):
             bench.turn_until(lambda: bench.replay._next_look is None)
             bench.replay.look()
         assert bench.replay._next_look is None
-    assert bench.told[-1] == f"delayed transactions wait: {os.strerror(number)}"
+    assert bench.errors[-1] == f"delayed transactions wait: {os.strerror(number)}"
     assert bench.left() == ["1.0.1.put.l1"]
     bench.replay.look()
     assert bench.sent
 
 
-def test_what_comes_meanwhile_is_carried_out_too(bench):
+def test_files_saved_meanwhile_are_carried_out_too(bench):
     bench.file("1.0.1.put.l1")
     bench.look()
     bench.file("2.0.1.put.l1", b"late\n")
@@ -671,7 +709,7 @@ def sealed(bench, tmp_path):
     return bench
 
 
-def test_what_is_sealed_is_carried_out_in_its_order_among_what_is_plain(sealed):
+def test_sealed_and_plain_files_are_carried_out_in_one_order(sealed):
     sealed.seal("1.0.1.put.l1", b"one\n")
     sealed.file("2.0.1.put.l1", b"two\n")
     sealed.seal("3.0.1.put.l1", b"put:three:secret\n")
@@ -684,7 +722,7 @@ def test_what_is_sealed_is_carried_out_in_its_order_among_what_is_plain(sealed):
     assert "secret" not in sealed.settings.perm_log.read_text()
 
 
-def test_a_change_of_keys_is_known_at_once(sealed):
+def test_changed_keys_are_used_at_once(sealed):
     sealed.seal("1.0.1.put.l1", b"one\n")
     sealed.look()
     write_keys(sealed.settings.delayed_key_file, "new", "first")
@@ -694,7 +732,7 @@ def test_a_change_of_keys_is_known_at_once(sealed):
     assert sealed.sent == [b"one\n", b"two\n"]
 
 
-def test_whatever_byte_of_it_is_altered_it_is_never_sent_and_is_bad(sealed):
+def test_a_sealed_file_with_any_byte_altered_is_rejected(sealed):
     length = len(sealed.seal(NAME).read_bytes())
     for place in range(length):
         path = sealed.seal(f"2.{place}.1.put.l1")
@@ -707,7 +745,7 @@ def test_whatever_byte_of_it_is_altered_it_is_never_sent_and_is_bad(sealed):
     assert len(os.listdir(sealed.directory / "bad")) == length
 
 
-def test_wherever_it_is_cut_it_is_never_sent_and_is_bad(sealed):
+def test_a_sealed_file_cut_anywhere_is_rejected(sealed):
     length = len(sealed.seal(NAME).read_bytes())
     for place in range(length):
         os.truncate(sealed.seal(f"2.{place}.1.put.l1"), place)
@@ -739,7 +777,7 @@ def test_wherever_it_is_cut_it_is_never_sent_and_is_bad(sealed):
         ),
     ],
 )
-def test_what_does_not_open_or_may_not_be_sent_then_is_bad(sealed, make, why, caplog):
+def test_a_sealed_file_that_does_not_open_or_may_not_be_sent_is_rejected(sealed, make, why, caplog):
     make(sealed)
     sealed.file("3.0.1.put.l1", b"good\n")
     sealed.look()
@@ -755,7 +793,7 @@ def test_the_longest_request_may_be_sealed(sealed):
 
 
 @pytest.mark.parametrize("trouble", ["gone", "mode", "nonsense"])
-def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
+def test_without_keys_all_files_wait_and_none_is_rejected(sealed, trouble):
     keys = sealed.settings.delayed_key_file
     sealed.seal("1.0.1.put.l1", b"one\n")
     sealed.file("2.0.1.put.l1", b"two\n")
@@ -768,8 +806,8 @@ def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
     sealed.look()
     assert sealed.sent == []
     assert len(sealed.left()) == 2
-    (told,) = sealed.told
-    assert told.startswith(f"delayed transactions wait: {keys}:")
+    (errors,) = sealed.errors
+    assert errors.startswith(f"delayed transactions wait: {keys}:")
     keys.unlink(missing_ok=True)
     write_keys(keys, "first")
     sealed.replay.look()
@@ -778,26 +816,27 @@ def test_without_keys_all_waits_and_nothing_is_bad(sealed, trouble):
 
 
 JUST_THEN = pytest.mark.parametrize(
-    ("module", "call"), [(os, "open"), (fcntl, "flock")], ids=["before it opens", "before it locks"]
+    "replace", [replace_open, replace_flock], ids=["before it opens", "before it locks"]
 )
 
 
-def just_before(monkeypatch, module, call, path, act):
-    """Do something just before that file is opened, or any locked; the next time nothing."""
-    original = getattr(module, call)
+def just_before(monkeypatch, replace, path, act):
+    """Once, just before that file is opened or any file is locked, call `act`."""
+    acted = []
 
     def late(subject, *more):
-        if call == "flock" or subject == path:
-            monkeypatch.setattr(module, call, original)
+        if replace is replace_flock or subject == path:
+            replace(monkeypatch, original)
+            acted.append(subject)
             act()
         return original(subject, *more)
 
-    monkeypatch.setattr(module, call, late)
-    return lambda: getattr(module, call) is original
+    original = replace(monkeypatch, late)
+    return lambda: acted
 
 
 @JUST_THEN
-def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, module, call):
+def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     os.utime(path, (0, 0))
     keys = sealed.settings.delayed_key_file
@@ -807,7 +846,7 @@ def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, mod
         admin.reseal(read_keys(write_keys(keys, *ids)), entry)
 
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: reseal("second", "first"))
+    acted = just_before(monkeypatch, replace, path, lambda: reseal("second", "first"))
     sealed.turn_until(acted)
     assert sealed.sent == []
     sealed.turn_until(lambda: sealed.sent)
@@ -820,25 +859,25 @@ def test_what_is_resealed_just_then_is_carried_out_once(sealed, monkeypatch, mod
 
 
 @JUST_THEN
-def test_what_is_dropped_just_then_is_not_carried_out(sealed, monkeypatch, module, call):
+def test_a_file_dropped_while_its_turn_comes_is_not_carried_out(sealed, monkeypatch, replace):
     path = sealed.seal(NAME, b"one\n")
     entry = admin.find(sealed.settings, NAME, False)
     sealed.replay.look()
-    acted = just_before(monkeypatch, module, call, path, lambda: admin.drop(sealed.settings, entry))
+    acted = just_before(monkeypatch, replace, path, lambda: admin.drop(sealed.settings, entry))
     sealed.turn_until(acted)
     sealed.turn_until(lambda: sealed.replay._next_look is None)
     assert (sealed.sent, sealed.left()) == ([], [])
     assert [record.split(":")[:3] for record in sealed.records()] == [["F", "l1", "one"]]
 
 
-def test_what_is_sealed_waits_where_no_key_file_is_set(sealed):
+def test_without_a_key_file_sealed_files_wait(sealed):
     sealed.seal(NAME)
     sealed.settings = replace(sealed.settings, delayed_key_file=None)
     sealed.replay = sealed.make()
     sealed.look()
     assert (sealed.sent, sealed.left()) == ([], [NAME])
     path = sealed.directory / NAME
-    assert sealed.told == [
+    assert sealed.errors == [
         f"delayed transactions wait: {path}: it is sealed, and loncDelayedKeyFile is not set"
     ]
 

@@ -1,4 +1,4 @@
-"""The status report of a child, from parts that the test plays."""
+"""The status report of a child, from fake parts."""
 
 import os
 from types import SimpleNamespace
@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from lonc import __version__
-from lonc.child.pool import HostState
+from lonc.child.reachability import HostState
 from lonc.child.report import ReportWriter
 from lonc.monitoring.statistics import Statistics
 from lonc.monitoring.status import HostStatus
 
 AT = "2026-11-24T02:00:00+00:00"
+LATER = "2026-11-24T02:00:07+00:00"
 
 
 class Pool(list):
@@ -30,7 +31,7 @@ class Pool(list):
 
 
 class Parts:
-    """All that a report is made of."""
+    """The parts of a child that a report reads."""
 
     def __init__(self):
         self.loop = SimpleNamespace(now=1000.0)
@@ -53,7 +54,7 @@ class Parts:
         return HostStatus.from_line(self.writer.line())
 
     def add_connection(self, state):
-        self.pool.append(SimpleNamespace(state=SimpleNamespace(value=state)))
+        self.pool.append(SimpleNamespace(protocol=SimpleNamespace(state=SimpleNamespace(value=state))))
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_each_part_gives_its_figures(parts):
     parts.pool.oldest_in_flight = 2.34567
     parts.listener.clients = {"a": None, "b": None}
     parts.replay.waiting, parts.replay.oldest = 3, 17
+    parts.writer.ping_known = False
     parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
     parts.history.last_error = (AT, "refused")
     parts.statistics.replied(parts.loop.now, parts.loop.now - 1, 5, 7)
@@ -77,12 +79,18 @@ def test_each_part_gives_its_figures(parts):
     assert (report.clients, report.waiting, report.oldest_wait) == (2, 4, 1.235)
     assert report.oldest_in_flight == 2.346
     assert (report.delayed, report.oldest_delayed) == (3, 17)
+    assert report.ping_known is False
     assert (report.mode, report.lond_version) == ("ssl", "2.11")
     assert report.last_error == [AT, "refused"]
     assert report.changes == [[AT, "ready", None]]
     assert (report.done, report.sent, report.received) == (1, 5, 7)
     assert (report.pid, report.version) == (os.getpid(), __version__)
     assert report.memory > 0
+
+
+def test_the_state_has_lasted_since_the_last_change(parts):
+    parts.history.changes.append((LATER, "DEAD", "refused"))
+    assert parts.report().state_since == LATER
 
 
 def test_while_nothing_changes_the_line_is_the_same_object(parts):
@@ -120,9 +128,21 @@ def test_each_change_is_in_the_next_line(parts, change):
     assert parts.report() != before
 
 
-@pytest.mark.parametrize("what", ["waiting", "attempting", "busy"])
-def test_what_waits_grows_older_with_the_time(parts, what):
-    setattr(parts.pool, what, 1)
+def _waits(pool):
+    pool.waiting = 1
+
+
+def _is_attempted(pool):
+    pool.attempting = 1
+
+
+def _is_busy(pool):
+    pool.busy = 1
+
+
+@pytest.mark.parametrize("state", [_waits, _is_attempted, _is_busy])
+def test_waiting_requests_grow_older_in_the_report(parts, state):
+    state(parts.pool)
     parts.pool.oldest_wait = 1.0
     assert parts.report().oldest_wait == 1.0
     parts.pool.oldest_wait = 2.0

@@ -1,4 +1,4 @@
-"""Names are asked off the loop, by a real thread; who answers is played by the test."""
+"""Lookups in a real thread; the test plays the nameserver."""
 
 import queue
 import resource
@@ -34,7 +34,7 @@ def answers(loop, resolver, times=1):
     return found
 
 
-def test_an_address_of_the_table_is_known():
+def test_an_address_of_the_table_needs_no_lookup():
     found = []
     fixed_address("127.0.0.2", 5663)(lambda *answer: found.append(answer))
     assert found == [([(socket.AF_INET, ("127.0.0.2", 5663))], "")]
@@ -129,7 +129,7 @@ NO_NAME = socket.gaierror(socket.EAI_NONAME, "not known")
 
 
 class Nameserver:
-    """A Resolver with a clock of the test, and getaddrinfo, which answers when the test says so."""
+    """A Resolver with a fake clock, and a getaddrinfo that answers when the test calls for it."""
 
     def __init__(self):
         self.clock = FakeClock()
@@ -147,14 +147,14 @@ class Nameserver:
         return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in answer]
 
     def find(self):
-        """Returns a list to which the answer will be added."""
+        """Start a lookup; returns a list to which its answer will be added."""
         found = []
         self.resolver.find(lambda *answer: found.append(answer))
         assert found == []
         return found
 
     def answer(self, *addresses, error=None):
-        """The lookup under way ends so."""
+        """End the lookup under way with this answer."""
         self._answer.put(error or list(addresses))
         deadline = time.monotonic() + 10
         while self.resolver._watch is not None:
@@ -248,7 +248,7 @@ class TestLookupsThatFail:
         nameserver.know(OTHER)
         assert len(nameserver.errors) == 2
 
-    def test_and_while_they_take_long(self, nameserver):
+    def test_the_last_known_addresses_are_used_while_lookups_are_slow(self, nameserver):
         nameserver.know(V4)
         found = nameserver.find()
         nameserver.advance(PATIENCE - 0.1)
@@ -268,7 +268,7 @@ class TestLookupsThatFail:
         assert found == [([V4], "")]
         assert nameserver.lookups == 2
 
-    def test_that_the_name_is_gone_is_an_answer(self, nameserver):
+    def test_a_name_without_addresses_is_a_definite_answer(self, nameserver):
         nameserver.know(V4)
         for error in (NO_NAME, AGAIN):  # so the old address is not used afterwards either
             found = nameserver.find()

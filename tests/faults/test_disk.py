@@ -6,7 +6,6 @@ import itertools
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 from faults import sabotage, scenarios
 from faults.sabotage import give, spoil
 from support.delayed_files import contents, machine_in, saved
-from support.machine import as_nobody, eventually, in_child, program
+from support.lonnet_programs import save_on_a_small_disk
+from support.machine import as_nobody, eventually, in_child, program, python_calling
 from support.scripted_lond import ScriptedLond
 
 from lonc import lonnet
@@ -26,35 +26,6 @@ from lonc.spool.spool import Name, waiting
 def settings(tmp_path):
     return machine_in(tmp_path)
 
-
-ON_A_SMALL_DISK = """
-import os, subprocess, sys
-from pathlib import Path
-from lonc import lonnet
-from lonc.configuration import Settings
-
-place = Path(sys.argv[1])
-settings = Settings("a1", table_directory=place, socket_directory=place / "sockets", daemons=place)
-filler = settings.socket_directory / "filler"
-
-def critical(request):
-    answer = lonnet.critical(request, "l1", timeout=0.01, settings=settings)
-    print(answer.decode(), len(os.listdir(settings.delayed_directory)))
-
-critical("fits")
-with filler.open("wb", buffering=0) as file:
-    try:
-        while True:
-            file.write(b"x" * 4096)
-    except OSError:
-        pass
-critical("does not fit")
-filler.unlink()
-critical("x" * 1_000_000)
-critical("fits again")
-subprocess.run(["mount", "-o", "remount,ro", settings.socket_directory], check=True)
-critical("read-only")
-"""
 
 STEPS = [
     "open",
@@ -135,10 +106,11 @@ class TestSaving:
         """In a mount namespace, over the socket directory."""
         if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
             pytest.skip("no rights to make a namespace of mounts")
-        script = 'mount -t tmpfs -o size=64k none "$1"/sockets && exec "$0" -c "$2" "$1"'
+        script = 'mount -t tmpfs -o size=64k none "$0"/sockets && exec "$@"'
         place = settings.socket_directory.parent
-        command = ["unshare", "--mount", "sh", "-ec", script, sys.executable, place, ON_A_SMALL_DISK]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = python_calling(save_on_a_small_disk, str(place))
+        inside = ["unshare", "--mount", "sh", "-ec", script, place, *command]
+        done = subprocess.run(inside, capture_output=True, text=True)
         expected = ["con_delayed 1", "con_failed 1", "con_failed 1", "con_delayed 2", "con_failed 2"]
         assert done.stdout.splitlines() == expected, done.stderr
         kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]

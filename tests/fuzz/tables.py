@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from lonc.configuration import DECLARATIONS
@@ -126,8 +127,9 @@ def _check_settings(settings):
     assert 0 <= settings.socket_mode <= 0o777
     assert settings.max_reply >= 64
     assert settings.max_buffered >= 1 << 20
+    values = asdict(settings)
     for attribute in DECLARATIONS:
-        value = getattr(settings, attribute)
+        value = values[attribute]
         if isinstance(value, bool):
             continue
         if isinstance(value, int | float) and attribute not in ("socket_mode", "drain_timeout"):

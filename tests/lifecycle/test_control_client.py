@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lonc.configuration import Settings
-from lonc.errors import LoncError, NotRunning
+from lonc.errors import LoncError, NoPermission, NotRunning
 from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.monitoring.status import Phase, Report
 
@@ -66,6 +66,17 @@ def test_a_socket_without_a_listener_is_no_daemon(settings):
         ask(settings, "status")
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_without_permission(settings):
+    settings.control_file.parent.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(NoPermission, match="cannot use"):
+            ask(settings, "status")
+    finally:
+        os.seteuid(0)
+
+
 def test_a_daemon_that_ends_meanwhile(settings):
     with Daemon(settings, b"half", closes=True), pytest.raises(LoncError, match="ended meanwhile"):
         ask(settings, "status")
@@ -88,6 +99,6 @@ def test_the_phase_is_that_of_the_report(settings):
         assert ask_phase(settings) is Phase.RELOADING
 
 
-def test_an_answer_that_is_no_report_has_no_phase(settings):
+def test_an_invalid_report_has_no_phase(settings):
     with Daemon(settings, b"nonsense\n"):
         assert ask_phase(settings) is None

@@ -2,13 +2,28 @@
 
 import fcntl
 import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 
 import pytest
+from support.machine import eventually, in_child
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart
-from lonc.lifecycle.instance import State, find, hold, make_directories, settled
+from lonc.lifecycle.instance import (
+    LOCK_WITHIN,
+    TITLE,
+    State,
+    find,
+    hold,
+    make_directories,
+    settled,
+)
 
 
 @pytest.fixture
@@ -22,6 +37,20 @@ def locked(path):
     fcntl.flock(fd, fcntl.LOCK_EX)
     yield
     os.close(fd)
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """A call that blocks, such as an open of a FIFO or a lock, fails its test after 30 seconds."""
+
+    def late(*_):
+        raise AssertionError("a call blocks")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 class TestHolding:
@@ -58,15 +87,50 @@ class TestHolding:
         make_directories(settings)
         settings.pid_file.touch()
         in_use = pytest.raises(CannotStart, match=r"lonc\.pid is in use")
+        begun = time.monotonic()
         with locked(settings.pid_file), in_use as why, hold(settings):
             pass
         assert not isinstance(why.value, Busy)
+        assert time.monotonic() - begun >= LOCK_WITHIN
         with hold(settings):  # and the other lock was released
             pass
 
+    def test_a_full_disk_is_noticed_before_the_daemon_starts(self, settings):
+        def start():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            with pytest.raises(CannotStart) as why, hold(settings):
+                pass
+            return str(why.value)
+
+        assert in_child(start) == f"cannot write {settings.pid_file}: File too large"
+
+
+LISTEN = """
+import socket, sys, time
+from setproctitle import setproctitle
+setproctitle(sys.argv[2])
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+time.sleep(60)
+"""
+
+
+@contextmanager
+def listening_parent(settings):
+    """A process with the title of a parent that listens at the control socket; yields its pid."""
+    command = [sys.executable, "-c", LISTEN, str(settings.control_file), TITLE.decode()]
+    with subprocess.Popen(command) as parent:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                eventually(lambda: probe.connect_ex(str(settings.control_file)) == 0)
+            yield parent.pid
+        finally:
+            parent.kill()
+
 
 class TestFinding:
-    def test_nothing_at_all(self, settings):
+    def test_without_any_file_there_is_no_daemon(self, settings):
         assert find(settings).state is State.NOT_RUNNING
 
     def test_an_empty_pid_file_without_a_lock(self, settings):
@@ -95,6 +159,38 @@ class TestFinding:
         assert (found.state, found.pid) == (State.STARTING, None)
         assert found.why.endswith(f"there is no lonc {content.decode()}")
 
+    def test_the_pid_of_a_parent_is_a_daemon_only_in_ascii_digits(self, settings):
+        with subprocess.Popen([TITLE, "60"], executable="/bin/sleep") as parent:
+            try:
+                in_arabic = "".join(
+                    chr(ord("\N{ARABIC-INDIC DIGIT ZERO}") + int(n)) for n in str(parent.pid)
+                )
+                with hold(settings) as write_pid:
+                    write_pid(b"%d\n" % parent.pid)
+                    found = find(settings)
+                    write_pid(in_arabic.encode())
+                    assert find(settings).state is State.STARTING
+            finally:
+                parent.kill()
+        assert (found.state, found.pid) == (State.RUNNING, parent.pid)
+
+    def test_a_parent_that_listens_is_a_daemon_once_the_pid_is_written(self, settings):
+        with hold(settings) as write_pid, listening_parent(settings) as pid:
+            found = find(settings)
+            assert (found.state, found.pid) == (State.STARTING, pid)
+            write_pid(b"1\n")
+            found = find(settings)
+            assert (found.state, found.pid) == (State.RUNNING, pid)
+            settings.pid_file.unlink()
+            assert find(settings).state is State.RUNNING
+
+    def test_another_program_at_the_control_socket_is_no_daemon(self, settings):
+        make_directories(settings)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(settings.control_file))
+            listening.listen()
+            assert find(settings).state is State.NOT_RUNNING
+
     def test_a_socket_directory_in_use_without_the_pid_file(self, settings):
         with hold(settings):
             settings.pid_file.unlink()
@@ -115,7 +211,9 @@ class TestFinding:
             assert settled(settings, patience=0.1).state is State.UNKNOWN
         assert settled(settings, patience=0.1).state is State.NOT_RUNNING
 
-    def test_between_the_two_locks_it_is_waited_for(self, settings):
+    def test_a_start_between_its_two_locks_is_waited_for(self, settings):
         make_directories(settings)
+        begun = time.monotonic()
         with locked(settings.socket_directory):
             assert settled(settings, patience=60).state is State.UNKNOWN
+        assert time.monotonic() - begun >= LOCK_WITHIN

@@ -1,4 +1,4 @@
-"""The daemon's user: how it becomes that user, which permissions it needs, how it runs then."""
+"""The daemon's user: how the daemon becomes it, which permissions it needs, how it runs then."""
 
 import ctypes
 import grp
@@ -19,6 +19,7 @@ from support.import_record import record_imports
 from support.machine import (
     AS_NOBODY,
     LONC,
+    Machine,
     children_of,
     eventually,
     exists,
@@ -29,13 +30,23 @@ from support.machine import (
 
 from lonc import lonnet
 from lonc.configuration import Settings
+from lonc.configuration_file import Configuration
 from lonc.demo.certificate_authority import Authority
 from lonc.errors import CannotStart
+from lonc.hosts import Table
 from lonc.lifecycle.instance import make_directories
-from lonc.lifecycle.privileges import answered_as, become, hand_over, identity, require_closed
+from lonc.lifecycle.privileges import (
+    answered_as,
+    become,
+    hand_over,
+    identity,
+    missing_permissions,
+    require_closed,
+)
+from lonc.sources import Sources
 from lonc.spool import spool
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
 NOBODY = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(NOBODY.pw_gid).gr_name
@@ -92,7 +103,7 @@ def theirs(public):
 
 
 class TestIdentity:
-    def test_without_a_user_it_stays_who_it_is(self):
+    def test_without_loncuser_the_user_stays_the_same(self):
         assert identity(Settings()) is None
 
     def test_the_group_is_that_of_the_user_unless_another_is_named(self):
@@ -101,7 +112,7 @@ class TestIdentity:
         who = identity(Settings(user="nobody", group="daemon"))
         assert (who.uid, who.gid, who.user, who.group) == (UID, daemon, "nobody", "daemon")
 
-    def test_a_user_that_has_been_removed_meanwhile(self):
+    def test_an_unknown_user_is_an_error(self):
         with pytest.raises(
             CannotStart, match=r"no such user or group \(loncUser, loncGroup\): .*not found"
         ):
@@ -131,7 +142,7 @@ class TestIdentity:
         assert in_child(ids) == f"{(UID,) * 3} {(daemon,) * 3} []"
 
     @needs_root
-    def test_only_root_can_become_somebody(self):
+    def test_only_root_can_become_another_user(self):
         def become_nobody():
             try:
                 become(identity(Settings(user="nobody")))
@@ -143,7 +154,7 @@ class TestIdentity:
         assert saying(UID, STRANGER, become_nobody) == why
 
     @needs_root
-    def test_what_is_asked_as_somebody_leaves_us_as_we_are(self):
+    def test_a_question_answered_as_another_user_leaves_this_process_unchanged(self):
         who = identity(Settings(user="nobody"))
         assert answered_as(who, lambda: [str(os.getuid()), str(os.getgid())]) == [str(UID), str(GID)]
         assert os.getuid() == 0
@@ -153,7 +164,7 @@ class TestIdentity:
 
 class TestHandingOver:
     @needs_root
-    def test_roots_files_and_directories_and_nothing_else(self, tmp_path):
+    def test_only_files_and_directories_of_root_are_handed_over(self, tmp_path):
         who = identity(Settings(user="nobody", group="daemon"))
         file, directory = tmp_path / "file", tmp_path / "directory"
         file.touch()
@@ -180,7 +191,7 @@ class TestHandingOver:
             hand_over(tmp_path / "none", who)
 
     @pytest.mark.parametrize(("mode", "closed"), [(0o2770, True), (0o751, False), (0o2752, False)])
-    def test_what_is_open_to_everybody_is_refused(self, tmp_path, mode, closed):
+    def test_a_path_open_to_all_users_is_refused(self, tmp_path, mode, closed):
         tmp_path.chmod(mode)
         if closed:
             require_closed(tmp_path, "lonSockDir")
@@ -193,8 +204,46 @@ class TestHandingOver:
         require_closed(tmp_path / "none", "lonSockDir")
 
 
+def no_faults(settings):
+    """Files without faults, as `missing_permissions` loads them."""
+    return lambda: Sources(Configuration(settings), Table())
+
+
 @needs_root
-def test_what_is_put_in_the_place_of_a_new_directory_is_left_alone(tmp_path, monkeypatch):
+def test_a_directory_of_the_user_needs_all_three_permissions(public):
+    who = identity(Settings(user="nobody"))
+    sockets = public.directory / "directory"
+    sockets.mkdir()
+    os.chown(sockets, who.uid, 0)  # its group matters only with the set-group-ID bit
+    settings = Settings(socket_directory=sockets, daemons=public.directory)
+    load = no_faults(settings)
+    for mode in (0o300, 0o500, 0o600, 0o700):
+        sockets.chmod(mode)
+        expected = [f"nobody (loncUser) cannot write {sockets}: chmod u+rwX {sockets}"]
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], load))
+        assert missing == (expected if mode != 0o700 else [])
+
+
+@needs_root
+def test_a_directory_above_must_let_the_user_enter_not_list(public):
+    who = identity(Settings(user="nobody"))
+    above = public.directory / "above"
+    sockets = above / "sockets"
+    sockets.mkdir(parents=True)
+    os.chown(sockets, who.uid, who.gid)
+    settings = Settings(socket_directory=sockets, daemons=public.directory)
+    load = no_faults(settings)
+    for mode, expected in (
+        (0o711, []),
+        (0o744, [f"nobody (loncUser) cannot enter {above}: chmod o+x {above}"]),
+    ):
+        above.chmod(mode)
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], load))
+        assert missing == expected
+
+
+@needs_root
+def test_a_link_in_place_of_a_new_directory_is_not_followed(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.mkdir()
     victim.chmod(0o755)
@@ -219,10 +268,10 @@ def _careless():
 
 
 @needs_root
-@pytest.mark.parametrize("command", ["start", "run"])
+@pytest.mark.parametrize("command", [Machine.start, Machine.run])
 class TestStartedAsRoot:
-    def test_parent_and_children_are_the_user_and_nobody_else(self, theirs, command):
-        getattr(theirs, command)(preexec_fn=_careless)
+    def test_parent_and_children_run_as_the_user_without_other_groups(self, theirs, command):
+        command(theirs, preexec_fn=_careless)
         assert len(family(theirs)) == 3
         for pid in family(theirs):
             assert_nothing_left_of_root(pid)
@@ -235,9 +284,9 @@ class TestStartedAsRoot:
         for pid in family(theirs):
             assert_nothing_left_of_root(pid)
 
-    def test_what_it_makes_is_the_users_and_as_open_as_configured(self, theirs, command):
+    def test_created_files_belong_to_the_user_and_have_the_configured_modes(self, theirs, command):
         theirs.configure(loncUser="nobody", loncGroup="daemon", loncSocketMode="0640")
-        getattr(theirs, command)(preexec_fn=_careless)
+        command(theirs, preexec_fn=_careless)
         daemon = grp.getgrnam("daemon").gr_gid
         logs = theirs.pid_file.parent
         expected = {
@@ -248,14 +297,14 @@ class TestStartedAsRoot:
             logs / "lonc.pid": "0o640",
             logs / "lonc.ctl": "0o600",
         }
-        if command == "start":
+        if command == Machine.start:
             expected[logs / "lonc.log"] = "0o640"
         assert {path: owner_and_mode(path) for path in expected} == {
             path: (UID, daemon, mode) for path, mode in expected.items()
         }
 
     def test_children_end_with_a_parent_that_is_killed(self, theirs, command):
-        getattr(theirs, command)()
+        command(theirs)
         before = children_of(theirs.lonc.pid)
         assert len(before) == 2
         for child in before:
@@ -264,9 +313,9 @@ class TestStartedAsRoot:
         theirs.lonc.wait()
         eventually(lambda: not any(map(exists, before)), 1)
 
-    def test_what_stays_of_root_is_roots_when_no_user_is_named(self, theirs, command):
+    def test_without_loncuser_created_files_belong_to_root(self, theirs, command):
         theirs.configure()
-        getattr(theirs, command)(preexec_fn=_careless)
+        command(theirs, preexec_fn=_careless)
         for pid in family(theirs):
             assert of(pid, "Uid") == ["0"] * 4
             assert of(pid, "Groups") == ["4", "5"]
@@ -275,7 +324,7 @@ class TestStartedAsRoot:
 
 @needs_root
 class TestLifeAsTheUser:
-    def test_hosts_come_and_go_and_sockets_are_made_anew(self, theirs):
+    def test_hosts_are_added_and_removed_and_missing_sockets_bound_again(self, theirs):
         theirs.start()
         theirs.hosts("l1", "l3")
         (theirs.sockets / "l1").unlink()
@@ -290,7 +339,7 @@ class TestLifeAsTheUser:
         assert theirs.socket_files() == []
         assert theirs.pid_file.read_text() == ""
 
-    def test_log_and_status_file_are_written_on(self, theirs):
+    def test_log_and_status_file_are_still_written(self, theirs):
         theirs.start()
         theirs.log_file.rename(theirs.log_file.with_name("lonc.log.1"))
         theirs.lonc.send_signal(signal.SIGUSR1)
@@ -299,7 +348,7 @@ class TestLifeAsTheUser:
         assert owner_and_mode(theirs.log_file) == (UID, GID, "0o640")
         assert owner_and_mode(status)[0] == UID
 
-    def test_root_and_the_user_command_it_and_others_do_not(self, theirs):
+    def test_root_and_the_user_may_send_orders_and_others_may_not(self, theirs):
         theirs.start()
         for command in (LONC, AS_NOBODY):
             assert theirs.command("status", program=command).returncode == 0
@@ -327,7 +376,7 @@ class TestLifeAsTheUser:
         for pid in family(theirs):
             assert_nothing_left_of_root(pid)
 
-    def test_nobody_else_can_start_it(self, theirs):
+    def test_no_other_user_can_start_it(self, theirs):
         stranger = program(preparations.become, STRANGER)
         why = f"only root can become nobody:{GROUP} (loncUser, loncGroup)"
         for directory in (theirs.sockets, theirs.pid_file.parent):
@@ -340,7 +389,7 @@ class TestLifeAsTheUser:
         assert warning in done.stdout.decode().splitlines()
         assert done.returncode == 0
 
-    def test_it_imports_nothing_any_more(self, theirs):
+    def test_it_imports_no_module_after_its_start(self, theirs):
         """The user may have no access to Python's files: later imports must not be needed."""
         imported = theirs.directory / "imported"
         imported.touch()
@@ -363,7 +412,7 @@ class TestLifeAsTheUser:
         assert imported.read_text() == ""
 
     @pytest.mark.parametrize("secret", ["key.pem", "keys"])
-    def test_secrets_must_be_the_users_and_only_its_groups(self, theirs, secret):
+    def test_secrets_must_belong_to_the_user_and_be_closed_to_others(self, theirs, secret):
         authority = Authority("ours")
         authority.write(theirs.directory / "ca.pem")
         authority.issue("l1.example.org", theirs.directory / "cert.pem", theirs.directory / "key.pem")
@@ -402,7 +451,7 @@ class TestLifeAsTheUser:
         assert theirs.ask(b"encrypt:echo:x") == b"x"
         assert imported.read_text() == ""
 
-    def test_a_key_made_before_the_first_start_is_the_users(self, theirs):
+    def test_a_key_created_before_the_first_start_belongs_to_the_user(self, theirs):
         keys = theirs.directory / "keys"
         theirs.configure(loncUser="nobody", loncDelayedKeyFile=keys)
         assert theirs.command("delayed", "keygen").returncode == 0
@@ -417,7 +466,7 @@ class TestLifeAsTheUser:
         assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {why}\n")
 
     @pytest.mark.parametrize("hands_on", [True, False])
-    def test_the_web_servers_group_asks_and_saves_and_others_do_neither(self, theirs, hands_on):
+    def test_the_web_server_sends_requests_and_saves_and_others_may_do_neither(self, theirs, hands_on):
         """The web server is another user of the daemon's group."""
         theirs.configure(loncUser="nobody", loncGroup="daemon", loncDelayedInterval=0.1)
         daemon = grp.getgrnam("daemon").gr_gid
@@ -468,7 +517,7 @@ class TestLifeAsTheUser:
         kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
         assert kinds == ["D", "S", "D"]
 
-    def test_over_what_a_daemon_of_roots_has_left(self, theirs):
+    def test_it_starts_over_files_left_by_a_daemon_of_root(self, theirs):
         """The daemon is killed, so that its files remain, and loncUser is set only then."""
         theirs.configure()
         theirs.start()
@@ -492,7 +541,7 @@ class TestLifeAsTheUser:
         assert {path: path.stat().st_uid for path in ours} == dict.fromkeys(ours, UID)
         assert theirs.log().count(" starts, ") == 2
 
-    def test_a_dead_one_is_cleared_away_by_root(self, theirs):
+    def test_root_removes_the_pid_file_of_a_dead_daemon(self, theirs):
         theirs.start()
         theirs.lonc.kill()
         theirs.lonc.wait()
@@ -500,7 +549,7 @@ class TestLifeAsTheUser:
         assert theirs.socket_files() == []
         assert theirs.pid_file.read_text() == ""
 
-    def test_what_the_user_has_linked_somewhere_root_does_not_touch(self, theirs):
+    def test_root_does_not_touch_the_targets_of_links_of_the_user(self, theirs):
         """An attacker with a process of the daemon must gain nothing from the next start as root."""
         theirs.start()
         theirs.lonc.kill()
@@ -524,7 +573,7 @@ class TestLifeAsTheUser:
 
 
 @needs_root
-def test_root_records_nothing_where_the_user_has_linked_the_permanent_log(theirs):
+def test_root_records_nothing_if_the_permanent_log_is_a_link_of_the_user(theirs):
     theirs.start()
     settings = theirs.settings()
     victim = theirs.directory / "victim"
@@ -590,7 +639,7 @@ class TestWhatItNeeds:
             (f"{LOGS}/lonnet.perm.log", UID, 0o440, None),
         ],
     )
-    def test_what_is_missing_is_told_before_anything_is_stopped_or_bound(
+    def test_missing_permissions_are_reported_before_anything_is_stopped_or_bound(
         self, theirs, path, owner, mode, sentence
     ):
         sentence = sentence or "nobody (loncUser) cannot write {path}: chmod u+rwX {path}"
@@ -614,7 +663,7 @@ class TestWhatItNeeds:
             assert (done.returncode, done.stderr.decode()) == (1, f"lonc: {sentence}\n")
         assert set(theirs.socket_files()) == set()
 
-    def test_what_the_sentences_say_helps(self, theirs):
+    def test_the_commands_in_the_sentences_help(self, theirs):
         for directory in (theirs.sockets, theirs.pid_file.parent):
             directory.mkdir(mode=0o755)
             directory.chmod(0o2755)
@@ -632,7 +681,7 @@ class TestWhatItNeeds:
         assert theirs.command("reload").returncode == 0
         assert_nothing_left_of_root(theirs.lonc.pid)
 
-    def test_a_reload_that_may_not_read_says_so_and_changes_nothing(self, theirs):
+    def test_a_reload_without_permission_to_read_fails_and_changes_nothing(self, theirs):
         theirs.start()
         theirs.configuration.chmod(0o600)
         done = theirs.command("reload")
@@ -653,7 +702,9 @@ class TestFailingClosed:
         ],
     )
     @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-    def test_who_cannot_become_the_user_serves_nobody(self, theirs, command, options, sentence):
+    def test_a_daemon_that_cannot_become_the_user_does_not_start(
+        self, theirs, command, options, sentence
+    ):
         done = theirs.command(command, program=["setpriv", *options, *LONC])
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.decode() == f"lonc: {sentence}\n"
@@ -661,7 +712,7 @@ class TestFailingClosed:
         assert theirs.command("status").returncode == 3
 
     @pytest.mark.parametrize("call", ["setgroups", "setresgid", "setresuid"])
-    def test_a_call_that_says_yes_and_does_nothing_is_found_out(self, theirs, call):
+    def test_a_system_call_that_succeeds_without_effect_is_noticed(self, theirs, call):
         lying = program(preparations.pretend_to_become_another_user, call)
         done = theirs.command("run", program=lying, timeout=20)
         assert done.returncode == 1
@@ -678,7 +729,7 @@ def _sandboxed():
 
 @needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
-def test_it_lives_with_what_the_unit_of_systemd_leaves_it(theirs):
+def test_it_runs_under_the_restrictions_of_the_systemd_unit(theirs):
     unit = (Path(__file__).parents[2] / "etc" / "systemd" / "lonc.service").read_text()
     kept = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M)[1].replace("CAP_", "+").lower()
     bounding = f"--bounding-set=-all,{','.join(kept.split())}"

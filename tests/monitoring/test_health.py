@@ -74,6 +74,11 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             "1 of 1 host is degraded: l1 has waited for a reply for 4 m",
         ),
         (
+            [well(out_of_step=2)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has had connections out of step in the last hour: 2",
+        ),
+        (
             [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
             Level.WARNING,
             "1 of 1 host is degraded: l1 has failed 25 % of its requests",
@@ -113,11 +118,11 @@ def test_what_is_said(hosts, level, sentence):
     assert (verdict.level, verdict.sentence) == (level, sentence)
 
 
-def test_strays_are_no_hosts_trouble():
+def test_strays_do_not_change_the_verdict_of_a_host():
     verdict = health(well(), strays={"gone": 3})
     assert verdict.level is Level.WARNING
-    told = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
-    assert verdict.sentence == told
+    expected = "1 host, all healthy; delayed transactions for gone, which is not in the table: 3"
+    assert verdict.sentence == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +150,7 @@ def test_one_rejected_transaction_is_a_warning():
     assert verdict.sentence == "1 host, all healthy; bad delayed transactions: 1"
 
 
-def test_the_worst_comes_first_and_the_others_as_they_stand_in_the_table():
+def test_the_worst_hosts_are_first_and_the_rest_in_the_order_of_the_table():
     hosts = [well("a"), DEAD, well("b"), HostStatus("c", "no child"), well("d")]
     assert [host.host for host, _ in health(*hosts).hosts] == ["c", "l2", "a", "b", "d"]
 

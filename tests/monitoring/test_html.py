@@ -53,7 +53,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_what_stands_on_it():
+def test_the_content_of_the_page():
     page = Page(render(report(BUSY, DEAD), NOW))
     text = " ".join(page.texts)
     assert "WARNING" in text
@@ -67,18 +67,18 @@ def test_what_stands_on_it():
     assert failed == "M177 32.0v-16.0h2v16.0z"
 
 
-def test_no_word_of_a_host_becomes_markup():
+def test_text_from_a_host_is_escaped():
     page = Page(render(report(HostStatus(EVIL, EVIL, last_error=(EVIL, EVIL)), DEAD), NOW))
     assert not [tag for tag, _ in page.elements if tag == "script"]
     assert " ".join(page.texts).count(EVIL) >= 4
 
 
-def test_it_needs_nothing_from_elsewhere():
+def test_the_page_loads_no_other_resource():
     text = render(report(BUSY), NOW)
     assert not re.search(r"https?:|src=|@import|url\(", text)
 
 
-def test_half_of_what_is_known_is_shown_without_the_other():
+def test_a_partial_report_is_shown():
     half = replace(BUSY, failed_by_minute=None)
     assert "busy" in render(report(half), NOW)
 
@@ -91,14 +91,14 @@ def test_both_files_are_written_whole_and_readable(tmp_path):
     assert json.loads((tmp_path / "status.json").read_text())["hosts"][0]["host"] == "busy"
 
 
-def test_a_directory_that_is_not_there(tmp_path):
+def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(LoncError, match=r"cannot write .*none: No such file"):
         write(report(BUSY), tmp_path / "none")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [400, 1200])
-def test_a_browser_shows_it_without_a_complaint(tmp_path, width):
+def test_a_browser_shows_the_page_without_an_error(tmp_path, width):
     write(report(BUSY, DEAD), tmp_path)
     picture = tmp_path / "page.png"
     command = [

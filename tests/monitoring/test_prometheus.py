@@ -20,6 +20,7 @@ def host():
         statistics.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
     statistics.failed_for(1.0, Reason.LOST, 2)
     statistics.failed_for(1.0, Reason.DEAD, 3)
+    statistics.failed_for(1.0, Reason.OUT_OF_STEP, 1)
     return HostStatus(
         'l"1\\',
         "ready",
@@ -70,6 +71,8 @@ def test_the_figures_are_those_of_the_status(samples):
     assert samples["lonc_transactions_total", L1, ("result", "done")] == 100
     assert samples["lonc_transactions_total", L1, ("result", "connection lost")] == 2
     assert samples["lonc_transactions_total", L1, ("result", "host dead")] == 3
+    assert samples["lonc_transactions_total", L1, ("result", "out of step")] == 1
+    assert samples["lonc_out_of_step", L1] == 1
     assert samples["lonc_connections", L1, ("state", "Idle")] == 4
     assert samples["lonc_queue_length", L1] == 2
     assert samples["lonc_in_flight_oldest_seconds", L1] == 213.5
@@ -90,11 +93,11 @@ def test_the_histogram(samples):
     assert len([key for key in samples if key[0] == f"{name}_bucket"]) == len(REPORTED_BOUNDS) + 1
 
 
-def test_what_is_not_known_is_not_told(samples):
+def test_unknown_figures_are_left_out(samples):
     assert ("lonc_clients", ("host", "l3")) not in samples
 
 
-def test_it_is_clean_in_the_strict_parser_too():
+def test_the_strict_parser_accepts_the_output():
     text = exposition.generate_latest(registry(lambda: REPORT)).decode()
     names = {family.name for family in strictly(text)}
     assert "lonc_request_duration_seconds" in names
@@ -108,12 +111,12 @@ def test_without_a_daemon():
 
 
 @pytest.mark.parametrize("listen", ["9663", ":9663", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
-def test_what_is_no_address(listen):
+def test_an_invalid_address_is_an_error(listen):
     with pytest.raises(UsageError, match="not ADDRESS:PORT"):
         serve(lambda: REPORT, listen)
 
 
-def test_a_port_that_is_taken_and_the_whole_command(machine):
+def test_a_port_in_use_is_an_error_and_a_free_one_is_served(machine):
     import signal
     import subprocess
 
@@ -138,7 +141,7 @@ def test_a_port_that_is_taken_and_the_whole_command(machine):
         assert exporter.wait(10) == 0
 
 
-def test_a_report_that_is_none_is_a_lonc_that_does_not_answer():
+def test_an_invalid_report_counts_as_no_answer():
     def current():
         raise LoncError("nonsense")
 

@@ -18,7 +18,7 @@ def reply(statistics, now, seconds, count=1):
         statistics.replied(now, now - seconds, 10, 100)
 
 
-def test_bounds_grow_by_about_a_quarter_and_the_usual_ones_are_among_them():
+def test_bounds_grow_by_about_a_quarter_and_include_the_usual_ones():
     assert all(1.2 < high / low < 1.29 for low, high in itertools.pairwise(BOUNDS))
     assert {0.001, 0.0025, 0.005, 0.1, 1.0, 2.5, 100.0} <= set(BOUNDS)
 
@@ -32,6 +32,17 @@ def test_counters(statistics):
     assert statistics.reasons == {Reason.DEAD: 2, Reason.LOST: 1}
 
 
+def test_connections_out_of_step_are_counted_for_an_hour(statistics):
+    assert statistics.report(1000.0)["out_of_step"] == 0
+    statistics.failed_for(1001.0, Reason.OUT_OF_STEP, 1)
+    statistics.failed_for(1002.0, Reason.LOST, 1)
+    statistics.failed_for(1900.0, Reason.OUT_OF_STEP, 1)
+    assert statistics.report(1900.0)["out_of_step"] == 2
+    assert statistics.report(5000.0)["out_of_step"] == 1
+    assert statistics.report(6000.0)["out_of_step"] == 0
+    assert statistics.reasons[Reason.OUT_OF_STEP] == 2
+
+
 @given(st.lists(st.floats(1e-6, 900), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, share):
     statistics = Statistics(0.0)
@@ -39,8 +50,8 @@ def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, 
         statistics.replied(1.0, 1.0 - seconds, 1, 1)
     took = sorted(1.0 - (1.0 - seconds) for seconds in times)
     exact = next(each for number, each in enumerate(took, 1) if number >= share * len(took))
-    told = statistics.last_minute(1.0).percentile(share)
-    assert exact <= told <= max(exact * 1.29, BOUNDS[0])
+    estimate = statistics.last_minute(1.0).percentile(share)
+    assert exact <= estimate <= max(exact * 1.29, BOUNDS[0])
     assert statistics.last_minute(1.0).longest == took[-1]
 
 
@@ -48,12 +59,12 @@ def test_without_replies_there_is_no_time(statistics):
     assert statistics.last_minute(1000.0).percentile(0.99) == 0.0
 
 
-def test_what_took_longer_than_all_bounds(statistics):
+def test_a_latency_beyond_all_bounds(statistics):
     reply(statistics, 1000.0, 5000.0)
     assert statistics.last_minute(1000.0).percentile(0.5) == 5000.0
 
 
-def test_a_minute_is_over_after_a_minute_and_the_hour_still_knows(statistics):
+def test_a_reply_leaves_the_last_minute_but_not_the_last_hour(statistics):
     reply(statistics, 1000.0, 0.01, count=5)
     statistics.failed_for(1000.0, Reason.LOST, 2)
     for later, minute, hour in ((0, 5, 5), (59, 5, 5), (66, 0, 5), (3500, 0, 5), (3700, 0, 0)):
@@ -63,7 +74,7 @@ def test_a_minute_is_over_after_a_minute_and_the_hour_still_knows(statistics):
     assert sum(statistics.all_time(1e6).replies) == 5
 
 
-def test_a_reply_is_counted_for_a_minute_and_a_slot(statistics):
+def test_a_reply_counts_for_a_minute_and_a_slot(statistics):
     reply(statistics, 1000.0, 0.01)
     for now in (1006.0, 1012.0, 1064.9):
         assert sum(statistics.last_minute(now).replies) == 1
@@ -88,20 +99,21 @@ def test_each_of_the_last_sixty_minutes(statistics):
     assert failures == [1] * 60
 
 
-def test_whatever_came_when_the_sums_are_those_of_what_came_lately():
+def test_the_sums_are_those_of_recent_replies():
     rng = random.Random(3)
     statistics, came, now = Statistics(0.0), [], 0.0
     for _ in range(3000):
         now += rng.choice([0.0, 0.1, 1.0, 7.0, 61.0])
         reply(statistics, now, 0.01)
         came.append(now)
-    for window, seconds, slots in (("last_minute", 60, SLOT), ("last_hour", 3600, 60)):
-        counted = sum(getattr(statistics, window)(now).replies)
+    minute, hour = (statistics.last_minute, 60, SLOT), (statistics.last_hour, 3600, 60)
+    for window, seconds, slots in (minute, hour):
+        counted = sum(window(now).replies)
         assert sum(at > now - seconds + slots for at in came) <= counted
         assert counted <= sum(at > now - seconds - slots - SLOT for at in came)
 
 
-def test_the_version_changes_whenever_the_report_does_and_seldom_else():
+def test_the_version_changes_with_the_report_and_seldom_otherwise():
     rng = random.Random(5)
     statistics, now, reports = Statistics(0.0), 0.0, {}
     distinct = set()
@@ -116,7 +128,7 @@ def test_the_version_changes_whenever_the_report_does_and_seldom_else():
     assert len(distinct) <= len(reports) < 1.5 * len(distinct)
 
 
-def test_after_a_long_rest_it_goes_on_at_once(statistics):
+def test_a_long_pause_costs_no_time(statistics):
     reply(statistics, 1000.0, 0.01)
     reply(statistics, 1e9, 0.01)
     assert sum(statistics.last_hour(1e9).replies) == 1

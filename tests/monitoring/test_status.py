@@ -29,11 +29,11 @@ REPORT = Report(
 )
 
 
-def test_what_is_not_known_does_not_stand_in_the_line():
+def test_unknown_figures_are_not_in_the_line():
     assert json.loads(HostStatus("l3", "no child").to_line()) == {"host": "l3", "state": "no child"}
 
 
-def test_a_report_survives_its_line():
+def test_a_report_is_equal_after_a_round_trip():
     assert REPORT.to_line().count(b"\n") == 1
     assert Report.from_line(REPORT.to_line()) == REPORT
 
@@ -53,7 +53,7 @@ def test_a_report_survives_its_line():
         REPORT.to_line().replace(b'"failed"', b'"fail"'),
     ],
 )
-def test_what_is_no_report_is_a_value_error(line):
+def test_an_invalid_report_is_a_value_error(line):
     with pytest.raises(ValueError):  # noqa: PT011
         Report.from_line(line)
 
@@ -83,7 +83,7 @@ def test_what_is_no_report_is_a_value_error(line):
         {"another": 1},
     ],
 )
-def test_nor_is_one_that_could_not_be_shown(fields):
+def test_a_report_that_cannot_be_shown_is_a_value_error(fields):
     line = json.dumps({"host": "l1", "state": "ready"} | fields).encode()
     with pytest.raises(ValueError):  # noqa: PT011
         HostStatus.from_line(line)
@@ -106,26 +106,26 @@ OUT_OF_BOUNDS = {
 
 
 @pytest.mark.parametrize("name", OUT_OF_BOUNDS)
-def test_what_a_child_reports_out_of_its_bounds_is_not_known_and_the_rest_is(name):
+def test_a_figure_out_of_its_bounds_is_unknown_and_the_rest_is_kept(name):
     fields = {"host": "l1", "state": "ready", "sent": 7, name: OUT_OF_BOUNDS[name]}
     line = json.dumps(fields).encode()
     assert HostStatus.from_child(line) == HostStatus("l1", "ready", sent=7)
 
 
 @pytest.mark.parametrize("fields", [{"clients": "1"}, {"connections": [1]}, {"another": 1}])
-def test_what_a_child_reports_of_another_type_or_name_is_a_value_error(fields):
+def test_a_figure_of_another_type_or_name_is_a_value_error(fields):
     line = json.dumps({"host": "l1", "state": "ready"} | fields).encode()
     with pytest.raises(ValueError):  # noqa: PT011
         HostStatus.from_child(line)
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[]", b"{}", b"[" * 100_000])
-def test_what_is_no_report_of_a_child_is_a_value_error(line):
+def test_an_invalid_report_of_a_child_is_a_value_error(line):
     with pytest.raises(ValueError):  # noqa: PT011
         HostStatus.from_child(line)
 
 
-def test_a_delayed_transaction_may_be_as_old_or_new_as_a_name_can_say():
+def test_a_delayed_transaction_may_have_any_time_that_fits_into_a_name():
     status = HostStatus("l1", "ready", oldest_delayed=10**18 - 1)
     assert HostStatus.from_line(status.to_line()) == status
 

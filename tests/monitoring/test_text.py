@@ -37,7 +37,7 @@ REPORT = Report(
 )
 
 
-def test_the_worst_first_and_the_sums_last():
+def test_the_worst_host_is_first_and_the_sums_are_last():
     assert to_text(REPORT).splitlines() == [
         f"lonc 1.0 is running, pid 41, since {SINCE}: 2 of 3 hosts are degraded",
         "HOST     STATE          FOR  CONN  CLIENTS  WAIT  OLDEST  DONE  FAILED    P50    P99  DELAYED",
@@ -49,7 +49,7 @@ def test_the_worst_first_and_the_sums_last():
     ]
 
 
-def test_the_mode_of_the_keys_stands_beside_the_state_where_it_is_not_that_of_2003():
+def test_the_key_mode_is_beside_the_state_unless_it_is_classic():
     modes = ("classic", "ssl", "insecure", "local", None)
     hosts = [HostStatus(f"l{number}", "ready", mode=mode) for number, mode in enumerate(modes)]
     lines = to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, hosts, {})).splitlines()
@@ -57,7 +57,7 @@ def test_the_mode_of_the_keys_stands_beside_the_state_where_it_is_not_that_of_20
     assert shown == ["ready -", "ready (ssl)", "ready (insecure)", "ready (local)", "ready -"]
 
 
-def test_sums_of_whatever_can_be_counted():
+def test_all_counts_have_sums():
     many = [HostStatus(f"l{number}", "ready", done=10**18 - 1) for number in range(2000)]
     assert (
         to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, many, {})).splitlines()[-1].split()[-3] == "2.0Z"
@@ -69,7 +69,7 @@ def test_without_hosts():
     assert text == f"lonc 1.0 is stopping, pid 41, since {SINCE}: no hosts\nno requests are served\n"
 
 
-def test_colours_are_those_of_the_trouble_and_change_nothing_else():
+def test_colours_follow_the_severity_and_change_nothing_else():
     lines = to_text(REPORT, colour=True).splitlines()
     assert lines[2].startswith("\x1b[1;31mlonger ")
     assert lines[4].startswith("l1 ")
@@ -94,7 +94,7 @@ hosts = st.builds(
 
 
 @given(st.lists(hosts, min_size=1, max_size=5))
-def test_it_is_never_wider_than_a_terminal(some):
+def test_the_table_is_never_wider_than_the_terminal(some):
     report = Report(Phase.RUNNING, 41, "1.0", SINCE, some, {})
     assert all(host.host in to_text(report) for host in some)
     lines = to_text(report, width=100).splitlines()
@@ -102,7 +102,19 @@ def test_it_is_never_wider_than_a_terminal(some):
     assert len({line.index("STATE") for line in lines if "STATE" in line}) == 1
 
 
-def test_all_that_is_known_of_one_host():
+def test_whether_connections_out_of_step_are_found_and_how_many_were():
+    for known, count, lines in (
+        (None, 0, []),
+        (True, 0, []),
+        (False, 0, ["l1: connections out of step are not found: lond does not know ping"]),
+        (True, 3, ["l1: connections out of step in the last hour: 3"]),
+    ):
+        host = HostStatus("l1", "ready", ping_known=known, out_of_step=count)
+        report = Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {})
+        assert host_to_text(host, Health(report)).splitlines()[1:] == lines
+
+
+def test_all_figures_of_one_host():
     assert host_to_text(L1, Health(REPORT)).splitlines() == [
         "l1: ready, connections 3, clients 30, waiting 4, done 1234567, failed 1, delayed 9,"
         f" up since {SINCE}",

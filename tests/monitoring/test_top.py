@@ -51,7 +51,7 @@ def test_the_end_of_the_input_is_control_d():
         assert Keys(nothing.fileno()).next(1.0) == "\x04"
 
 
-def test_bytes_that_are_no_text_are_keys_without_a_meaning(keys):
+def test_bytes_that_are_no_text_are_unknown_keys(keys):
     reader, keyboard = keys
     os.write(keyboard, b"\xffq")
     assert [reader.next(0.0) for _ in range(2)] == ["\ufffd", "q"]

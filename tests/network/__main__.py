@@ -101,6 +101,14 @@ WHOLE = [
         "the last one saved ≤ 10 s after the files are gone",
         scenarios.critical_at_a_distance,
     ),
+    *(
+        Row(
+            f"20 critical a second of 40 users at 100 ms, {files} files of theirs left over",
+            "all are direct again",
+            partial(scenarios.backlog_under_critical, files=files),
+        )
+        for files in (5, 35, 200)
+    ),
     Row("first nameserver dead", "served within 6 s", scenarios.first_nameserver_dead),
     Row(
         "AAAA + A, IPv6 black-holed",

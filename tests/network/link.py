@@ -8,7 +8,7 @@ import heapq
 import random
 import struct
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 OUT, BACK = "out", "back"
 DIRECTIONS = (OUT, BACK)
@@ -97,10 +97,10 @@ class Link:
         Packets under way arrive when they would have, unless the direction is down then.
         """
         for each in DIRECTIONS if direction is None else (direction,):
-            for name, value in conditions.items():
+            for name in conditions:
                 if name not in NAMES:
                     raise ValueError(f"there is no condition {name!r}")
-                setattr(self.conditions[each], name, value)
+            self.conditions[each] = replace(self.conditions[each], **conditions)
 
     def send(self, direction, packet, now):
         why = self._dropped(direction, packet, now)

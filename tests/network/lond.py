@@ -7,7 +7,7 @@ Runs until TERM.
 A client whose first line is not `init` is served without the dialogue. Requests that begin with `put:`
 are written to FILE, one a line, before they are answered with `ok`.
 
-With --unasked, every so many seconds a request is answered with a line that nobody has asked for, and
+With --unasked, every so many seconds a request is answered with an unsolicited line, and
 --later seconds after that with its own reply: where the client has sent its next request meanwhile, that
 is taken for the reply to it.
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.scripted_lond import BUILD_KEY
 
 ID = b"l1"
-UNASKED = b"nobody has asked for this"
+UNASKED = b"an unsolicited line"
 DIALOGUE = [b"12345", b"ok", BUILD_KEY]
 
 

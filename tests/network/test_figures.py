@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from network.critics import DELAYED, OK, Critical, Critics
 from network.scenarios import longest_run
+from support.critics import DELAYED, OK, Critical, Critics
 
 from lonc.configuration import Settings
 
@@ -43,7 +43,7 @@ def test_requests_of_a_user_that_were_under_way_together_have_no_order():
     assert critics.out_of_order([second.request, first.request]) == 0
 
 
-def test_what_was_promised_and_not_carried_out_is_lost():
+def test_a_promised_request_that_is_not_carried_out_is_lost():
     failed = put(b"c", 4, 0, 1, b"con_failed")
     critics = Critics(Settings("a1"), rate=1)
     critics.done = [A1, A2, failed]

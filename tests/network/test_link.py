@@ -60,7 +60,7 @@ def test_jitter_delays_and_keeps_the_order():
     assert all(0.01 <= now - number / 1000 <= 0.08 for number, (_, now, _) in enumerate(came))
 
 
-def test_of_those_that_are_reordered_others_come_first_and_none_is_missing():
+def test_reordered_packets_arrive_after_later_ones_and_none_is_missing():
     link = Link()
     link.change(reorder=0.2, reorder_ms=5)
     for number in range(100):
@@ -82,7 +82,7 @@ def test_a_share_of_packets_is_lost():
     assert len(list(link.due(0.0))) == 2000 - link.counts[OUT]["lost"]
 
 
-def test_a_rate_sends_one_after_the_other_and_what_its_queue_has_no_room_for_is_dropped():
+def test_a_rate_delays_packets_and_drops_those_beyond_its_queue():
     link = Link()
     link.change(rate=80_000, queue=500)  # 100 bytes in 10 ms
     for _ in range(20):
@@ -92,7 +92,7 @@ def test_a_rate_sends_one_after_the_other_and_what_its_queue_has_no_room_for_is_
     assert moments == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, 0.06], abs=0.0015)
 
 
-def test_while_a_direction_is_down_nothing_arrives_nor_what_was_under_way():
+def test_while_a_direction_is_down_no_packet_arrives_not_even_one_under_way():
     link = Link()
     link.change(delay_ms=10)
     link.send(OUT, udp(1), 0.0)
@@ -112,7 +112,7 @@ def test_only_ipv6_is_dropped():
     assert passed(link, OUT, tcp(SYN), 0.0)
 
 
-def test_what_is_longer_than_the_mtu_is_dropped():
+def test_a_packet_longer_than_the_mtu_is_dropped():
     link = Link()
     link.change(OUT, mtu=99)
     assert not passed(link, OUT, tcp(SYN), 0.0)
@@ -120,7 +120,7 @@ def test_what_is_longer_than_the_mtu_is_dropped():
     assert passed(link, BACK, tcp(back=True), 0.0)
 
 
-def test_the_firewall_forgets_what_is_idle_and_lets_in_what_opens():
+def test_the_firewall_forgets_idle_flows_and_passes_new_ones():
     link = Link()
     link.firewall.forget_after = 60
     assert not passed(link, OUT, tcp(), 0.0), "it has not been opened"
@@ -135,7 +135,7 @@ def test_the_firewall_forgets_what_is_idle_and_lets_in_what_opens():
     assert not passed(link, OUT, ipv6(), 400.0)
 
 
-def test_the_firewall_forgets_at_once_when_it_is_told_to():
+def test_an_order_makes_the_firewall_forget_all_flows():
     link = Link()
     assert passed(link, OUT, tcp(SYN), 0.0)
     assert passed(link, OUT, tcp(), 1e6), "without a time it forgets nothing by itself"

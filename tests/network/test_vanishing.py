@@ -12,7 +12,7 @@ from network.scenarios import (
 )
 
 
-def test_a_peer_that_vanishes_under_load_is_dead_soon_and_nobody_hangs(machine):
+def test_a_peer_that_vanishes_under_load_is_dead_soon_and_no_client_hangs(machine):
     figures = vanish_under_load(machine, clients=10, watch=30, loncPeerTimeout=2, loncConnectTimeout=1)
     assert figures["DEAD after, s"] is not None
     assert figures["hangs over"]

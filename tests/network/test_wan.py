@@ -61,7 +61,7 @@ def arrives(wan, direction, count):
         assert time.monotonic() < deadline
 
 
-def test_the_two_machines_reach_each_other_and_are_not_here(wan):
+def test_the_two_machines_reach_each_other_and_not_this_one(wan):
     with Connection(wan) as connection:
         connection.ping()
         assert connection.client[0] == LOCAL_ADDRESS
@@ -87,7 +87,7 @@ def test_conditions_change_at_run_time(wan):
         assert connection.ping() >= 0.06
 
 
-def test_a_partition_drops_and_what_was_sent_comes_after_it(wan):
+def test_tcp_data_sent_during_a_partition_arrives_after_it(wan):
     with Connection(wan) as connection:
         connection.ping()
         wan.down()
@@ -125,7 +125,7 @@ def test_a_firewall_that_has_forgotten_a_flow_says_nothing_and_lets_new_ones_thr
         another.ping()
 
 
-def test_with_loss_all_that_was_sent_by_tcp_arrives(wan):
+def test_with_loss_all_data_of_tcp_arrives(wan):
     with Connection(wan) as connection:
         wan.change(loss=0.1)
         data = os.urandom(100_000)
@@ -137,7 +137,7 @@ def test_with_loss_all_that_was_sent_by_tcp_arrives(wan):
     assert wan.counts()[OUT]["lost"] > 0
 
 
-def test_a_rate_limits_what_gets_through(wan):
+def test_a_rate_limits_the_throughput(wan):
     with Connection(wan) as connection:
         wan.change(rate=1e6, queue=1_000_000)
         begun = time.monotonic()
@@ -173,7 +173,7 @@ def test_a_program_runs_inside_with_the_process_id_that_it_was_started_with(wan)
     assert {line.split(":")[0].strip() for line in devices.splitlines()[2:]} == {"lo", "wan0"}
 
 
-def test_a_program_inside_sees_another_file_and_nobody_else_does(wan, tmp_path):
+def test_a_mounted_file_is_visible_only_to_the_program_inside(wan, tmp_path):
     other = tmp_path / "other"
     target = tmp_path / "file"
     other.write_text("other")
@@ -183,7 +183,7 @@ def test_a_program_inside_sees_another_file_and_nobody_else_does(wan, tmp_path):
     assert target.read_text() == "file"
 
 
-def test_when_the_network_is_closed_nothing_of_it_is_left():
+def test_a_closed_network_leaves_no_process_and_no_namespace():
     made = Wan(delay_ms=5)
     with Connection(made) as connection:
         connection.ping()

@@ -1,13 +1,13 @@
-"""lonc and lond on both sides of an emulated network, and those who measure them."""
+"""lonc and lond on both sides of an emulated network, and the clients that measure them."""
 
 import socket
 import time
 
 import pytest
-from network.critics import DELAYED, OK, Critics
 from network.crowd import LOST, WRONG, Crowd
 from network.emulator import LOCAL_ADDRESS
 from network.nameserver import nameservers
+from support.critics import DELAYED, OK, Critics
 from support.machine import eventually, read_line
 from support.scripted_lond import echoing
 
@@ -57,7 +57,7 @@ def test_a_stopped_lond_answers_when_it_goes_on(machine):
     assert crowd.longest() >= 0.2
 
 
-def test_a_lond_that_is_killed_while_the_network_is_down_is_not_heard_of(machine):
+def test_no_packet_of_a_lond_killed_while_the_network_is_down_arrives(machine):
     """And when it is up again, what comes for its connections is answered with RST."""
     lond = machine.lond()
     with machine.wan.local.entered():
@@ -86,7 +86,7 @@ def test_a_lond_says_a_line_unasked_and_the_crowd_sees_wrong_replies(machine):
         eventually(lambda: crowd.count(WRONG) > 0, 20)
 
 
-def test_the_crowd_sees_who_is_told_con_lost(machine):
+def test_the_crowd_records_con_lost(machine):
     lond = machine.lond()
     machine.run()
     with Crowd(machine.sockets / "l1", 3) as crowd:
@@ -96,7 +96,7 @@ def test_the_crowd_sees_who_is_told_con_lost(machine):
         eventually(lambda: len(crowd.since(moment, LOST)) >= 3)
 
 
-def test_critics_remember_what_was_promised(machine):
+def test_critics_record_the_promised_requests(machine):
     lond = machine.lond()
     machine.configure(loncDelayedInterval=0.2, loncRetryDelay=0.1, loncRetryMaxDelay=0.2)
     machine.run()

@@ -61,7 +61,9 @@ class WideMachine(Machine):
         self.configure()
 
     def configure(self, **settings):
-        """Settings that this version of lonc does not have are left out."""
+        """Settings that this version of lonc does not have are left out. `loncSyncInterval` is 1, as by
+        default: lond.py answers `ping`."""
+        settings = {"loncSyncInterval": 1, **settings}
         super().configure(**{name: settings[name] for name in settings if name in KNOWN_SETTINGS})
 
     def address(self, number):

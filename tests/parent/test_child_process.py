@@ -1,4 +1,4 @@
-"""A real process, forked from a loop with a clock of the test's, that says what the test wants."""
+"""A forked process that sends the words of the test; the loop has a fake clock."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import time
 
 import pytest
+from support.machine import eventually, exists, in_child
 
 from lonc.configuration import Settings
 from lonc.hosts import Host
@@ -17,23 +18,27 @@ from lonc.parent.child_process import (
     LEAVING_WITHIN,
     MAX_UNANSWERED,
     PING_EVERY,
+    PINGS_ALIGNED,
     READY_WITHIN,
     ChildProcess,
 )
+from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 
 HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
 
 
 class ScriptedChild:
-    """In the place of `Child`."""
+    """Takes the place of `Child`."""
 
     def __init__(self, host, settings, listening, to_parent, predecessor, disabled):
         self._to_parent = to_parent
 
     def run(self):
-        """Say what the test has written into the environment, and end then or with the parent."""
+        """Send the words in the environment; end after "bye", else with the parent."""
         words = os.environ["SCRIPT"]
+        if words == "hang":
+            time.sleep(60)
         if words == "crash":
             raise ValueError("a\nb")
         self._to_parent.sendall(words.encode())
@@ -78,7 +83,7 @@ class Bench:
             self.loop.turn(0)
 
     def is_killed(self):
-        """Whether it is dead of a KILL by now; it is reaped then."""
+        """Whether SIGKILL has ended it; it is reaped then."""
         pid, status = os.waitpid(self.child.pid, os.WNOHANG)
         if pid == 0:
             return False
@@ -106,33 +111,34 @@ def bench(restore_afterwards):
 
 
 class TestWords:
-    def test_what_is_not_handled_here_is_called_back(self, bench, monkeypatch):
+    def test_other_words_are_passed_to_the_callback(self, bench, monkeypatch):
         bench.fork(monkeypatch, "ready\npong\nnonsense\n")
         bench.turn_until(lambda: len(bench.said) == 2)
         assert bench.said == [b"ready\n", b"nonsense\n"]
 
-    def test_what_it_says_once_it_is_to_be_killed_is_not(self, bench, monkeypatch):
+    def test_words_of_a_child_that_is_being_killed_are_dropped(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "ready\nbye\n")
         child.kill("a reason")
         child._heard(b"ready\n")
         bench.reap()
         assert bench.said == []
 
-    def test_last_words_and_status_are_in_the_sentence(self, bench, monkeypatch):
+    def test_the_crash_and_the_exit_status_are_in_the_sentence(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "crash")
         bench.reap()
         assert not child.left
         start = f"child {child.pid} of l1 exited with status 1: ValueError: a\\nb ("
         assert child.how_it_ended.startswith(start)
+        assert child.how_it_ended.endswith(")")
 
-    def test_one_that_leaves_has_left_and_is_heard_to_the_end(self, bench, monkeypatch):
+    def test_the_last_words_of_a_child_that_leaves_are_read(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "status nonsense\nbye\n")
         bench.reap()
         assert child.left
         assert child.how_it_ended == f"child {child.pid} of l1 exited"
         assert bench.ended == [child]
 
-    def test_nothing_is_signalled_once_it_is_reaped(self, bench, monkeypatch):
+    def test_a_reaped_child_is_not_signalled(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "bye\n")
         bench.reap()
         child.kill("late")
@@ -142,7 +148,7 @@ class TestWords:
 
 
 class TestDeadlines:
-    """Each with the moment before it, at which the child lives."""
+    """Each deadline, and that the child lives a moment before it."""
 
     def expect_kill_after(self, bench, seconds, why):
         bench.pass_time(seconds - 0.1)
@@ -155,7 +161,7 @@ class TestDeadlines:
         bench.fork(monkeypatch)
         self.expect_kill_after(bench, READY_WITHIN, "it was not ready in time")
 
-    def test_once_it_is_ready_it_may_live(self, bench, monkeypatch):
+    def test_a_child_that_is_ready_in_time_is_not_killed(self, bench, monkeypatch):
         bench.fork(monkeypatch, "ready\n")
         bench.turn_until(lambda: bench.said)
         bench.pass_time(READY_WITHIN + 1)
@@ -202,12 +208,15 @@ class TestDeadlines:
 
 
 class TestStatus:
-    def test_many_requests_are_one_question_and_all_have_the_answer(self, bench, monkeypatch):
+    def test_many_requests_are_sent_as_one_and_all_get_its_report(
+        self, bench, monkeypatch, restore_afterwards
+    ):
         status = HostStatus("l1", "ready")
         child = bench.fork(monkeypatch)
         statuses = []
         sent = []
-        monkeypatch.setattr(child._channel.__class__, "send", lambda _, line: sent.append(line))
+        restore_afterwards(Channel)
+        Channel.send = lambda _, line: sent.append(line)
         for _ in range(2):
             child.ask_status(statuses.append)
         assert sent == [b"status\n"]
@@ -216,7 +225,7 @@ class TestStatus:
         child.ask_status(statuses.append)
         assert sent == [b"status\n"] * 2
 
-    def test_a_late_answer_is_for_nobody(self, bench, monkeypatch):
+    def test_a_late_report_calls_nothing_back(self, bench, monkeypatch):
         child = bench.fork(monkeypatch)
         early, late = [], []
         child.ask_status(early.append)
@@ -225,14 +234,14 @@ class TestStatus:
         child._heard(b"status " + HostStatus("l1", "ready").to_line())
         assert (len(early), len(late)) == (0, 1)
 
-    def test_its_end_is_an_answer(self, bench, monkeypatch):
+    def test_a_child_that_ends_answers_the_request(self, bench, monkeypatch):
         child = bench.fork(monkeypatch, "bye\n")
         statuses = []
         child.ask_status(statuses.append)
         bench.reap()
         assert statuses == [HostStatus("l1", "no child")]
 
-    def test_one_that_makes_no_sense_is_its_end(self, bench, monkeypatch):
+    def test_a_child_whose_report_is_invalid_is_killed(self, bench, monkeypatch):
         bench.fork(monkeypatch, "status nonsense\n")
         bench.turn_until(bench.is_killed)
         assert bench.child.how_it_ended.endswith("was killed: its status makes no sense")
@@ -248,10 +257,42 @@ def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch, restore_afte
         bench.fork(monkeypatch)
 
 
-def test_pings_of_many_children_come_in_few_moments(bench, monkeypatch):
+def test_a_child_that_hangs_is_killed_when_its_parent_ends(bench, monkeypatch):
+    def fork():
+        child = str(bench.fork(monkeypatch, "hang").pid)
+        assert exists(int(child))
+        return child
+
+    pid = int(in_child(fork))
+    eventually(lambda: not exists(pid))
+
+
+def test_a_reaped_child_is_not_pinged(bench, monkeypatch, restore_afterwards):
+    bench.fork(monkeypatch, "bye\n")
+    bench.reap()
+    deadlines = []
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda _, when, __: deadlines.append(when)
+    bench.pass_time(PING_EVERY)
+    assert deadlines == []
+
+
+def test_the_first_ping_comes_at_a_moment_that_depends_on_the_pid(
+    bench, monkeypatch, restore_afterwards
+):
+    moments = []
+    at = EventLoop.at
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda loop, when, call: moments.append(when) or at(loop, when, call)
+    child = bench.fork(monkeypatch, "ready\n")
+    assert moments[-1] == bench.now + child.pid % PINGS_ALIGNED
+
+
+def test_pings_of_many_children_share_few_wakeups(bench, monkeypatch, restore_afterwards):
     child = bench.fork(monkeypatch, "ready\n")
     moments = set()
-    monkeypatch.setattr(bench.loop, "at", lambda when, _: moments.add(round(when, 6)))
+    restore_afterwards(EventLoop)
+    EventLoop.at = lambda _, when, __: moments.add(round(when, 6))
     for number in range(1000):
         child._ping_in(number / 1000 * PING_EVERY)
     assert len(moments) <= child_process.PINGS_ALIGNED + 1

@@ -1,10 +1,11 @@
-"""The parent's own socket: lines, answers, and clients that are too many."""
+"""The parent's own socket: lines, answers, and more clients than it accepts."""
 
 import json
 import socket
 
 import pytest
 
+from lonc.child.client import READ_AHEAD
 from lonc.errors import CannotStart
 from lonc.parent.control import MAX_CLIENTS, MAX_LINE, LineServer, outcome
 from lonc.runtime.event_loop import EventLoop
@@ -75,12 +76,12 @@ def test_only_the_owner_may_connect(bench):
     assert not bench.path.exists()
 
 
-def test_a_place_that_is_taken_is_an_error(loop, tmp_path):
+def test_a_path_with_another_file_is_an_error(loop, tmp_path):
     with pytest.raises(CannotStart):
         LineServer(loop, tmp_path, 0o600, lambda _: None)
 
 
-def test_a_line_that_is_too_long_is_not_taken(bench):
+def test_a_line_that_is_too_long_is_no_transaction(bench):
     client = bench.connect(b"x" * MAX_LINE + b"\n")
     bench.turn()
     assert len(bench.transactions) == 1
@@ -90,7 +91,7 @@ def test_a_line_that_is_too_long_is_not_taken(bench):
     assert client.fileno() != other.fileno()
 
 
-def test_an_order_is_carried_out_though_its_client_has_disconnected(bench):
+def test_an_order_of_a_client_that_has_disconnected_is_carried_out(bench):
     bench.connect(b"reload\n").close()
     bench.turn()
     (transaction,) = bench.transactions
@@ -107,7 +108,7 @@ class TestTooMany:
         assert len(bench.transactions) == 1
         assert not bench.is_closed(new)
 
-    def test_one_that_waits_for_an_answer_is_not(self, bench, caplog):
+    def test_a_client_that_waits_for_an_answer_stays_connected(self, bench, caplog):
         clients = [bench.connect(b"reload\n") for _ in range(MAX_CLIENTS)]
         bench.turn()
         bench.connect(b"status\n")
@@ -116,7 +117,7 @@ class TestTooMany:
         assert len(bench.transactions) == MAX_CLIENTS
         assert [message.split(":")[0] for message in caplog.messages] == ["lonc.ctl"]
 
-    def test_one_whose_line_has_just_arrived_is_not(self, bench):
+    def test_a_client_whose_line_has_just_arrived_stays_connected(self, bench):
         clients = [bench.connect() for _ in range(MAX_CLIENTS)]
         bench.turn()
         # Before the loop turns, all have sent and one more has come.
@@ -125,6 +126,17 @@ class TestTooMany:
         bench.server._disconnect_idle_client("full")
         assert not any(bench.is_closed(each) for each in clients)
         assert len(bench.transactions) == MAX_CLIENTS
+
+    def test_one_whose_read_ahead_is_full_is_still_served_to_its_end(self, bench):
+        line = b"x" * (MAX_LINE - 1) + b"\n"
+        count = READ_AHEAD // MAX_LINE + 10
+        bench.connect(line * count)
+        bench.turn()
+        bench.server._disconnect_idle_client("full")
+        for number in range(count):
+            assert len(bench.transactions) == number + 1
+            bench.transactions[number].complete(b"1\n")
+            bench.turn()
 
 
 def test_an_outcome_is_one_line_of_json():

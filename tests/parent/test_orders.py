@@ -1,7 +1,8 @@
-"""What arrives at the parent's sockets, and the answers: hosts are fakes."""
+"""Orders at the parent's sockets, and their answers. Hosts are fakes."""
 
 import json
 import os
+from datetime import datetime, timezone
 
 import pytest
 from support.still_loop import StillLoop
@@ -115,6 +116,12 @@ class TestOrders:
         assert (texts["loncSocketMode"], texts["loncAllowInsecure"]) == ("0660", "1")
         assert texts["lonDaemons"] == str(bench.served.settings.daemons)
 
+    def test_the_report_has_the_expiry_of_the_certificate(self, bench):
+        assert Report.from_line(bench.carry_out(b"status").reply + b"\n").certified_until is None
+        bench.served.certified_until = datetime(2026, 11, 24, tzinfo=timezone.utc)
+        report = Report.from_line(bench.carry_out(b"status").reply + b"\n")
+        assert report.certified_until == "2026-11-24T00:00:00+00:00"
+
     def test_retry_is_for_all_hosts_or_one(self, bench):
         assert bench.outcome(b"retry") == (0, "trying 2 hosts")
         assert bench.outcome(b"retry l2") == (0, "l2 is ready")
@@ -132,18 +139,18 @@ class TestOrders:
         assert bench.outcome(b"disable a.example.or") == (2, text)
 
     @pytest.mark.parametrize("line", [b"disable", b"disable ", b"reload l1", b"", b"nonsense", b"\xff"])
-    def test_what_is_no_order(self, bench, line):
+    def test_an_unknown_order_is_a_usage_error(self, bench, line):
         status, text = bench.outcome(line)
         assert (status, text) == (2, f"there is no order {line.decode(errors='backslashreplace')!r}")
 
-    def test_others_are_carried_out_elsewhere(self, bench):
+    def test_other_orders_are_passed_on(self, bench):
         order = bench.carry_out(b"reload")
         assert bench.reloads == [order]
         assert order.replies == []
 
 
 class TestStatusFile:
-    def test_it_is_replaced_as_a_whole_and_the_log_has_a_line_a_host(self, bench, caplog):
+    def test_the_file_is_replaced_whole_and_each_host_is_logged(self, bench, caplog):
         caplog.set_level("INFO")
         file = bench.served.settings.status_file
         file.write_text("before")
@@ -157,7 +164,7 @@ class TestStatusFile:
             "status of l2",
         ]
 
-    def test_several_requests_at_once_are_one(self, bench):
+    def test_requests_at_the_same_time_write_one_report(self, bench):
         asked = []
         for supervisor in bench.served:
             supervisor.ask_status = asked.append
@@ -170,7 +177,7 @@ class TestStatusFile:
         bench.orders.write_status()
         assert len(asked) == 4
 
-    def test_one_that_cannot_be_written_is_an_error_in_the_log(self, bench, caplog):
+    def test_a_file_that_cannot_be_written_is_logged(self, bench, caplog):
         file = bench.served.settings.status_file
         file.mkdir()
         bench.orders.write_status()

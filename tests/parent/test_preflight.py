@@ -3,14 +3,15 @@ import os
 import resource
 
 import pytest
+from support.machine import in_child
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
-from lonc.parent.preflight import within_limits
+from lonc.parent.preflight import require_usable, within_limits
 
 
 def limited(open_files, hosts, **settings):
-    """What `within_limits` makes of it in a process with so many open files: clients, or a sentence."""
+    """With that limit of open files: the clients that `within_limits` allows, or its refusal."""
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
@@ -49,11 +50,27 @@ def limited(open_files, hosts, **settings):
         ),
     ],
 )
-def test_so_many_clients_and_hosts_as_there_can_be_files_open(open_files, hosts, settings, said):
+def test_the_limit_of_open_files_bounds_clients_and_hosts(open_files, hosts, settings, said):
     assert limited(open_files, hosts, **settings) == said
 
 
-def test_connections_must_be_able_to_come_from_the_address_that_is_set():
+@pytest.mark.parametrize(("open_files", "warnings"), [(1037, 0), (1036, 1)])
+def test_fewer_clients_than_configured_are_a_warning(open_files, warnings, caplog):
+    def warn():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, open_files))
+        within_limits(Settings(), 1)
+        return str(len(caplog.records))
+
+    assert in_child(warn) == str(warnings)
+
+
+def test_a_missing_key_file_is_refused(tmp_path):
+    settings = Settings(key_mode="classic", delayed_key_file=tmp_path / "missing")
+    with pytest.raises(CannotStart, match="missing"):
+        require_usable(settings)
+
+
+def test_the_address_to_connect_from_must_be_one_of_this_machine():
     assert limited(5000, 1, bind_address="127.9.9.9") == 1000
     why = "cannot connect from 192.0.2.1 (loncBindAddress): Cannot assign requested address"
     assert limited(5000, 1, bind_address="192.0.2.1") == why

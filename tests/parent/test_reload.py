@@ -1,7 +1,9 @@
-"""When a reload begins, which children it restarts, and who is answered what: hosts are fakes."""
+"""When a reload begins, which children it restarts, and how orders are answered. Hosts are fakes."""
 
 import json
+import logging
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 from support.still_loop import StillLoop
@@ -10,6 +12,7 @@ from lonc.configuration import Settings
 from lonc.configuration_file import Configuration
 from lonc.errors import CannotStart, Fault, Misconfigured
 from lonc.hosts import Host, Table
+from lonc.log import logger
 from lonc.monitoring.status import Phase
 from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.served_hosts import Change
@@ -108,7 +111,7 @@ class Bench:
 
     def order(self, what):
         order = Order()
-        getattr(self.reloader, what)(order)
+        {"reload": self.reloader.reload, "update": self.reloader.update}[what](order)
         return order
 
     def restarting(self):
@@ -141,7 +144,7 @@ class TestOne:
         assert bench.phase.current is Phase.RUNNING
         assert bench.replaced == 1
 
-    def test_an_update_restarts_those_that_changed_or_are_outdated(self, bench):
+    def test_an_update_restarts_children_of_changed_and_outdated_hosts(self, bench):
         bench.files = bench.files[0], [host("l1"), host("l2", "127.0.0.2"), host("l3"), host("l4")]
         bench.served.supervisors[0].outdated = True
         order = bench.order("update")
@@ -151,13 +154,13 @@ class TestOne:
         order = bench.order("update")
         assert bench.restarting() == ["l1"]
 
-    def test_an_update_takes_no_settings(self, bench):
+    def test_an_update_keeps_the_settings(self, bench):
         settings, hosts = bench.files
         bench.files = replace(settings, drain_timeout=1.0), hosts
         bench.order("update")
         assert bench.served.settings == settings
 
-    def test_hosts_that_are_gone_are_named_ten_at_most(self, bench):
+    def test_at_most_ten_removed_hosts_are_named(self, bench):
         bench.files = bench.files[0], [host("l1"), *(host(f"n{number}") for number in range(12))]
         order = bench.order("reload")
         bench.finish()
@@ -183,7 +186,7 @@ class TestOne:
         assert bench.phase.current is Phase.RUNNING
         assert bench.replaced == 0
 
-    def test_an_empty_table_is_not_taken_unless_it_was_empty(self, bench):
+    def test_an_empty_table_is_rejected_unless_the_old_one_was_empty(self, bench):
         bench.files = bench.files[0], []
         assert bench.order("reload").answer[0] == 6
         bench.served.hosts = []
@@ -196,9 +199,33 @@ class TestOne:
         text = "loncSocketMode cannot change while lonc runs: restart it"
         assert bench.order("reload").answer == (1, text)
 
+    def test_ten_names_are_all_named(self, bench):
+        bench.files = bench.files[0], [*bench.files[1], *(host(f"n{number}") for number in range(10))]
+        order = bench.order("update")
+        bench.finish()
+        assert order.answer[1].endswith("n8, n9")
+
+    def test_a_reload_puts_log_level_limits_and_expiry_into_force_and_an_update_does_not(self, bench):
+        before = logger.level
+        expiry = bench.served.certified_until = datetime.now(timezone.utc)
+        settings, hosts = bench.files
+        bench.files = replace(settings, log_level="debug", max_clients=10**9), hosts
+        try:
+            for order, level in (("update", logging.INFO), ("reload", logging.DEBUG)):
+                bench.order(order)
+                bench.finish()
+                assert logger.level == level
+                if order == "update":
+                    assert bench.served.certified_until is expiry
+                    assert bench.served.settings == settings
+            assert bench.served.certified_until is None
+            assert bench.served.settings.max_clients < 10**9
+        finally:
+            logger.setLevel(before)
+
 
 class TestSeveral:
-    def test_all_requested_during_one_are_one_after_it(self, bench):
+    def test_reloads_requested_during_a_reload_are_one_after_it(self, bench):
         orders = [bench.order("reload") for _ in range(3)]
         assert bench.reads == 1
         bench.finish()
@@ -208,7 +235,7 @@ class TestSeveral:
         assert bench.reads == 2
         assert bench.phase.current is Phase.RUNNING
 
-    def test_a_reload_among_updates_makes_a_reload_and_only_that_one(self, bench):
+    def test_a_reload_among_updates_makes_the_next_one_a_reload(self, bench):
         bench.order("update")
         assert bench.phase.current is Phase.RUNNING  # nothing has changed
         bench.order("reload")
@@ -220,7 +247,7 @@ class TestSeveral:
         assert last.answer == (0, "reloaded, 2 hosts")
         assert bench.order("update").answer == (0, "updated, 2 hosts")
 
-    def test_one_after_another_that_failed(self, bench):
+    def test_a_reload_may_follow_one_that_failed(self, bench):
         bench.order("reload")
         bench.files = CannotStart("no")
         second = bench.order("reload")
@@ -228,7 +255,7 @@ class TestSeveral:
         bench.finish()
         assert second.answer == third.answer == (1, "no")
 
-    def test_at_the_start_it_waits(self, bench):
+    def test_a_reload_requested_during_the_start_waits(self, bench):
         bench.phase.enter(Phase.STARTING)
         order = bench.order("reload")
         assert bench.restarting() == []
@@ -239,7 +266,7 @@ class TestSeveral:
 
 
 class TestStopping:
-    def test_all_are_answered(self, bench):
+    def test_a_stop_answers_all_requested_reloads(self, bench):
         under_way, requested = bench.order("reload"), bench.order("reload")
         bench.phase.enter(Phase.STOPPING)
         bench.reloader.stop()
@@ -250,7 +277,7 @@ class TestStopping:
         bench.finish()
         assert bench.phase.current is Phase.STOPPING
 
-    def test_with_nothing_under_way_nothing_happens(self, bench, caplog):
+    def test_a_stop_without_a_reload_changes_nothing(self, bench, caplog):
         bench.phase.enter(Phase.STOPPING)
         bench.reloader.stop()
         assert caplog.messages == []

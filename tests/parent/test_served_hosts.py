@@ -1,4 +1,4 @@
-"""Which hosts have a supervisor and a socket. No children are forked, but for those that are reaped."""
+"""Which hosts have a supervisor and a socket. Only the tests of reaping fork processes."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ class TestBinding:
         assert [each.host for each in bound] == bound.hosts
         assert str(bound) == "2 hosts"
 
-    def test_one_that_has_both_keeps_them(self, bound):
+    def test_a_bound_host_keeps_its_socket_and_supervisor(self, bound):
         before = list(bound)
         bound.bind([*bound.hosts, host("l3")], bound.settings)
         assert list(bound)[:2] == before
@@ -72,7 +72,7 @@ class TestBinding:
 
 
 class TestReplacing:
-    def test_hosts_that_are_new_changed_and_gone(self, bound, tmp_path):
+    def test_new_changed_and_removed_hosts_are_listed(self, bound, tmp_path):
         gone = bound.supervisors["l1"]
         hosts = [host("l3"), host("l2", "127.0.0.2")]
         bound.bind(hosts, bound.settings)
@@ -97,7 +97,7 @@ def give_up(*_):
 
 
 class TestChildren:
-    def test_all_that_have_ended_are_reaped_and_strangers_too(self, bound):
+    def test_all_ended_children_are_reaped_also_unknown_ones(self, bound):
         assert bound.childless
         bound.reap()  # with no child at all
         pids = []
@@ -116,7 +116,7 @@ class TestChildren:
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
 
-    def test_one_that_runs_is_not_waited_for(self, bound):
+    def test_a_running_child_is_not_waited_for(self, bound):
         readable, writable = os.pipe()
         pid = os.fork()
         if pid == 0:

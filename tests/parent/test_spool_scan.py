@@ -1,9 +1,10 @@
-"""The parent's look at a real directory of delayed transactions."""
+"""The parent scans a real directory of delayed transactions."""
 
 import os
 
 import pytest
 
+from lonc.monitoring.status import describe_stray
 from lonc.parent.spool_scan import ABANDONED_AFTER, SpoolScan
 from lonc.runtime.event_loop import EventLoop
 
@@ -15,7 +16,7 @@ def loop():
     loop.close()
 
 
-def test_what_is_wrong_is_told_once_in_a_minute_each_of_several(loop, tmp_path, caplog):
+def test_each_file_that_cannot_be_moved_is_logged_once_a_minute(loop, tmp_path, caplog):
     for name in ("bad", "impossible", "too"):  # a file where the directory should be made
         (tmp_path / name).write_bytes(b"x\n")
     scan = SpoolScan(loop, tmp_path)
@@ -26,7 +27,7 @@ def test_what_is_wrong_is_told_once_in_a_minute_each_of_several(loop, tmp_path, 
     ]
 
 
-def test_a_file_that_was_begun_is_removed_a_day_after_we_saw_it_whatever_the_wall_clock_says(
+def test_an_unfinished_file_is_removed_a_day_after_the_first_scan_whatever_its_mtime(
     loop, tmp_path, caplog
 ):
     begun, foreign = tmp_path / ".1.0.1.x.l1", tmp_path / ".nfs0001"
@@ -43,3 +44,33 @@ def test_a_file_that_was_begun_is_removed_a_day_after_we_saw_it_whatever_the_wal
     assert not begun.exists()
     assert foreign.exists()
     assert caplog.messages == [f"removed {begun}: its writer has died"]
+
+
+def test_hosts_with_delayed_transactions_are_returned_in_the_order_of_the_table(loop, tmp_path):
+    for name in ("1.0.1.put.l3", "2.0.1.put.l1b", "3.0.1.put.l1"):
+        (tmp_path / name).write_bytes(b"x\n")
+    hosts = {"l1": "one", "l1b": "one", "l2": "two", "l3": "three"}
+    assert SpoolScan(loop, tmp_path).scan(hosts) == ["one", "three"]
+
+
+def test_files_of_hosts_outside_the_table_are_counted_and_logged_once(loop, tmp_path, caplog):
+    for name in ("1.0.1.put.gone", "2.0.1.put.gone", "3.0.1.put.l1"):
+        (tmp_path / name).write_bytes(b"x\n")
+    scan = SpoolScan(loop, tmp_path)
+    for _ in range(2):
+        scan.scan({"l1": "l1"})
+        assert scan.strays == {"gone": 2}
+    assert caplog.messages == [describe_stray("gone", 2)]
+
+
+def test_a_file_with_an_impossible_name_is_moved_once_it_no_longer_changes(loop, tmp_path):
+    file = tmp_path / "impossible"
+    scan = SpoolScan(loop, tmp_path)
+    for content in (b"a", b"ab", b"abc"):
+        file.write_bytes(content)
+        scan.scan({})
+        assert file.exists()
+        assert scan.bad == 0
+    scan.scan({})
+    assert not file.exists()
+    assert scan.bad == 1

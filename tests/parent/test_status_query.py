@@ -7,7 +7,7 @@ from lonc.runtime.event_loop import EventLoop
 
 
 class Supervisor:
-    """Answers at once, when it is told to, or never."""
+    """Answers at once, when `answer` is called, or never."""
 
     def __init__(self, host, at_once=False):
         self.host = host
@@ -34,34 +34,34 @@ def loop(clock):
     loop.close()
 
 
-def test_the_answers_come_in_the_order_of_the_keepers(loop):
-    told = []
+def test_the_answers_are_in_the_order_of_the_supervisors(loop):
+    results = []
     supervisors = [Supervisor("l1"), Supervisor("l2", at_once=True), Supervisor("l3")]
-    StatusQuery(loop, supervisors, told.append)
+    StatusQuery(loop, supervisors, results.append)
     supervisors[2].answer()
-    assert told == []
+    assert results == []
     supervisors[0].answer()
-    (answers,) = told
+    (answers,) = results
     assert [(each.host, each.state) for each in answers] == [(f"l{n}", "ready") for n in (1, 2, 3)]
 
 
-def test_whoever_does_not_answer_in_time_is_reported_so_and_only_once(loop, clock):
-    told = []
+def test_a_child_that_does_not_answer_in_time_is_reported_as_such_and_once(loop, clock):
+    results = []
     supervisors = [Supervisor("l1", at_once=True), Supervisor("l2"), Supervisor("l3")]
-    StatusQuery(loop, supervisors, told.append)
+    StatusQuery(loop, supervisors, results.append)
     clock.advance(ANSWER_WITHIN - 0.01)
     loop.turn(0)
-    assert told == []
+    assert results == []
     clock.advance(0.01)
     loop.turn(0)
-    assert [each.state for each in told[0]] == ["ready", "not answering", "not answering"]
+    assert [each.state for each in results[0]] == ["ready", "not answering", "not answering"]
     supervisors[1].answer()
-    assert len(told) == 1
+    assert len(results) == 1
 
 
 @pytest.mark.parametrize("hosts", [[], ["l1"]])
-def test_where_nobody_is_to_be_waited_for_it_is_done_at_once(loop, hosts):
-    told = []
-    StatusQuery(loop, [Supervisor(host, at_once=True) for host in hosts], told.append)
+def test_if_all_answer_at_once_no_time_passes(loop, hosts):
+    results = []
+    StatusQuery(loop, [Supervisor(host, at_once=True) for host in hosts], results.append)
     loop.turn(10)
-    assert [[each.host for each in answers] for answers in told] == [hosts]
+    assert [[each.host for each in answers] for answers in results] == [hosts]

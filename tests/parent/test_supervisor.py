@@ -17,7 +17,7 @@ HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
 
 
 class FakeChild:
-    """Says what the test makes it say; the orders that it gets are in `orders`."""
+    """Sends words when the test calls for it; `orders` has the orders that it was sent."""
 
     def __init__(
         self, loop, host, settings, listening, predecessor, disabled, *, pid, on_word, on_ended
@@ -74,7 +74,7 @@ class Bench:
         self.forked = []
         self.fork_fails = False
         self.children = {}
-        self.told = []  # by the callbacks of restarts
+        self.outcomes = []  # by the callbacks of restarts
         self.supervisor = Supervisor(self.loop, self.children, HOST, self.settings, self.fork_child)
 
     def fork_child(self, *arguments, **callbacks):
@@ -98,10 +98,10 @@ class Bench:
         self.settings = self.supervisor.settings = replace(self.settings, children="eager")
 
     def restart(self, name="restart"):
-        self.supervisor.restart(lambda why_not: self.told.append((name, why_not)))
+        self.supervisor.restart(lambda why_not: self.outcomes.append((name, why_not)))
 
     def bring_to(self, state):
-        """Bring it there from NEW, through the events that it meets in life; forget what was told."""
+        """Bring the supervisor from NEW into that state by real events; then clear the outcomes."""
         if state is State.RESTING:
             self.on_demand()
             self.restart()
@@ -122,10 +122,10 @@ class Bench:
                     if state is State.HANDING_OVER:
                         self.newest.says(READY)
         assert self.state is state
-        self.told.clear()
+        self.outcomes.clear()
 
     def bring_about(self, event):
-        """Let it happen, as it does in life, whether that can be now or not."""
+        """Cause `event` in the real way, whether or not the state allows it."""
         supervisor = self.supervisor
         if event in (Event.RESTART_ON_DEMAND, Event.DELAY_OVER_ON_DEMAND, Event.CHILD_IDLE):
             self.on_demand()
@@ -199,7 +199,7 @@ FORKS = {
     (State.SERVING, Event.REPLACE),
 }
 RETIRED = "l1 is served no longer"
-TOLD = {
+OUTCOMES = {
     (State.NEW, Event.RESTART_ON_DEMAND): None,
     (State.RESTING, Event.RESTART_ON_DEMAND): None,
     (State.WAITING, Event.RESTART_ON_DEMAND): None,
@@ -229,7 +229,7 @@ def test_each_pair_of_the_table_leads_to_its_state_with_the_children_of_that_sta
         bench.bring_to(State.HANDING_OVER)
         bench.supervisor.retire()
         bench.loop.advance(0)
-        bench.told.clear()
+        bench.outcomes.clear()
     else:
         bench.bring_to(state)
     supervisor, forked = bench.supervisor, len(bench.forked)
@@ -242,12 +242,12 @@ def test_each_pair_of_the_table_leads_to_its_state_with_the_children_of_that_sta
     assert set(bench.children.values()) == set(bench.forked)
     assert bench.loop.is_watched(supervisor._socket.listening) == (bench.state is State.RESTING)
     bench.loop.advance(0, but=supervisor._delay_over)
-    told = [why_not for _, why_not in bench.told]
-    assert told == ([TOLD[state, event]] if (state, event) in TOLD else [])
+    reasons = [why_not for _, why_not in bench.outcomes]
+    assert reasons == ([OUTCOMES[state, event]] if (state, event) in OUTCOMES else [])
 
 
 @pytest.mark.parametrize(("state", "event"), named(each for each in PAIRS if each not in TRANSITIONS))
-def test_each_other_pair_cannot_happen_and_raises(bench, state, event):
+def test_each_pair_that_is_not_in_the_table_raises(bench, state, event):
     bench.bring_to(state)
     with pytest.raises(AssertionError, match=f"^l1: {event.value}, in state {state.value}$"):
         bench.supervisor._step(event)
@@ -265,12 +265,12 @@ class TestReplacing:
         assert new.predecessor.recv(100) == b"a client"
         assert serving.supervisor.child is new
         old.says(LEAVING)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
 
     def test_a_first_child_has_no_predecessor(self, serving):
         assert serving.newest.predecessor is None
 
-    def test_all_restarts_requested_meanwhile_are_one_after_it(self, serving):
+    def test_restarts_requested_during_a_restart_are_one_after_it(self, serving):
         serving.restart("first")
         for name in ("second", "third"):
             serving.restart(name)
@@ -278,11 +278,11 @@ class TestReplacing:
         serving.restart("fourth")
         assert len(serving.forked) == 2
         serving.forked[0].says(LEAVING)
-        assert serving.told == [("first", None)]
+        assert serving.outcomes == [("first", None)]
         assert len(serving.forked) == 3
         serving.newest.says(READY)
         serving.forked[1].says(LEAVING)
-        assert serving.told == [(name, None) for name in ("first", "second", "third", "fourth")]
+        assert serving.outcomes == [(name, None) for name in ("first", "second", "third", "fourth")]
         assert len(serving.forked) == 3
 
     def test_no_second_replacement_starts_during_a_handover(self, handing_over):
@@ -292,6 +292,11 @@ class TestReplacing:
         handing_over.forked[0].says(LEAVING)
         assert handing_over.state is State.REPLACING
         assert len(handing_over.forked) == 3
+
+    def test_leaving_counts_only_from_the_previous_child(self, serving):
+        serving.newest.says(LEAVING)
+        assert serving.state is State.SERVING
+        assert serving.newest.orders == []
 
     def test_a_leaving_child_cannot_request_a_replacement(self, handing_over):
         leaving, serving = handing_over.forked
@@ -310,7 +315,7 @@ class TestReplacing:
         assert serving.state is State.SERVING
         assert len(serving.forked) == 2
 
-    def test_a_previous_child_that_ends_without_a_word_ends_the_handover(self, handing_over, caplog):
+    def test_a_previous_child_that_ends_without_leaving_ends_the_handover(self, handing_over, caplog):
         handing_over.forked[0].ends()
         assert handing_over.state is State.SERVING
         assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -329,18 +334,18 @@ class TestReplacing:
         assert caplog.messages == ["child 1 ended with 3; the next one is there already"]
         assert serving.newest.predecessor.recv(1) == b""
         serving.newest.says(READY)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
 
-    @pytest.mark.parametrize("who", ["next", "child", "previous"])
-    def test_a_child_that_says_anything_else_is_killed(self, handing_over, who):
+    @pytest.mark.parametrize("speaker", ["next", "child", "previous"])
+    def test_a_child_that_sends_another_word_is_killed(self, handing_over, speaker):
         handing_over.restart()
-        if who == "next":
+        if speaker == "next":
             handing_over.forked[0].says(LEAVING)
-        child = {"next": -1, "child": 1, "previous": 0}[who]
+        child = {"next": -1, "child": 1, "previous": 0}[speaker]
         handing_over.forked[child].says(b"nonsense\n")
         assert handing_over.forked[child].orders[-1] == r"KILL: it said b'nonsense\n'"
 
-    def test_ready_is_said_once(self, serving):
+    def test_a_child_that_sends_ready_twice_is_killed(self, serving):
         serving.newest.says(READY)
         assert serving.newest.orders == [r"KILL: it said b'ready\n'"]
 
@@ -364,31 +369,31 @@ class TestReplacing:
 
 
 class TestForkFailure:
-    def test_the_callback_comes_in_another_turn(self, bench, caplog):
+    def test_the_callback_is_called_in_a_later_turn(self, bench, caplog):
         bench.fork_fails = True
         bench.restart()
-        assert bench.told == []
+        assert bench.outcomes == []
         bench.loop.advance(0, but=bench.supervisor._delay_over)
         why = "cannot fork a child for l1: Resource temporarily unavailable"
-        assert bench.told == [("restart", why)]
+        assert bench.outcomes == [("restart", why)]
         assert caplog.messages == [f"{why}; replaced at once"]
         bench.fork_fails = False
         bench.loop.advance(0)
         assert bench.state is State.STARTING
 
-    def test_the_child_goes_on_and_a_restart_requested_meanwhile_is_tried(self, serving):
+    def test_the_child_keeps_serving_and_the_next_requested_restart_is_tried(self, serving):
         serving.fork_fails = True
         serving.restart("first")
         serving.restart("second")
         serving.fork_fails = False
         serving.loop.advance(0)
         assert serving.supervisor.child is serving.forked[0]
-        assert [name for name, _ in serving.told] == ["first"]
-        assert serving.told[0][1].endswith("; the old one goes on")
+        assert [name for name, _ in serving.outcomes] == ["first"]
+        assert serving.outcomes[0][1].endswith("; the old one goes on")
         assert len(serving.forked) == 2
 
     @pytest.mark.parametrize("meanwhile", ["the child dies", "the host is retired"])
-    def test_meanwhile_anything_may_happen(self, serving, meanwhile):
+    def test_any_event_may_come_before_the_callback(self, serving, meanwhile):
         serving.fork_fails = True
         serving.restart()
         if meanwhile == "the child dies":
@@ -396,13 +401,13 @@ class TestForkFailure:
         else:
             serving.supervisor.retire()
         serving.loop.advance(0, but=serving.supervisor._delay_over)
-        assert len(serving.told) == 1
+        assert len(serving.outcomes) == 1
         assert serving.state in (State.WAITING, State.RETIRED)
 
 
 class TestDelays:
     def deaths(self, bench, count, status=3, lived=0.0):
-        """The delays after so many deaths in a row, each of them waited for."""
+        """The delays after that many deaths in a row; each is waited for."""
         delays = []
         for _ in range(count):
             bench.newest.says(READY)
@@ -415,7 +420,7 @@ class TestDelays:
             assert bench.state is State.STARTING
         return delays
 
-    def test_they_grow_with_each_death_in_a_row(self, bench):
+    def test_delays_grow_with_each_death_in_a_row(self, bench):
         bench.bring_to(State.STARTING)
         delays = self.deaths(bench, 4)
         for delay, longest in zip(delays, (0, 1, 2, 4), strict=True):
@@ -446,12 +451,12 @@ class TestDelays:
         bench.loop.advance(100)
         assert len(bench.forked) == 2
 
-    def test_a_restart_requested_meanwhile_does_not_either(self, bench):
+    def test_a_restart_requested_during_a_start_does_not_wait_for_the_delay(self, bench):
         bench.bring_to(State.STARTING)
         bench.restart("another")
         bench.newest.ends()
         assert bench.state is State.STARTING
-        assert [name for name, _ in bench.told] == ["restart"]
+        assert [name for name, _ in bench.outcomes] == ["restart"]
         bench.loop.advance(100)
         assert len(bench.forked) == 2
 
@@ -460,9 +465,9 @@ class TestOnDemand:
     def test_a_host_rests_until_a_client_connects(self, bench):
         bench.on_demand()
         bench.restart()
-        assert bench.told == []
+        assert bench.outcomes == []
         bench.loop.advance(0)
-        assert bench.told == [("restart", None)]
+        assert bench.outcomes == [("restart", None)]
         assert bench.forked == []
         bench.bring_about(Event.CONNECT)
         assert bench.state is State.STARTING
@@ -480,7 +485,7 @@ class TestOnDemand:
         serving.restart()  # on demand, that is no reason to fork
         assert serving.state is State.WAITING
         serving.loop.advance(0)
-        assert serving.told == [("restart", None)]
+        assert serving.outcomes == [("restart", None)]
         assert serving.state is State.RESTING
         assert len(serving.forked) == 1
 
@@ -512,7 +517,7 @@ class TestOnDemand:
         bench.supervisor.renew_socket()
         assert bench.supervisor._socket is before
 
-    def test_a_socket_whose_place_is_taken_is_an_error(self, bench, tmp_path):
+    def test_a_path_with_another_file_is_an_error(self, bench, tmp_path):
         (tmp_path / "l1").unlink()
         (tmp_path / "l1").mkdir()
         with pytest.raises(CannotStart, match="in the way"):
@@ -521,7 +526,7 @@ class TestOnDemand:
 
 class TestRetiring:
     @pytest.mark.parametrize("state", [each for each in State if each is not State.RETIRED])
-    def test_it_removes_the_socket_and_terminates_the_children(self, bench, state, tmp_path):
+    def test_retiring_removes_the_socket_and_terminates_the_children(self, bench, state, tmp_path):
         bench.bring_to(state)
         bench.supervisor.retire()
         bench.supervisor.retire()
@@ -533,15 +538,15 @@ class TestRetiring:
         assert len(bench.forked) == len(bench.children)
         assert bench.state is State.RETIRED
 
-    def test_every_restart_is_answered(self, serving):
+    def test_retiring_fails_every_requested_restart(self, serving):
         for name in ("first", "second"):
             serving.restart(name)
         serving.supervisor.retire()
-        assert serving.told == []
+        assert serving.outcomes == []
         serving.loop.advance(0)
-        assert serving.told == [("first", RETIRED), ("second", RETIRED)]
+        assert serving.outcomes == [("first", RETIRED), ("second", RETIRED)]
 
-    def test_nothing_that_a_child_says_matters_then(self, serving):
+    def test_words_of_children_are_ignored_after_retiring(self, serving):
         serving.restart()
         old, new = serving.forked
         serving.supervisor.retire()
@@ -551,7 +556,7 @@ class TestRetiring:
         assert old.orders == new.orders == ["TERM"]
         assert old.successor is None
 
-    def test_the_end_of_each_child_is_logged_and_nothing_else_happens(self, handing_over, caplog):
+    def test_after_retiring_the_end_of_each_child_is_only_logged(self, handing_over, caplog):
         caplog.set_level("INFO")
         handing_over.restart()
         handing_over.supervisor.retire()
@@ -560,7 +565,7 @@ class TestRetiring:
         assert caplog.messages == ["child 1 ended with 0", "child 2 ended with 0"]
         assert handing_over.loop.due(handing_over.supervisor._delay_over) == []
 
-    def test_it_may_be_retired_by_the_callback_of_a_failed_start(self, bench, caplog):
+    def test_the_callback_of_a_failed_start_may_retire_the_host(self, bench, caplog):
         bench.supervisor.restart(lambda _: bench.supervisor.retire())
         bench.newest.ends()
         assert bench.state is State.RETIRED
@@ -599,7 +604,7 @@ class TestOrdersAndStatus:
         bench.supervisor.set_disabled(True)
         assert bench.supervisor.unanswered().state == "disabled"
 
-    def test_a_child_answers_itself_or_hangs(self, serving):
+    def test_a_child_reports_its_own_status_or_is_not_answering(self, serving):
         statuses = []
         serving.supervisor.ask_status(statuses.append)
         assert statuses == [HostStatus("l1", "asked", pid=1)]

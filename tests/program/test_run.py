@@ -224,6 +224,7 @@ class TestRequestsForLoncItself:
             "done": 1,
             "failed": 0,
             "reasons": {},
+            "out_of_step": 0,
             "sent": len("ping\n"),
             "received": len("l1\n"),
             "seconds": took,

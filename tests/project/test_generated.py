@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,7 @@ def test_the_settings_that_need_a_restart_are_those_that_a_reload_refuses():
 
 
 def replaced(settings, attribute):
-    values = {name: getattr(settings, name) for name in DECLARATIONS}
-    return Settings(**values | {attribute: object()})
+    return replace(settings, **{attribute: object()})
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ MAY_IMPORT = {
 PURE = {
     "child/own_requests",
     "child/pool",
+    "child/reachability",
     "child/transaction",
+    "child/work_queue",
     "errors",
     "monitoring/statistics",
     "replies",

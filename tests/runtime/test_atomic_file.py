@@ -23,7 +23,7 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_file_is_replaced_and_nothing_is_left_beside_it(path):
+def test_a_file_is_replaced_and_no_other_is_left(path):
     path.write_text("old")
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
@@ -41,7 +41,7 @@ def test_the_mode_is_the_one_given_whatever_the_umask_or_else_as_the_umask_says(
         os.umask(umask)
 
 
-def test_what_a_killed_process_of_the_same_pid_left_is_overwritten(path):
+def test_a_temporary_file_of_a_killed_process_with_our_pid_is_overwritten(path):
     path.with_name(f".file.{os.getpid()}").write_text("much longer than what is written now")
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
@@ -56,7 +56,7 @@ def test_no_symbolic_link_is_followed(path):
     assert victim.read_text() == "precious"
 
 
-def test_where_writing_fails_the_old_file_stays_and_nothing_else(path, monkeypatch):
+def test_if_writing_fails_only_the_old_file_is_left(path, monkeypatch):
     def full(fd, data):
         raise OSError(errno.ENOSPC, "full")
 
@@ -68,7 +68,7 @@ def test_where_writing_fails_the_old_file_stays_and_nothing_else(path, monkeypat
     assert os.listdir(path.parent) == ["file"]
 
 
-def test_where_renaming_fails_nothing_is_left(path):
+def test_if_renaming_fails_no_temporary_file_is_left(path):
     path.mkdir()
     with pytest.raises(IsADirectoryError):
         replace_file(path, b"new")
@@ -89,7 +89,7 @@ def test_a_file_has_its_name_only_when_it_is_complete_and_closed(path):
 
 
 @pytest.mark.parametrize("failure", [OSError("x"), KeyboardInterrupt("x")])
-def test_whatever_ends_the_block_nothing_is_left_and_it_is_raised(path, failure):
+def test_an_exception_in_the_block_is_raised_and_leaves_no_file(path, failure):
     fd, temporary = create_temporary(path, 0o600)
     with pytest.raises(type(failure), match="x"), atomic_file(fd, temporary, path):
         raise failure
@@ -108,7 +108,7 @@ def test_of_two_writers_one_gets_the_temporary_file(path):
     os.close(create_temporary(path, 0o600, suffix=".new")[0])
 
 
-def test_what_is_made_by_other_means_is_renamed_or_removed(path):
+def test_a_file_created_by_other_means_is_renamed_or_removed(path):
     temporary = path.with_name("temporary")
     with renamed_into_place(temporary, path):
         temporary.touch()
@@ -121,7 +121,7 @@ def test_what_is_made_by_other_means_is_renamed_or_removed(path):
         pass  # nothing was made, nothing is to be removed
 
 
-def test_all_is_written_though_each_call_takes_a_part(monkeypatch):
+def test_short_writes_are_continued(monkeypatch):
     taken = []
     monkeypatch.setattr(os, "write", lambda _, data: taken.append(bytes(data[:3])) or len(data[:3]))
     write_all(1, b"12345678")

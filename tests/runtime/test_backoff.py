@@ -14,7 +14,7 @@ def test_delays_double_up_to_the_longest_each_shortened_by_up_to_a_quarter(seed)
         assert whole * 0.75 <= backoff.next_delay() <= whole
 
 
-def test_after_a_reset_it_begins_anew():
+def test_after_a_reset_the_first_delay_is_next():
     backoff = Backoff(1, 60, Random(1), at_once=1)
     for _ in range(5):
         backoff.next_delay()
@@ -23,10 +23,10 @@ def test_after_a_reset_it_begins_anew():
     assert backoff.next_delay() <= 1
 
 
-def test_without_a_first_one_at_once_even_the_first_is_a_delay():
+def test_with_at_once_0_even_the_first_delay_is_not_0():
     assert Backoff(1, 60, Random(1)).next_delay() >= 0.75
 
 
-def test_the_first_is_no_longer_than_the_longest_either():
+def test_the_first_delay_is_at_most_the_longest():
     backoff = Backoff(60, 2, Random(1))
     assert [backoff.next_delay() <= 2 for _ in range(3)] == [True] * 3

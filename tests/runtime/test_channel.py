@@ -15,6 +15,7 @@ class Line:
         self.clock = FakeClock()
         self.loop = EventLoop(self.clock)
         ours, self.there = socket.socketpair()
+        self.there.settimeout(20)
         self.heard = []
         self.channel = Channel(
             self.loop,
@@ -42,7 +43,7 @@ def test_lines_both_ways(line):
     assert line.there.recv(100) == b"answer\n"
 
 
-def test_what_the_socket_does_not_take_goes_later_and_in_order(line):
+def test_lines_that_the_socket_does_not_take_are_sent_later_in_order(line):
     big = b"x" * 10**6 + b"\n"
     line.channel.send(big)
     line.channel.send(b"last\n")
@@ -54,7 +55,7 @@ def test_what_the_socket_does_not_take_goes_later_and_in_order(line):
 
 
 @pytest.mark.parametrize("last", [b"", b"x" * 101])
-def test_the_end_of_the_other_side_is_told_once(line, last):
+def test_the_end_of_the_other_side_is_reported_once(line, last):
     line.there.sendall(last)
     line.there.close()
     line.loop.turn(5)
@@ -63,13 +64,26 @@ def test_the_end_of_the_other_side_is_told_once(line, last):
     line.channel.send(b"to nobody\n")
 
 
-def test_sending_to_one_who_has_left_is_his_end(line):
+def test_a_line_over_the_limit_is_the_end(line):
+    line.there.sendall(b"x" * 101)
+    line.loop.turn(5)
+    assert line.heard == ["closed"]
+
+
+def test_a_reset_is_the_end(line):
+    line.channel.send(b"never read\n")
+    line.there.close()
+    line.channel.receive_rest()
+    assert line.heard == ["closed"]
+
+
+def test_sending_to_a_process_that_has_ended_reports_its_end(line):
     line.there.close()
     line.channel.send(b"x\n")
     assert line.heard == ["closed"]
 
 
-def test_after_close_nothing_is_called_not_even_for_lines_already_here(line):
+def test_after_close_no_callback_is_called_not_even_for_lines_that_have_arrived(line):
     line.channel._on_line = lambda got: (line.heard.append(got), line.channel.close())
     line.there.sendall(b"one\ntwo\n")
     line.loop.turn(5)
@@ -110,7 +124,7 @@ def test_sockets_that_can_never_be_sent_are_closed(line):
     ours.close()
 
 
-def test_when_all_has_left_it_is_told(line):
+def test_when_all_lines_are_sent_it_is_reported(line):
     sent = []
     line.channel._on_sent = lambda: sent.append(line.channel.all_sent)
     line.channel.send(b"x" * 10**6 + b"\n")
@@ -122,7 +136,7 @@ def test_when_all_has_left_it_is_told(line):
     assert sent == [True]
 
 
-def test_what_has_arrived_can_still_be_heard_after_the_other_side_has_ended(line):
+def test_lines_that_have_arrived_can_be_read_after_the_end_of_the_other_side(line):
     line.there.sendall(b"one\ntwo\n")
     line.channel.receive_rest()
     assert line.heard == [b"one\n", b"two\n"]
@@ -152,7 +166,7 @@ def test_sockets_are_sent_once_though_their_line_goes_in_parts(line):
 class TestTooManySocketsInFlight:
     @pytest.fixture
     def refused(self, line, monkeypatch):
-        """A line with a socket that the kernel did not take, until the test lets it."""
+        """A line with a socket that the kernel does not take until the test allows it."""
         send_fds, refuse = socket.send_fds, [True]
 
         def send(*arguments):
@@ -168,7 +182,7 @@ class TestTooManySocketsInFlight:
         yield refuse
         ours.close()
 
-    def test_the_line_is_sent_later_and_nothing_overtakes_it(self, line, refused):
+    def test_the_line_is_sent_later_and_before_all_others(self, line, refused):
         line.channel.send(b"two\n")
         line.loop.turn(0)
         line.there.setblocking(False)
@@ -204,7 +218,7 @@ def test_sockets_passed_after_the_end_are_closed(line):
     ours.close()
 
 
-def test_sockets_that_find_no_descriptor_here_are_the_end(line):
+def test_passed_sockets_without_a_free_descriptor_end_the_channel(line):
     pairs = [socket.socketpair() for _ in range(3)]
     socket.send_fds(line.there, [b"one\n"], [theirs.fileno() for _, theirs in pairs])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.clock import FakeClock
 
-from lonc.runtime.event_loop import READ, EventLoop
+from lonc.runtime.event_loop import LONGEST_WAIT, READ, EventLoop
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def loop(clock):
 
 @pytest.fixture
 def real_loop():
-    """Its deadlines are due when their time has really come."""
+    """A loop with the real clock."""
     loop = EventLoop()
     yield loop
     loop.close()
@@ -52,7 +52,7 @@ def test_a_readable_descriptor_calls_back_until_it_is_read(loop, pair):
     assert calls == ["readable"] * 2
 
 
-def test_writability_is_told_only_while_wanted(loop, pair):
+def test_writability_is_reported_only_while_wanted(loop, pair):
     calls = []
     watch = loop.watch(pair[0], lambda: None, lambda: calls.append("writable"))
     loop.turn(0)
@@ -63,7 +63,7 @@ def test_writability_is_told_only_while_wanted(loop, pair):
     assert calls == ["writable"]
 
 
-def test_what_was_forgotten_is_not_called_even_in_the_same_turn(loop, pair):
+def test_a_forgotten_watch_is_not_called_even_in_the_same_turn(loop, pair):
     other = socket.socketpair()
     watches, calls = [], []
 
@@ -107,7 +107,7 @@ def test_a_descriptor_closed_and_reused_in_the_same_turn_is_not_taken_for_the_ol
             end.close()
 
 
-def test_with_no_interest_only_the_other_sides_end_is_told(loop, pair):
+def test_with_no_interest_only_the_end_of_the_other_side_is_reported(loop, pair):
     here, there = pair
     calls = []
     watch = loop.watch(here, lambda: calls.append("readable"), on_hangup=lambda: calls.append("hangup"))
@@ -127,7 +127,7 @@ def test_with_no_interest_only_the_other_sides_end_is_told(loop, pair):
     assert len(calls) == 2
 
 
-def test_a_hangup_is_not_told_to_one_who_was_forgotten(loop, pair):
+def test_a_hangup_is_not_reported_to_a_forgotten_watch(loop, pair):
     watch = loop.watch(pair[0], lambda: None, on_hangup=lambda: pytest.fail("called"))
     watch.want(read=False)
     pair[1].close()
@@ -165,7 +165,7 @@ def test_deadlines_come_in_their_order_and_not_before_their_time(loop, clock):
         assert calls == due
 
 
-def test_a_turn_waits_until_the_nearest_deadline_and_no_longer_than_it_is_told(real_loop):
+def test_a_turn_waits_until_the_nearest_deadline_but_at_most_its_argument(real_loop):
     calls = []
     begun = real_loop.now
     real_loop.after(0.05, lambda: calls.append(real_loop.now - begun))
@@ -188,7 +188,7 @@ def test_a_deadline_may_be_months_away(real_loop, pair):
     assert readable == [True] * 2
 
 
-def test_a_deadline_months_away_comes_in_the_end(loop, clock):
+def test_a_deadline_months_away_is_called_at_its_time(loop, clock):
     calls = []
     loop.after(30 * 86400, lambda: calls.append("due"))
     for _ in range(30):
@@ -224,7 +224,7 @@ def test_a_deadline_that_another_of_the_same_turn_cancels_is_not_called(loop):
     loop.turn(0)
 
 
-def test_what_came_while_the_loop_was_held_up_came_before_the_deadline(loop, clock, pair):
+def test_data_that_arrives_while_the_loop_is_delayed_is_read_before_the_deadline(loop, clock, pair):
     """The process may be stopped for long between its look at the descriptors and the deadlines."""
     calls = []
 
@@ -295,7 +295,7 @@ class TestAlarm:
             alarm.ring_by(2000.0 + later)
         assert len(loop._deadlines) == 1
 
-    def test_its_callback_sets_it_anew(self, loop, clock):
+    def test_its_callback_may_set_it_again(self, loop, clock):
         rung = []
 
         def ring():
@@ -399,6 +399,19 @@ def test_after_close_signals_write_to_no_descriptor(clock, handlers):
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_loop_with_no_deadline_waits_for_a_day(loop):
+    waits = []
+
+    def select(timeout):
+        waits.append(timeout)
+        loop.stop()
+        return []
+
+    loop._selector.select = select
+    loop.run()
+    assert waits == [LONGEST_WAIT]
+
+
 def test_an_idle_loop_does_not_wake(loop, pair):
     loop.watch(pair[0], lambda: pytest.fail("called"))
     begun = time.monotonic()
@@ -421,7 +434,7 @@ def test_closing_a_forked_copy_takes_nothing_from_the_parent(loop, pair):
     assert calls == ["readable"]
 
 
-def test_what_has_arrived_can_be_seen_without_a_turn(loop, pair):
+def test_arrived_data_can_be_seen_without_a_turn(loop, pair):
     here, there = pair
     watch = loop.watch(here, pytest.fail)
     assert not watch.readable()

@@ -6,7 +6,7 @@ from lonc.runtime.line_buffer import LineBuffer, LineTooLong
 
 
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line)), st.data())
-def test_lines_come_out_as_they_went_in_however_they_were_cut(lines, data):
+def test_lines_are_the_same_however_the_data_was_cut(lines, data):
     stream = b"".join(line + b"\n" for line in lines)
     buffer, out, position = LineBuffer(30), [], 0
     while position < len(stream):
@@ -17,8 +17,10 @@ def test_lines_come_out_as_they_went_in_however_they_were_cut(lines, data):
             if (line := buffer.next_line()) is not None:
                 out.append(line)
         assert len(buffer) == position - sum(map(len, out))
-    while (line := buffer.next_line()) is not None:
-        out.append(line)
+    for _ in lines:
+        if (line := buffer.next_line()) is not None:
+            out.append(line)
+    assert buffer.next_line() is None
     assert out == [line + b"\n" for line in lines]
     assert not buffer.rest
     assert all(isinstance(line, bytes | bytearray) for line in out)
@@ -43,12 +45,12 @@ def test_a_line_without_end_passes_its_limit_before_its_newline_comes():
         buffer.next_line()
 
 
-def test_what_was_taken_is_not_kept_when_every_piece_ends_one_line_and_begins_another():
+def test_taken_bytes_are_freed_if_every_piece_ends_one_line_and_begins_another():
     buffer = LineBuffer(1000)
     for _ in range(10_000):
         buffer.feed(b"x" * 90 + b"\n" + b"y" * 9)
-        while buffer.next_line() is not None:
-            pass
+        assert buffer.next_line() is not None
+        assert buffer.next_line() is None
         assert len(buffer) == 9
         assert len(buffer.rest) < 1000
 
@@ -83,7 +85,7 @@ def test_a_line_in_pieces_is_not_copied_when_it_is_whole():
     assert gathered == b"xyz\n"
 
 
-def test_what_is_held_is_what_has_not_been_taken():
+def test_held_bytes_are_those_that_have_not_been_taken():
     buffer = LineBuffer(10)
     assert buffer.held() == b""
     buffer.feed(b"one\ntwo\nthr")

@@ -64,12 +64,12 @@ def test_a_fork_ends_with_the_status_that_it_returns_and_with_all_signals_blocke
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-def test_a_fork_never_gets_back_into_the_frames_of_its_parent():
+def test_a_fork_never_returns_into_the_frames_of_its_parent():
     child = fork(lambda: 1 // 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
-def test_only_what_is_named_is_kept():
+def test_only_the_named_descriptors_stay_open():
     one, other = os.pipe()
 
     def run():
@@ -83,7 +83,7 @@ def test_only_what_is_named_is_kept():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_what_means_nothing_is_ignored_and_what_is_heard_is_not_even_for_an_instant():
+def test_signals_are_ignored_and_the_exceptions_not_even_for_an_instant():
     def run():
         os.kill(os.getpid(), signal.SIGTERM)  # pending: all are blocked
         ignore_signals(except_for=[signal.SIGTERM])
@@ -120,7 +120,7 @@ def test_core_dumps_are_forbidden():
     assert status_of(run) == 7
 
 
-def test_resident_memory_is_what_the_kernel_says():
+def test_resident_memory_is_that_of_the_kernel():
     status = Path("/proc/self/status").read_text()
     kernels = int(re.search(r"VmRSS:\s*(\d+) kB", status)[1]) * 1024
     virtual = int(re.search(r"VmSize:\s*(\d+) kB", status)[1]) * 1024

@@ -20,6 +20,7 @@ def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
         os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["l1"]
+    assert made.listening.getblocking() is False
     made.close()
 
 
@@ -51,7 +52,7 @@ def test_only_the_socket_that_was_made_here_is_removed(tmp_path):
     made.remove()  # there is nothing any more, and nothing happens
 
 
-def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path):
+def test_a_process_that_inherited_the_socket_still_listens_after_close(tmp_path):
     made = SocketFile(tmp_path / "l1", 0o600)
     inherited = made.listening.dup()
     with socket.socket(socket.AF_UNIX) as client:
@@ -62,7 +63,7 @@ def test_who_inherited_the_socket_still_listens_when_it_is_closed_here(tmp_path)
     inherited.close()
 
 
-def test_where_it_cannot_listen_no_descriptor_stays_open(tmp_path):
+def test_if_it_cannot_listen_no_descriptor_stays_open(tmp_path):
     before = os.listdir("/proc/self/fd")
     with pytest.raises(CannotListen) as error:
         SocketFile(tmp_path / "none" / "l1", 0o600)

@@ -45,7 +45,7 @@ def test_without_an_address_or_with_one_of_another_kind_nothing_is_sent(tmp_path
             listening.recv(100)
 
 
-def test_a_manager_that_is_gone_or_reads_nothing_does_not_matter(manager):
+def test_a_manager_that_has_ended_or_does_not_read_is_no_error(manager):
     for _ in range(10_000):
         systemd.notify("READY=1")
     manager.close()

@@ -1,4 +1,4 @@
-"""What is done by hand to the files of delayed transactions; a child is a lock that somebody holds."""
+"""What an operator does to files of delayed transactions; a lock takes the place of a child."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ def keys(settings):
 
 @pytest.fixture
 def file(directory):
-    """Makes one that lies there for a while."""
+    """A function that creates a file with an old mtime."""
 
     def make(content=b"put:x\n", name=NAME):
         path = directory / name
@@ -53,7 +53,7 @@ def file(directory):
 
 @pytest.fixture
 def sealed(file, settings, tmp_path):
-    """Makes one that is sealed, under its name or another."""
+    """A function that creates a sealed file, under its own name or another."""
 
     def make(content=b"put:x\n", name=NAME, key="first", place=None):
         keys = read_keys(write_keys(tmp_path / "other", key))
@@ -74,14 +74,14 @@ def records(settings):
 
 
 class TestFinding:
-    def test_what_waits_comes_before_what_is_bad_unless_only_that_is_wanted(self, settings, file):
+    def test_waiting_files_are_listed_before_bad_ones_and_may_be_left_out(self, settings, file):
         waits, bad = file(), file(name=f"bad/{NAME}")
         assert admin.find(settings, NAME, False).path == waits
         assert admin.find(settings, NAME, True).path == bad
         waits.unlink()
         assert admin.find(settings, NAME, False).path == bad
 
-    def test_a_number_behind_a_bad_one_is_not_of_its_name(self, settings, file):
+    def test_a_number_behind_the_name_of_a_bad_file_is_not_part_of_it(self, settings, file):
         for name in ("nonsense", "nonsense.1", NAME, f"{NAME}.12", "1.2.3.x"):
             file(name=f"bad/{name}")
         found = {each.path.name: each.name for each in admin.bad(settings)}
@@ -91,17 +91,17 @@ class TestFinding:
         }  # fmt: skip
 
     @pytest.mark.parametrize("text", ["", ".", "..", "bad", f".{NAME}", NAME, "2.0.1.put.l1"])
-    def test_what_is_not_there(self, settings, file, text):
+    def test_a_missing_file_is_an_error(self, settings, file, text):
         file(name=f".{NAME}")
         file(name="bad/nonsense")
         with pytest.raises(UsageError, match="there is no file of that name"):
             admin.find(settings, text, False)
 
-    def test_a_directory_that_is_not_there_is_empty(self, settings, directory):
+    def test_a_missing_directory_is_empty(self, settings, directory):
         directory.rmdir()
         assert (admin.waiting(settings), admin.bad(settings)) == ([], [])
 
-    def test_a_directory_that_cannot_be_read_is_a_sentence(self, settings, directory):
+    def test_an_unreadable_directory_is_an_error_with_a_sentence(self, settings, directory):
         directory.rmdir()
         directory.touch()
         for look in (admin.waiting, admin.bad):
@@ -110,7 +110,7 @@ class TestFinding:
 
 
 class TestTelling:
-    def test_with_which_key_one_is_sealed(self, settings, file, sealed):
+    def test_the_key_of_each_file_is_listed(self, settings, file, sealed):
         file(name="1.0.1.put.l1")
         file(b"", name="2.0.1.put.l1")
         sealed(name="3.0.1.put.l1", key="k" * 32)
@@ -120,8 +120,8 @@ class TestTelling:
             content = bytearray(path.read_bytes())
             content[altered] = b"_"
             path.write_bytes(content)
-        told = [admin.sealed_with(each) for each in admin.waiting(settings)]
-        assert told[:5] == [None, None, "k" * 32, "unknown", "damaged"]
+        seals = [admin.sealed_with(each) for each in admin.waiting(settings)]
+        assert seals[:5] == [None, None, "k" * 32, "unknown", "damaged"]
 
     def test_the_request(self, settings, file, sealed):
         file(b"put:plain\n", "1.0.1.put.l1")
@@ -131,7 +131,7 @@ class TestTelling:
         assert admin.request(settings, entry(settings, "2.0.1.put.l1")) == b"put:sealed"
         assert admin.request(settings, entry(settings, "3.0.1.put.l1.2")) == b"put:bad"
 
-    def test_what_does_not_open_is_an_error(self, settings, sealed):
+    def test_a_file_that_cannot_be_unsealed_is_an_error(self, settings, sealed):
         sealed(key="unknown")
         with pytest.raises(ValueError, match="with the key unknown, which is not in"):
             admin.request(settings, entry(settings))
@@ -141,14 +141,14 @@ class TestTelling:
         with pytest.raises(Misconfigured, match="loncDelayedKeyFile is not set"):
             admin.request(replace(settings, delayed_key_file=None), entry(settings))
 
-    def test_what_is_no_file_is_not_waited_for(self, settings, directory):
+    def test_a_fifo_does_not_block(self, settings, directory):
         os.mkfifo(directory / NAME)
         with pytest.raises(LoncError, match="it is not a regular file"):
             admin.request(settings, entry(settings))
 
 
 class TestResealing:
-    def test_what_is_plain_or_sealed_with_an_older_key_is_sealed_with_the_first(
+    def test_plain_files_and_those_of_older_keys_are_sealed_with_the_first_key(
         self, settings, directory, keys, file, sealed
     ):
         lines = [b"put:one\n", b"\n", b"put:three\n", b"put:four\n"]
@@ -167,20 +167,20 @@ class TestResealing:
         assert opens == lines
 
     @pytest.mark.parametrize("content", [b"", b"put:half", b"put:one\nput:two\n"])
-    def test_what_is_not_one_whole_line_stays_as_it_is(self, settings, keys, file, content):
+    def test_a_file_that_is_not_one_whole_line_is_not_resealed(self, settings, keys, file, content):
         path = file(content)
         with pytest.raises(LoncError, match="it is not one whole line"):
             admin.reseal(keys, entry(settings))
         assert path.read_bytes() == content
 
-    def test_what_does_not_open_stays_as_it_is(self, settings, keys, sealed):
+    def test_a_file_that_cannot_be_unsealed_is_not_resealed(self, settings, keys, sealed):
         path = sealed(key="unknown")
         content = path.read_bytes()
         with pytest.raises(ValueError, match="the key unknown"):
             admin.reseal(keys, entry(settings))
         assert path.read_bytes() == content
 
-    def test_what_is_in_flight_stays_as_it_is(self, settings, keys, directory, file):
+    def test_a_file_in_flight_is_not_resealed(self, settings, keys, directory, file):
         path = file()
         with path.open("rb") as child:
             fcntl.flock(child, fcntl.LOCK_EX)
@@ -188,7 +188,7 @@ class TestResealing:
                 admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n"}
 
-    def test_what_is_carried_out_meanwhile_does_not_come_back(self, settings, keys, directory, file):
+    def test_a_file_carried_out_meanwhile_is_not_created_again(self, settings, keys, directory, file):
         path = file()
         found = entry(settings)
         path.unlink()
@@ -196,7 +196,9 @@ class TestResealing:
         assert os.listdir(directory) == []
 
     @pytest.mark.parametrize("then", ["gone", "replaced"])
-    def test_nor_if_it_was_open_by_then(self, settings, keys, directory, file, monkeypatch, then):
+    def test_a_file_that_was_open_when_it_was_carried_out_is_not_created_again(
+        self, settings, keys, directory, file, monkeypatch, then
+    ):
         path = file()
         flock = fcntl.flock
 
@@ -215,7 +217,7 @@ class TestResealing:
                 admin.reseal(keys, entry(settings))
             assert path.read_bytes() == b"put:other\n"
 
-    def test_a_writer_may_still_read_back_what_it_has_written(
+    def test_a_writer_may_still_read_back_its_file(
         self, settings, keys, file, restore_afterwards, monkeypatch
     ):
         restore_afterwards(admin)
@@ -233,16 +235,14 @@ class TestResealing:
         os.utime(file(), (later, later))
         assert admin.reseal(keys, entry(settings)) == "sealed with first"
 
-    def test_another_that_is_writing_is_not_disturbed(self, settings, keys, directory, file):
+    def test_the_temporary_file_of_another_process_is_kept(self, settings, keys, directory, file):
         file()
         (directory / f".{NAME}").write_bytes(b"its own")
         with pytest.raises(LoncError, match=r"\.put\.l1 exists"):
             admin.reseal(keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n", f".{NAME}": b"its own"}
 
-    def test_a_disk_that_takes_nothing_changes_nothing(
-        self, settings, keys, directory, file, monkeypatch
-    ):
+    def test_a_full_disk_changes_no_file(self, settings, keys, directory, file, monkeypatch):
         def full(*_):
             raise OSError(28, "No space left on device")
 
@@ -253,14 +253,14 @@ class TestResealing:
         assert contents(directory) == {NAME: b"put:x\n"}
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-    def test_owner_and_group_stay(self, settings, keys, file):
+    def test_owner_and_group_are_kept(self, settings, keys, file):
         path = file()
         os.chown(path, 65534, 65533)
         admin.reseal(keys, entry(settings))
         found = path.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65533, 0o660)
 
-    def test_the_disk_has_it_before_it_has_its_name(self, settings, keys, file, monkeypatch):
+    def test_the_content_is_synced_before_the_file_is_renamed(self, settings, keys, file, monkeypatch):
         done = []
         fsync, rename = os.fsync, os.rename
 
@@ -289,7 +289,7 @@ def synced(monkeypatch):
 
 
 class TestRequeueing:
-    def test_the_disk_has_its_new_name(self, settings, file, monkeypatch):
+    def test_the_new_name_is_synced(self, settings, file, monkeypatch):
         file(name=f"bad/{NAME}")
         names = synced(monkeypatch)
         admin.requeue(settings, entry(settings))
@@ -302,7 +302,7 @@ class TestRequeueing:
             admin.requeue(settings, entry(settings, f"{NAME}.1"))
         assert (directory / NAME).is_symlink()
 
-    def test_it_waits_under_its_own_name(self, settings, directory, file):
+    def test_a_requeued_file_gets_its_own_name_back(self, settings, directory, file):
         file(b"one\n", f"bad/{NAME}")
         file(b"two\n", "bad/2.0.1.put.l1.3")
         assert admin.requeue(settings, entry(settings, NAME)) == "waits again"
@@ -311,13 +311,13 @@ class TestRequeueing:
         assert contents(directory / "bad") == {}
         assert saved(settings) == [b"two\n", b"one\n"]
 
-    def test_it_replaces_nothing(self, settings, file):
+    def test_requeueing_replaces_no_file(self, settings, file):
         waits, bad = file(b"one\n"), file(b"two\n", f"bad/{NAME}.1")
         with pytest.raises(LoncError, match=" exists"):
             admin.requeue(settings, entry(settings, f"{NAME}.1"))
         assert (waits.read_bytes(), bad.read_bytes()) == (b"one\n", b"two\n")
 
-    def test_what_has_an_impossible_name_stays(self, settings, file):
+    def test_a_file_with_an_impossible_name_is_not_requeued(self, settings, file):
         bad = file(name="bad/nonsense")
         with pytest.raises(LoncError, match="no transaction can have that name"):
             admin.requeue(settings, entry(settings, "nonsense"))
@@ -325,7 +325,7 @@ class TestRequeueing:
 
 
 class TestDropping:
-    def test_it_is_gone_and_recorded(self, settings, directory, sealed, file):
+    def test_a_dropped_file_is_removed_and_recorded(self, settings, directory, sealed, file):
         sealed(b"put:secret\n")
         file(b"put:plain\n", "2.0.1.put.l1")
         file(b"nonsense", "bad/nonsense")
@@ -335,21 +335,23 @@ class TestDropping:
         assert admin.waiting(settings) == []
         assert records(settings) == ["F:l1:put", "F:l1:put", "F:-:nonsense"]
 
-    def test_where_nothing_is_sealed_the_request_is_recorded(self, settings, file):
+    def test_without_keys_the_request_is_recorded(self, settings, file):
         settings = replace(settings, delayed_key_file=None)
         file(b"put:msu:x\n")
         admin.drop(settings, entry(settings))
         assert records(settings) == ["F:l1:put:msu:x"]
 
     @pytest.mark.parametrize("trouble", ["key", "file"])
-    def test_of_what_does_not_open_the_name_tells_the_command(self, settings, sealed, trouble):
+    def test_if_a_file_cannot_be_unsealed_the_command_of_its_name_is_recorded(
+        self, settings, sealed, trouble
+    ):
         sealed(key="unknown")
         if trouble == "file":
             settings.delayed_key_file.unlink()
         admin.drop(settings, entry(settings))
         assert records(settings) == ["F:l1:put"]
 
-    def test_what_is_in_flight_stays(self, settings, file):
+    def test_a_file_in_flight_is_not_dropped(self, settings, file):
         path = file()
         with path.open("rb") as child:
             fcntl.flock(child, fcntl.LOCK_EX)
@@ -358,7 +360,7 @@ class TestDropping:
         assert path.exists()
         assert records(settings) == []
 
-    def test_the_disk_no_longer_has_it(self, settings, file, monkeypatch):
+    def test_the_removal_is_synced(self, settings, file, monkeypatch):
         file()
         names = synced(monkeypatch)
         admin.drop(settings, entry(settings))
@@ -379,7 +381,7 @@ class TestDropping:
         with pytest.raises(OSError, match="symbolic links"):
             admin.request(settings, entry(settings))
 
-    def test_what_cannot_be_recorded_is_told(self, settings, file):
+    def test_a_failed_record_is_reported(self, settings, file):
         settings.log_directory.rmdir()
         path = file()
         with pytest.raises(LoncError, match=r"dropped, but cannot write .*perm.log: No such file"):

@@ -1,11 +1,11 @@
-"""Whose a request is, and which files must be carried out before it."""
+"""The user of a request, and which files must be carried out before it."""
 
 import os
 
 import pytest
 
 from lonc.spool import order
-from lonc.spool.order import must_wait, user_of
+from lonc.spool.order import MOST_READ, must_wait, user_of
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_user_of_a_request(content, user):
     assert user_of(content) == user
 
 
-def test_the_beginning_of_a_request_never_tells_another_user():
+def test_no_beginning_of_a_request_has_another_user():
     content = b"encrypt:put:msu:student1:grades:a=1\n"
     for length in range(len(content)):
         assert user_of(content[:length]) in (None, b"msu:student1")
@@ -44,7 +44,7 @@ def test_the_beginning_of_a_request_never_tells_another_user():
 class TestMustWait:
     REQUEST = b"put:msu:x:b"
 
-    def test_not_without_a_directory_or_a_file_of_that_host(self, tmp_path):
+    def test_without_files_of_the_host_a_request_need_not_wait(self, tmp_path):
         assert not must_wait(tmp_path / "none", self.REQUEST, "l1")
         (tmp_path / "1.0.1.put.l2").write_bytes(b"put:msu:x:a\n")
         (tmp_path / ".1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
@@ -61,13 +61,31 @@ class TestMustWait:
             lambda path: path.symlink_to("elsewhere"),
         ],
     )
-    def test_for_one_of_the_same_user_or_one_that_tells_none(self, tmp_path, make):
+    def test_a_request_waits_for_files_of_its_user_or_of_an_unknown_one(self, tmp_path, make):
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
         assert not must_wait(tmp_path, self.REQUEST, "l1")
         make(tmp_path / "2.0.1.put.l1")
         assert must_wait(tmp_path, self.REQUEST, "l1")
 
-    def test_not_for_one_that_has_just_been_carried_out(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("request_", [b"ping", b"encrypt:encrypt:put:msu:x:b", b"put:msu"])
+    def test_a_request_of_an_unknown_user_waits_for_every_file(self, tmp_path, request_):
+        assert not must_wait(tmp_path, request_, "l1")
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert must_wait(tmp_path, request_, "l1")
+
+    def test_the_user_may_be_the_end_of_the_request(self, tmp_path):
+        (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
+        assert must_wait(tmp_path, b"dump:msu:x", "l1")
+        assert not must_wait(tmp_path, b"dump:msu:y", "l1")
+
+    def test_beyond_the_most_files_to_read_a_request_waits_for_all(self, tmp_path):
+        for number in range(MOST_READ):
+            (tmp_path / f"1.{number}.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert not must_wait(tmp_path, self.REQUEST, "l1")
+        (tmp_path / "2.0.1.put.l1").write_bytes(b"put:msu:y:a\n")
+        assert must_wait(tmp_path, self.REQUEST, "l1")
+
+    def test_a_request_does_not_wait_for_a_file_that_was_just_removed(self, tmp_path, monkeypatch):
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
 
         def open_too_late(path, flags):

@@ -1,4 +1,4 @@
-"""Sealing one line, and the file of the keys; nothing here is a daemon."""
+"""Sealing one line, and the file of the keys; no daemon runs."""
 
 import os
 import re
@@ -37,21 +37,21 @@ lines = st.binary().map(lambda data: data.replace(b"\n", b"") + b"\n")
 
 
 def refused(sealed, host="l1", name=NAME):
-    """The reason."""
+    """The text of the error that is raised."""
     with pytest.raises(ValueError, match="it is sealed") as refusal:
         KEYS.open(sealed, host, name)
     return str(refusal.value)
 
 
 class TestOneLine:
-    def test_what_was_sealed_is_one_line_and_opens(self):
+    def test_a_sealed_request_is_one_line_and_can_be_opened(self):
         assert re.fullmatch(rb"lonc:sealed:1:new:[A-Za-z0-9+/=]+:sealed:lonc\n", SEALED)
         assert KEYS.open(SEALED, "l1", NAME) == b"put:msu:student1:grades:homework=9\n"
 
-    def test_the_same_is_never_sealed_in_the_same_way(self):
+    def test_the_same_request_is_never_sealed_the_same_way(self):
         assert len({KEYS.seal(b"x\n", "l1", NAME) for _ in range(100)}) == 100
 
-    def test_it_is_the_cipher_it_says(self):
+    def test_the_cipher_is_the_documented_one(self):
         """Opened by another implementation."""
         from binascii import a2b_base64
 
@@ -62,9 +62,7 @@ class TestOneLine:
         assert AESGCM(NEW).decrypt(data[:12], data[12:], bound).startswith(b"put:msu")
 
     @given(lines, st.text(), st.text())
-    def test_whatever_is_sealed_opens_to_what_it_was_and_is_no_longer_than_was_said(
-        self, line, host, name
-    ):
+    def test_any_content_opens_to_itself_and_stays_within_the_length_limit(self, line, host, name):
         """Invariant: open(seal(x)) == x, and seal(x) is one line that is known to be sealed."""
         sealed = KEYS.seal(line, host, name)
         assert KEYS.open(sealed, host, name) == line
@@ -74,14 +72,14 @@ class TestOneLine:
         assert len(sealed) <= longest_sealed(len(line))
 
     @given(st.integers(0, len(SEALED) - 1), st.integers(1, 255))
-    def test_whatever_byte_is_altered_it_does_not_open_and_is_not_taken_for_plain(self, place, change):
+    def test_a_line_with_any_byte_altered_neither_opens_nor_counts_as_plain(self, place, change):
         """Invariant: of all lines that differ from it in one byte, none opens, and none is plain."""
         altered = bytearray(SEALED)
         altered[place] ^= change
         refused(bytes(altered))
         assert is_sealed(bytes(altered))
 
-    def test_nor_where_a_bit_has_no_meaning_in_base64(self):
+    def test_an_unused_bit_of_base64_may_not_be_altered_either(self):
         for length in range(3):
             sealed = KEYS.seal(b"x" * length + b"\n", "l1", NAME)
             end = sealed.index(b":sealed:lonc") - 1
@@ -92,27 +90,27 @@ class TestOneLine:
                         refused(altered)
 
     @given(st.integers(0, len(SEALED) - 1))
-    def test_wherever_it_is_cut_it_does_not_open(self, place):
+    def test_a_line_cut_anywhere_does_not_open(self, place):
         """Invariant: no beginning of it opens, and none is a whole line."""
         refused(SEALED[:place])
         assert not SEALED[:place].endswith(b"\n")
 
     @given(st.integers(1, len(SEALED) - len(sealing.FOOT)))
-    def test_without_its_beginning_it_does_not_open_and_is_not_taken_for_plain(self, place):
+    def test_a_line_without_its_beginning_neither_opens_nor_counts_as_plain(self, place):
         """Invariant: no end of it opens, nor is plain while the mark there is whole."""
         refused(SEALED[place:])
         assert is_sealed(SEALED[place:])
 
     @given(st.text(), st.text())
-    def test_under_another_name_or_host_it_does_not_open(self, host, name):
+    def test_a_line_does_not_open_under_another_name_or_host(self, host, name):
         """Invariant: it opens for the host and name it was sealed for, and for no other."""
         if (host, name) != ("l1", NAME):
             refused(SEALED, host, name)
 
-    def test_what_was_moved_from_host_to_name_is_another_one(self):
+    def test_bytes_moved_from_host_to_name_make_another_line(self):
         refused(KEYS.seal(b"x\n", "l1", "1.x"), "l1:1", "x")
 
-    def test_a_line_of_another_key_does_not_open_and_the_key_is_told(self):
+    def test_a_line_of_a_missing_key_does_not_open_and_the_error_names_the_key(self):
         stranger = Keyring(FILE, {"stranger": b"\x03" * 32}).seal(b"x\n", "l1", NAME)
         assert refused(stranger) == "it is sealed with the key stranger, which is not in keys"
         impostor = Keyring(FILE, {"new": b"\x03" * 32}).seal(b"x\n", "l1", NAME)
@@ -126,11 +124,11 @@ class TestOneLine:
     @pytest.mark.parametrize(
         "line", [b"put:a\n", b"\n", b"", b"lonc:status\n", b"echo:lonc:sealed:1:new:x\n"]
     )
-    def test_what_is_plain(self, line):
+    def test_requests_in_clear_are_plain(self, line):
         assert not is_sealed(line)
         assert sealed_by(line) is None
 
-    def test_the_longest_is_reached(self):
+    def test_the_longest_sealed_length_is_reached(self):
         keys = Keyring(FILE, {"k" * 32: NEW})
         for length in range(50):
             assert len(keys.seal(b"x" * length, "l1", NAME)) == longest_sealed(length)
@@ -143,7 +141,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def public():
-    """A directory that others may look into."""
+    """A directory that other users can read."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o777)
         yield Path(place)
@@ -183,11 +181,11 @@ class TestTheFile:
             NEW.hex(),
         ],
     )
-    def test_what_is_no_key_is_told_with_its_line_and_not_repeated(self, file, line):
+    def test_an_invalid_key_is_reported_by_its_line_without_its_text(self, file, line):
         said = fault(written(file, f"# keys\nold:{OLD.hex()}\n{line}\n"))
         assert said == f"{file}:3: this is not a key, KEYID:64 hex digits"
 
-    def test_a_key_that_stands_there_twice(self, file):
+    def test_an_id_that_is_used_twice_is_an_error(self, file):
         said = fault(written(file, f"a:{NEW.hex()}\na:{OLD.hex()}\n"))
         assert said == f"{file}:2: the key a appears twice"
 
@@ -196,34 +194,34 @@ class TestTheFile:
         assert f"{file}: it has no key" in fault(written(file, text))
 
     @pytest.mark.parametrize("mode", [0o641, 0o642, 0o644])
-    def test_what_others_may_touch_is_refused(self, file, mode):
+    def test_a_key_file_that_others_can_access_is_refused(self, file, mode):
         said = fault(written(file, f"a:{NEW.hex()}\n", mode))
         assert said == f"{file}: its mode {mode:04o} lets other users read the keys: chmod o= {file}"
 
     @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-    def test_what_is_no_file_is_refused_and_not_waited_for(self, file, make):
+    def test_a_fifo_is_refused_and_does_not_block(self, file, make):
         make(file)
         assert fault(file) == f"{file}: it is not a regular file"
 
-    def test_what_is_not_there_or_may_not_be_read(self, public):
+    def test_a_missing_or_unreadable_key_file_is_an_error(self, public):
         file = public / "keys"
         assert fault(file) == f"{file}: No such file or directory"
         written(file, f"a:{NEW.hex()}\n", 0o600)
         if os.getuid() == 0:
             assert as_nobody(lambda: fault(file)) == f"{file}: Permission denied"
 
-    def test_without_the_library_it_says_so(self, file, monkeypatch):
+    def test_a_missing_library_is_an_error_with_a_sentence(self, file, monkeypatch):
         written(file, f"a:{NEW.hex()}\n")
         monkeypatch.setitem(sys.modules, "Crypto.Cipher", None)
         assert fault(file) == f"{file}: sealing needs pycryptodome: pip install pycryptodome"
 
-    def test_who_needs_keys_is_told_and_who_needs_none_is_not(self, file):
+    def test_missing_keys_are_an_error_only_if_they_are_needed(self, file):
         require_keys(None)
         with pytest.raises(CannotStart, match="keys: No such file or directory"):
             require_keys(file)
         require_keys(written(file, f"a:{NEW.hex()}\n"))
 
-    def test_the_library_is_loaded_only_for_who_has_keys(self, file):
+    def test_the_library_is_loaded_only_if_there_are_keys(self, file):
         written(file, f"a:{NEW.hex()}\n")
         command = python_calling(print_when_the_library_of_keys_is_imported, file)
         done = subprocess.run(command, capture_output=True, text=True)
@@ -231,7 +229,7 @@ class TestTheFile:
 
 
 class TestANewKey:
-    def test_it_makes_the_file(self, file, tmp_path):
+    def test_the_key_file_is_created(self, file, tmp_path):
         key_id = add_key(file, tmp_path)
         assert re.fullmatch(r"20\d{6}-[0-9a-f]{6}", key_id)
         assert read_keys(file).first == key_id
@@ -239,12 +237,12 @@ class TestANewKey:
         assert os.listdir(tmp_path) == ["keys"]
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-    def test_a_new_file_belongs_to_whom_the_directory_belongs(self, file, tmp_path):
+    def test_a_new_file_gets_the_owner_of_its_directory(self, file, tmp_path):
         os.chown(tmp_path, 65534, 65533)
         add_key(file, tmp_path)
         assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
 
-    def test_where_it_cannot_be_given_away_it_is_ours(self, public):
+    def test_a_new_file_stays_ours_if_its_owner_cannot_be_changed(self, public):
         file = public / "keys"
 
         def add():
@@ -253,7 +251,7 @@ class TestANewKey:
 
         assert as_nobody(add) == "True 640"
 
-    def test_it_comes_in_front_of_the_old_ones_and_all_else_stays(self, file, tmp_path):
+    def test_a_new_key_is_put_before_the_old_ones_and_all_else_is_kept(self, file, tmp_path):
         written(file, f"# ours\n\nb:{OLD.hex()}\na:{NEW.hex()}\n# end", 0o600)
         if os.getuid() == 0:
             os.chown(file, 65534, 65533)
@@ -270,7 +268,7 @@ class TestANewKey:
             before.st_gid,
         )
 
-    def test_through_a_link_the_file_itself_gets_it(self, file, tmp_path):
+    def test_a_new_key_goes_through_a_link_into_its_target(self, file, tmp_path):
         target = tmp_path / "elsewhere"
         file.symlink_to(target)
         add_key(file, tmp_path)
@@ -285,20 +283,20 @@ class TestANewKey:
         one, two = re.findall(r"^(?:one|two):(\w+)$", file.read_text(), re.M)
         assert one != two
 
-    def test_a_file_with_faults_stays_as_it_is(self, file, tmp_path):
+    def test_a_faulty_key_file_is_not_changed(self, file, tmp_path):
         written(file, "nonsense\n")
         with pytest.raises(Misconfigured, match="keys:1:"):
             add_key(file, tmp_path)
         assert file.read_text() == "nonsense\n"
         assert os.listdir(tmp_path) == ["keys"]
 
-    def test_two_at_a_time_do_not_lose_one(self, file, tmp_path):
+    def test_two_keys_added_at_the_same_time_are_both_kept(self, file, tmp_path):
         (tmp_path / ".keys.new").touch()
         with pytest.raises(FileExistsError):
             add_key(file, tmp_path)
         assert os.listdir(tmp_path) == [".keys.new"]  # it is the other's
 
-    def test_the_disk_has_it_before_it_has_its_name(self, file, tmp_path, monkeypatch):
+    def test_the_content_is_synced_before_the_file_is_renamed(self, file, tmp_path, monkeypatch):
         done = []
         fsync, rename = os.fsync, os.rename
 
@@ -316,7 +314,7 @@ class TestANewKey:
         add_key(file, tmp_path)
         assert done == [".keys.new", "rename", tmp_path.name]
 
-    def test_nobody_else_sees_it_before_its_mode_is_set(self, file, tmp_path, monkeypatch):
+    def test_a_new_file_is_never_readable_for_others(self, file, tmp_path, monkeypatch):
         seen = []
         urandom = os.urandom
 

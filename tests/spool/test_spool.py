@@ -63,7 +63,7 @@ class TestNames:
         names = [Name.parse(text) for text in reversed(texts)]
         assert [str(name) for name in sorted(names)] == texts
 
-    def test_zeros_in_front_make_another_file(self):
+    def test_leading_zeros_make_another_file(self):
         one, other = Name.parse("007.0.1.x.l1"), Name.parse("7.0.1.x.l1")
         assert (one.time, str(one)) == (7, "007.0.1.x.l1")
         assert len({one, other}) == 2
@@ -88,16 +88,16 @@ class TestNames:
             "1.2.3.x.l1\udcff",
         ],
     )
-    def test_what_is_no_name(self, text):
+    def test_other_texts_are_no_names(self, text):
         assert Name.parse(text) is None
 
     @given(st.from_regex(spool._NAME, fullmatch=True))
-    def test_every_name_that_can_be_read_is_spelled_as_it_was(self, text):
+    def test_every_parsed_name_keeps_its_spelling(self, text):
         assert str(Name.parse(text)) == text
 
 
 class TestWaiting:
-    def test_what_waits_is_told_in_order_and_what_is_impossible_beside_it(self, directory):
+    def test_waiting_files_are_listed_in_order_and_impossible_names_apart(self, directory):
         for text in ["10.0.1.x.l2", "9.0.1.x.l1", "nonsense", "1.2.3.x", ".8.0.1.x.l1", b"\xff"]:
             (directory / os.fsdecode(text)).touch()
         (directory / "bad").mkdir()
@@ -105,7 +105,7 @@ class TestWaiting:
         assert [str(name) for name in names] == ["9.0.1.x.l1", "10.0.1.x.l2"]
         assert impossible == ["1.2.3.x", "nonsense", "\udcff"]
 
-    def test_a_directory_that_is_not_there_is_empty(self, settings):
+    def test_a_missing_directory_is_empty(self, settings):
         assert waiting(settings.delayed_directory) == ([], [])
         assert newest(settings.delayed_directory, "l1") is None
 
@@ -116,7 +116,7 @@ class TestWaiting:
         with pytest.raises(NotADirectoryError):
             newest(settings.delayed_directory, "l1")
 
-    def test_the_newest_of_a_host_is_no_other_hosts_and_by_number(self, directory):
+    def test_the_newest_file_of_a_host_is_found_by_number(self, directory):
         for text in [
             "10.9.1.x.l1",
             "10.10.1.x.l1",
@@ -131,7 +131,9 @@ class TestWaiting:
 
 
 class TestSaving:
-    def test_a_file_holds_the_request_and_a_newline_and_says_what_it_is(self, settings, clock):
+    def test_a_file_contains_the_request_and_a_newline_and_is_named_by_its_command(
+        self, settings, clock
+    ):
         save(settings, b"put:msu:student1:grades:homework=9", "l1")
         name = f"{NOW}.0.{os.getpid()}.putmsustudent1.l1"
         assert contents(settings.delayed_directory) == {name: b"put:msu:student1:grades:homework=9\n"}
@@ -139,7 +141,7 @@ class TestSaving:
     @pytest.mark.parametrize(
         "request_", [b"", b"::", b"\xff\xfe\0x" * 9, b"x" * 3_000_000, "ü:ß".encode()]
     )
-    def test_whatever_the_request_its_file_has_a_possible_name(self, settings, request_):
+    def test_every_request_has_a_valid_file_name(self, settings, request_):
         save(settings, request_, "a-b_C")
         assert saved(settings) == [request_ + b"\n"]
 
@@ -156,23 +158,23 @@ class TestSaving:
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file, settings.perm_log)]
         assert modes == [0o2770, 0o660, 0o660]
 
-    def test_a_directory_that_is_there_keeps_its_mode(self, settings, directory):
+    def test_an_existing_directory_keeps_its_mode(self, settings, directory):
         directory.chmod(0o700)
         save(settings, b"x", "l1")
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
-    def test_without_the_directory_above_nothing_is_made(self, settings):
+    def test_a_missing_directory_above_is_an_error(self, settings):
         settings.socket_directory.rmdir()
         with pytest.raises(FileNotFoundError):
             save(settings, b"x", "l1")
         assert not settings.socket_directory.exists()
 
-    def test_what_is_no_directory_is_in_the_way(self, settings):
+    def test_a_file_in_place_of_the_directory_is_an_error(self, settings):
         settings.delayed_directory.touch()
         with pytest.raises(FileExistsError):
             save(settings, b"x", "l1")
 
-    def test_a_new_one_comes_behind_all_that_wait_for_its_host(self, settings, directory, clock):
+    def test_a_new_file_sorts_behind_all_that_wait_for_its_host(self, settings, directory, clock):
         for text in [f"{NOW}.7.1.x.l1", f"{NOW}.9.1.x.l2", f"{NOW - 1}.99.1.x.l1"]:
             (directory / text).touch()
         save(settings, b"x", "l1")
@@ -188,7 +190,7 @@ class TestSaving:
         save(settings, b"third", "l1")
         assert saved(settings) == [b"first\n", b"second\n", b"third\n"]
 
-    def test_no_name_is_given_twice_though_what_had_it_is_gone(self, settings, directory, clock):
+    def test_the_name_of_a_removed_file_is_not_used_again(self, settings, directory, clock):
         given = set()
         for now in (NOW, NOW + 1, NOW, NOW):
             clock.now = now
@@ -198,7 +200,9 @@ class TestSaving:
             given.add(path.name)
         assert len(given) == 4
 
-    def test_nor_if_only_an_older_one_still_waits(self, settings, directory, clock):
+    def test_the_name_of_a_removed_file_is_not_used_while_an_older_one_waits(
+        self, settings, directory, clock
+    ):
         clock.now = NOW + 1
         save(settings, b"x", "l1")
         (newest_path,) = directory.iterdir()
@@ -235,7 +239,7 @@ class TestSaving:
             assert in_child(lambda: save(settings, b"x", "l1") or "saved") == "saved"
         assert len(saved(settings)) == 6
 
-    def test_who_forks_while_a_thread_saves_can_save_in_the_child(self, settings, directory, clock):
+    def test_a_process_forked_while_a_thread_saves_can_save(self, settings, directory, clock):
         done = threading.Event()
 
         def write():
@@ -252,7 +256,7 @@ class TestSaving:
             done.set()
             thread.join()
 
-    def test_a_name_in_existence_is_never_replaced(self, settings, directory, clock, restore_afterwards):
+    def test_an_existing_file_is_never_replaced(self, settings, directory, clock, restore_afterwards):
         theirs = f"{NOW}.0.{os.getpid()}.x.l1"
         (directory / theirs).write_bytes(b"theirs\n")
         (directory / f".{NOW}.1.{os.getpid()}.x.l1").write_bytes(b"left by one that was killed")
@@ -265,7 +269,7 @@ class TestSaving:
             f"{NOW}.2.{os.getpid()}.x.l1": b"x\n",
         }
 
-    def test_where_no_name_is_behind_all_others_nothing_is_saved(self, settings, directory):
+    def test_if_no_name_sorts_behind_all_others_saving_fails(self, settings, directory):
         last = "9" * 18
         (directory / f"{last}.{last}.1.x.l1").touch()
         with pytest.raises(OSError, match="too large"):
@@ -275,7 +279,7 @@ class TestSaving:
         save(settings, b"x", "l1")
         assert saved(settings) == [b"x\n"]
 
-    def test_the_disk_has_file_and_directory_before_it_is_told(self, settings, monkeypatch):
+    def test_file_and_directory_are_synced_before_saving_returns(self, settings, monkeypatch):
         done = []
         fsync, rename, mkdir = os.fsync, os.rename, os.mkdir
 
@@ -299,7 +303,7 @@ class TestSaving:
             ("fsync", "delayed"),
         ]
 
-    def test_a_name_that_may_not_be_on_the_disk_is_taken_back(
+    def test_a_file_is_removed_if_its_directory_cannot_be_synced(
         self, settings, directory, restore_afterwards
     ):
         def fail(_):
@@ -316,24 +320,24 @@ class TestSaving:
         spool.make_directory(settings.delayed_directory)
         assert stat.S_IMODE(settings.delayed_directory.stat().st_mode) != spool.DIRECTORY_MODE
 
-    def test_a_disk_that_takes_little_at_a_time_gets_all_of_it(self, settings, monkeypatch):
+    def test_short_writes_are_continued(self, settings, monkeypatch):
         write = os.write
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
         save(settings, b"0123456789", "l1")
         assert saved(settings) == [b"0123456789\n"]
 
-    def test_what_is_read_back_differently_is_not_saved(self, settings, directory, monkeypatch):
+    def test_a_file_that_reads_back_differently_is_not_saved(self, settings, directory, monkeypatch):
         monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"\0" * size)
         with pytest.raises(OSError, match="not what was written"):
             save(settings, b"x", "l1")
         assert os.listdir(directory) == []
 
-    def test_what_is_read_back_with_more_behind_it_is_not_saved(self, settings, directory, monkeypatch):
+    def test_a_file_that_reads_back_longer_is_not_saved(self, settings, directory, monkeypatch):
         monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"x\nmore"[:size])
         with pytest.raises(OSError, match="not what was written"):
             save(settings, b"x", "l1")
 
-    def test_who_is_interrupted_leaves_nothing(self, settings, directory, monkeypatch):
+    def test_an_interrupted_writer_leaves_no_file(self, settings, directory, monkeypatch):
         def interrupt(_):
             raise KeyboardInterrupt
 
@@ -350,7 +354,7 @@ def sealing(settings, tmp_path):
 
 
 class TestSealing:
-    def test_what_is_saved_is_sealed_and_neither_content_nor_name_tell_the_request(self, sealing, clock):
+    def test_with_keys_neither_content_nor_name_shows_the_request(self, sealing, clock):
         save(sealing, b"put:m:u:n:pw=9", "l1")
         ((text, content),) = contents(sealing.delayed_directory).items()
         assert text == f"{NOW}.0.{os.getpid()}.put.l1"
@@ -358,12 +362,12 @@ class TestSealing:
         assert content.endswith(b"\n")
         assert unseal(sealing, content, Name.parse(text)) == b"put:m:u:n:pw=9\n"
 
-    def test_of_what_travels_encrypted_the_name_tells_two_words(self, sealing):
+    def test_the_name_of_an_encrypted_request_has_two_words(self, sealing):
         save(sealing, b"encrypt:auth:m:u:pw", "l1")
         (text,) = os.listdir(sealing.delayed_directory)
         assert Name.parse(text).command == "encryptauth"
 
-    def test_at_no_time_is_it_on_the_disk_in_clear(self, sealing, monkeypatch):
+    def test_the_request_is_never_on_the_disk_in_clear(self, sealing, monkeypatch):
         written = []
         original = os.write
 
@@ -375,7 +379,7 @@ class TestSealing:
         save(sealing, b"put:secret", "l1")
         assert [data[:12] for data in written] == [b"lonc:sealed:"]
 
-    def test_what_is_read_back_differently_is_not_saved(self, sealing, monkeypatch):
+    def test_a_file_that_reads_back_differently_is_not_saved(self, sealing, monkeypatch):
         monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"put:secret\n")
         with pytest.raises(OSError, match="not what was written"):
             save(sealing, b"put:secret", "l1")
@@ -387,7 +391,7 @@ class TestSealing:
             save(sealing, b"put:secret", "l1")
         assert not sealing.delayed_directory.exists()
 
-    def test_keys_that_change_are_known_at_once(self, sealing):
+    def test_changed_keys_are_used_at_once(self, sealing):
         save(sealing, b"one", "l1")
         write_keys(sealing.delayed_key_file, "second", "first")
         save(sealing, b"two", "l1")
@@ -396,7 +400,7 @@ class TestSealing:
 
     @given_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(request_=st.binary().filter(lambda request: b"\n" not in request))
-    def test_whatever_the_request_it_opens_to_itself(self, sealing, request_):
+    def test_every_sealed_request_opens_to_itself(self, sealing, request_):
         """Invariant: what is saved and opened again is the request and a newline."""
         save(sealing, request_, "a-b_C")
         (name,), _ = waiting(sealing.delayed_directory)
@@ -404,7 +408,7 @@ class TestSealing:
         assert unseal(sealing, path.read_bytes(), name) == request_ + b"\n"
         path.unlink()
 
-    def test_where_no_key_file_is_set_what_is_sealed_is_not_bad(self, sealing, settings):
+    def test_without_a_key_file_a_sealed_file_is_not_rejected(self, sealing, settings):
         save(sealing, b"x", "l1")
         (name,), _ = waiting(sealing.delayed_directory)
         with pytest.raises(Misconfigured, match="it is sealed, and loncDelayedKeyFile is not set"):
@@ -436,7 +440,7 @@ class TestRecord:
             (b"encrypt:a\nb:secret", rb"encrypt:a\x0ab"),
         ],
     )
-    def test_a_record_is_one_line_and_tells_no_secret(self, settings, request_, said):
+    def test_a_record_is_one_line_without_secrets(self, settings, request_, said):
         record(settings, "F", "l1", request_)
         line = settings.perm_log.read_bytes()
         assert re.fullmatch(rb"[0-9]+:F:l1:%b:[A-Z][A-Za-z0-9: ]+\n" % re.escape(said), line)
@@ -451,7 +455,7 @@ class TestRecord:
             (b"", b""),
         ],
     )
-    def test_of_what_is_sealed_it_tells_the_command(self, sealing, request_, said):
+    def test_the_record_of_a_sealed_request_has_its_command(self, sealing, request_, said):
         record(sealing, "D", "l1", request_)
         line = sealing.perm_log.read_bytes()
         assert re.fullmatch(rb"[0-9]+:D:l1:%b:[A-Z][A-Za-z0-9: ]+\n" % re.escape(said), line)
@@ -461,7 +465,7 @@ class TestRecord:
         said = spool._CONTROL.sub(b"", request_).decode(errors="replace")
         assert len((said + "x").splitlines()) == 1
 
-    def test_a_log_that_is_there_keeps_its_mode_and_its_lines(self, settings):
+    def test_an_existing_log_keeps_its_mode_and_its_lines(self, settings):
         settings.perm_log.write_bytes(b"before\n")
         settings.perm_log.chmod(0o600)
         record(settings, "D", "l1", b"x")
@@ -487,7 +491,7 @@ class TestRecord:
             record(settings, "D", "l1", b"x")
         assert (target.stat().st_size > 0) == followed
 
-    def test_who_makes_the_log_at_the_same_time_makes_the_same(self, settings, monkeypatch):
+    def test_a_log_created_at_the_same_time_by_another_process_is_used(self, settings, monkeypatch):
         original = os.open
 
         def late(path, flags, *mode):
@@ -537,7 +541,7 @@ class TestRecord:
 
 
 class TestPuttingAside:
-    def test_what_is_bad_is_moved_and_replaces_nothing(self, directory):
+    def test_a_rejected_file_is_moved_and_replaces_none(self, directory):
         for content in (b"one", b"two", b"three"):
             (directory / "nonsense").write_bytes(content)
             spool.move_to_bad(directory, "nonsense")
@@ -545,7 +549,7 @@ class TestPuttingAside:
         moved = {"nonsense": b"one", "nonsense.1": b"two", "nonsense.2": b"three"}
         assert contents(directory / "bad") == moved
 
-    def test_what_is_gone_already_is_an_error(self, directory):
+    def test_rejecting_a_missing_file_is_an_error(self, directory):
         with pytest.raises(FileNotFoundError):
             spool.move_to_bad(directory, "nonsense")
 

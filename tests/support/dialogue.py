@@ -30,15 +30,15 @@ class Talk:
     """Plays a script, one line each:
 
     - `> ` a line from lonc, `< ` a line from lond;
-    - `? ` a client's request, `= ` the reply it gets;
+    - `? ` a client's request, `= ` the reply it gets; `& ` one that is checked;
     - `! ` the ProtocolError that ends the dialogue (a regular expression).
 
     Consecutive lines from lond arrive in chunks of `size` bytes.
     """
 
-    def __init__(self, size, choose=init):
+    def __init__(self, size, choose=init, **options):
         self.size = size
-        self.protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose)
+        self.protocol = LondProtocol("msul1", "msua3", MAX_REPLY, choose, **options)
         self.protocol.connected("192.0.2.9")
         self.replies = []
 
@@ -58,6 +58,8 @@ class Talk:
                 assert self.sent() == b"".join(text + b"\n" for text in texts)
             elif kind == b"?":
                 self.protocol.start_request(texts[0] + b"\n")
+            elif kind == b"&":
+                self.protocol.start_checked_request(texts[0] + b"\n")
             elif kind == b"=":
                 assert self.replies == [text + b"\n" for text in texts]
                 self.replies = []
@@ -129,6 +131,9 @@ def reach(state, size=10**6):
         State.HOST_SET,
     ):
         return follow(Talk(size, local), LOCAL_STEPS, state)
+    if state in PING_STEPS:
+        talk = follow(Talk(size, learn_ping=True), CLASSIC_STEPS, State.RECEIVING_KEY)
+        return follow(talk, PING_STEPS, state)
     return follow(Talk(size), CLASSIC_STEPS, state)
 
 
@@ -153,6 +158,21 @@ LOCAL_STEPS = {
     State.SET_HOST: received(b"2.11.4\n"),
     State.HOST_SET: Talk.sent,
     State.IDLE: received(b"ok\n"),
+}
+
+PONG = b"msul1\n"
+
+
+def learn_and_check(talk):
+    talk.protocol.receive(PONG)
+    talk.protocol.start_checked_request(b"load\n")
+
+
+PING_STEPS = {
+    State.REQUESTING_PING: received(BUILD_KEY.encode() + b"\n"),
+    State.RECEIVING_PING: Talk.sent,
+    State.SENDING_CHECKED_REQUEST: learn_and_check,
+    State.RECEIVING_CHECK: Talk.sent,
 }
 
 CLASSIC_STEPS = {

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support import preparations
+from support import launcher, preparations
 
 from lonc.commands.cli import main
 from lonc.configuration_file import read_settings
 
 TESTS = str(Path(__file__).parents[1])
 BIN_LONC = Path(sys.executable).with_name("lonc")
-LONC = [sys.executable, "-bb", "-W", "error", str(BIN_LONC)]
+LONC = launcher.prepared([sys.executable, *launcher.OPTIONS, str(BIN_LONC)], None)
 
 
 def eventually(predicate, seconds=10.0):
@@ -52,7 +52,7 @@ def python_calling(function: Callable[..., object], *arguments: object, then: st
 def program(preparation: Callable[..., None], *arguments: object) -> list[str]:
     """A lonc command in a process that first calls `preparation(*arguments)`."""
     run = f"from {main.__module__} import {main.__name__}; sys.exit({main.__name__}())"
-    return python_calling(preparation, *arguments, then=run)
+    return launcher.prepared(python_calling(preparation, *arguments, then=run), preparation, *arguments)
 
 
 AS_NOBODY = program(preparations.become, 65534)
@@ -99,6 +99,10 @@ def holders(file):
     return [pid for pid in found if pid not in children]
 
 
+def _can_be_forked(program):
+    return launcher.current is not None and isinstance(program, launcher.Command)
+
+
 class Daemon:
     """A daemon in the background, with the methods of Popen that tests use."""
 
@@ -138,6 +142,7 @@ def write_configuration(directory, port, **settings):
         "lonSockDir": directory / "sockets",
         "lonDaemons": directory / "daemons",
         "londPort": port,
+        "loncSyncInterval": 0,  # the scripts of londs do not expect `ping`
         **settings,
     }
     file = directory / "loncapa.conf"
@@ -182,7 +187,9 @@ class Machine:
         self.table.write_text("".join(lines))
 
     def command(self, *arguments, input=b"", timeout=60, program=LONC, **options):
-        """Run one lonc command to its end."""
+        """Run one lonc command to its end: by fork, or by exec if it gets input or options of Popen."""
+        if _can_be_forked(program) and not input and not options:
+            return launcher.run(program, self._command_line(*arguments), timeout)
         return subprocess.run(
             [*program, "-c", self.configuration, *arguments],
             input=input,
@@ -191,19 +198,38 @@ class Machine:
             **options,
         )
 
+    def _command_line(self, *arguments):
+        return [str(BIN_LONC), "-c", str(self.configuration), *map(os.fsdecode, arguments)]
+
     def start_lond(self, host, *arguments):
-        process = subprocess.Popen(
-            [*LONC, "-c", self.configuration, "lond", host, *arguments], stdout=subprocess.PIPE
-        )
+        if _can_be_forked(LONC):
+            readable, writable = os.pipe()
+            with open(os.devnull, "rb") as nothing, open(writable, "wb") as output:
+                process = launcher.current.start(
+                    LONC,
+                    self._command_line("lond", host, *arguments),
+                    nothing.fileno(),
+                    output.fileno(),
+                    2,
+                )
+            process.stdout = open(readable, "rb")  # noqa: SIM115 (closed at the end of the test)
+        else:
+            process = subprocess.Popen(
+                [*LONC, "-c", self.configuration, "lond", host, *arguments], stdout=subprocess.PIPE
+            )
         self._processes.append(process)
         assert b" listens at " in process.stdout.readline()
         return process
 
     def run(self, wait=True, program=LONC, **options):
         """Start `lonc run`, and wait until every child serves."""
-        command = [*program, "-c", self.configuration, "run"]
-        with self.log_file.open("ab") as log:
-            process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, **options)
+        with self.log_file.open("ab") as log, open(os.devnull, "rb") as nothing:
+            if _can_be_forked(program) and not options:
+                line = self._command_line("run")
+                process = launcher.current.start(program, line, nothing.fileno(), 1, log.fileno())
+            else:
+                command = [*program, "-c", self.configuration, "run"]
+                process = subprocess.Popen(command, stderr=log, stdin=nothing, **options)
         self._processes.append(process)
         self.lonc = process
         if wait:

@@ -44,7 +44,7 @@ def test_the_line_of_each_vector_both_ways(text, line):
     assert LineCipher(KEY).decipher(line.upper().replace(b"ENC", b"enc") + b"\n") == text
 
 
-def test_every_length_from_0_to_4096_comes_back():
+def test_every_length_from_0_to_4096_deciphers_to_itself():
     pair = LineCipher(KEY)
     for length in range(4097):
         text = bytes(byte % 251 for byte in range(length))
@@ -52,7 +52,7 @@ def test_every_length_from_0_to_4096_comes_back():
 
 
 @given(st.lists(st.binary(max_size=4096)), st.binary(min_size=16, max_size=16))
-def test_whatever_is_enciphered_comes_back_one_line_after_the_other(texts, key):
+def test_enciphered_lines_decipher_to_themselves(texts, key):
     ours, theirs = LineCipher(key), LineCipher(key)
     for text in texts:
         line = ours.encipher(text)

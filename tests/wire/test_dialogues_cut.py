@@ -1,4 +1,4 @@
-"""Each dialogue with a lond whose words are cut, or end, behind every byte (in TLS every seventh)."""
+"""Each dialogue, with lond's data cut or ended after every byte (in TLS every seventh)."""
 
 import itertools
 
@@ -24,7 +24,7 @@ ANSWERS = {
 
 
 class Lond:
-    """Answers line by line, and says the key in TLS where it was asked to."""
+    """Answers line by line, and sends the key in TLS if the mode is ssl."""
 
     def __init__(self, context):
         self._context = context
@@ -72,7 +72,7 @@ def start(mode, contexts):
 
 
 def talk(protocol, lond, size, end=None):
-    """What lond has said, in pieces of `size` bytes, up to byte `end`, until lonc falls silent."""
+    """Play lond's data in pieces of `size` bytes, up to byte `end`, until lonc sends no more."""
     said = b""
     while protocol.data_to_send and len(said) != end:
         data = bytes(protocol.data_to_send)
@@ -87,7 +87,7 @@ def talk(protocol, lond, size, end=None):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10**6])
-def test_however_it_is_cut_it_comes_to_idle(start, mode, size):
+def test_every_dialogue_reaches_idle_however_it_is_cut(start, mode, size):
     protocol, lond = start()
     talk(protocol, lond, size)
     assert protocol.state is State.IDLE
@@ -98,7 +98,7 @@ def test_however_it_is_cut_it_comes_to_idle(start, mode, size):
     assert protocol.receive(lond.hear(b"ping\n")) == b"msul1\n"
 
 
-def test_wherever_it_ends_it_has_not_come_to_idle_and_holds_no_more_than_was_said(start, mode):
+def test_a_dialogue_that_ends_early_is_not_idle_and_holds_only_received_bytes(start, mode):
     last = BUILD_KEY.encode() + b"\n" if mode in ("classic", "insecure") else b"\nok\n"
     for end in itertools.count(step=7 if mode == "ssl" else 1):
         protocol, lond = start()

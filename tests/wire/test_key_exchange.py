@@ -27,7 +27,7 @@ def office(tmp_path_factory):
 
 @pytest.fixture
 def choose(tmp_path, office):
-    """How a connection begins to whom, with which settings."""
+    """How a connection begins, by the settings and the address of lond."""
 
     def choose(mode, address, certified=False, host=HOST, **settings):
         files = office.issue("lonc.example") if certified else (None, None, None)
@@ -44,7 +44,7 @@ def choose(tmp_path, office):
     return choose
 
 
-def test_classic_is_the_dialogue_of_2003_whoever_it_is_and_whatever_there_is(choose):
+def test_classic_is_the_dialogue_of_2003_for_every_lond(choose):
     assert choose("classic", "127.0.0.1") is INIT
     assert choose("classic", "192.0.2.1", certified=True) is INIT
 
@@ -62,13 +62,13 @@ def test_classic_is_the_dialogue_of_2003_whoever_it_is_and_whatever_there_is(cho
         ("insecure", "127.0.0.1", True, "insecure"),
     ],
 )
-def test_which_mode_is_for_whom(choose, mode, address, certified, how):
+def test_the_mode_depends_on_settings_and_address(choose, mode, address, certified, how):
     opening = choose(mode, address, certified)
     assert opening.mode == how
     opening.on_key_exchange_ended()
 
 
-def test_what_may_not_be_is_a_sentence(choose):
+def test_a_forbidden_mode_is_an_error_with_a_sentence(choose):
     with pytest.raises(
         ProtocolError, match="no certificates are configured, and loncAllowInsecure is 0"
     ):
@@ -80,12 +80,12 @@ def test_what_may_not_be_is_a_sentence(choose):
 
 
 @pytest.mark.parametrize("name", [".l1", "a..b", "x" * 64, "ä" * 64, "l\0"])
-def test_a_name_that_no_certificate_can_be_for_is_a_sentence(choose, name):
+def test_a_name_that_cannot_be_in_a_certificate_is_an_error_with_a_sentence(choose, name):
     with pytest.raises(ProtocolError, match="no certificate can be for '"):
         choose("ssl", "192.0.2.1", certified=True, host=replace(HOST, dnsname=name))
 
 
-def test_the_key_file_is_new_each_time_and_nobody_elses(choose, tmp_path):
+def test_the_key_file_is_new_each_time_and_closed_to_others(choose, tmp_path):
     openings = [choose("local", "127.0.0.1") for _ in range(20)]
     files = sorted(tmp_path.iterdir())
     assert len(files) == len({opening.key for opening in openings}) == 20
@@ -117,7 +117,7 @@ def test_a_key_file_that_cannot_be_written_is_a_sentence(choose, tmp_path):
     assert re.fullmatch("cannot write the key file .*: Permission denied", as_nobody(try_it))
 
 
-def test_files_left_by_who_was_killed_are_removed_and_no_others(tmp_path):
+def test_only_key_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / f"{KEY_FILE}0123").write_bytes(b"0" * 32)
     (tmp_path / ".l1").touch()
     (tmp_path / "l1").touch()
@@ -125,7 +125,7 @@ def test_files_left_by_who_was_killed_are_removed_and_no_others(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [".l1", "l1"]
 
 
-def test_insecure_is_allowed_to_be_fallen_back_to_only_where_the_setting_says_so(choose):
+def test_a_fallback_to_insecure_needs_the_setting(choose):
     for mode, address in (("ssl", "192.0.2.1"), ("local", "127.0.0.1")):
         for allowed in (True, False):
             opening = choose(mode, address, certified=True, allow_insecure=allowed)
@@ -133,7 +133,7 @@ def test_insecure_is_allowed_to_be_fallen_back_to_only_where_the_setting_says_so
             opening.on_key_exchange_ended()
 
 
-def test_certificates_that_are_needed_are_looked_at_before_anything_starts(office, tmp_path):
+def test_needed_certificates_are_checked_before_the_start(office, tmp_path):
     files = office.issue("lonc.example")._replace(authority=tmp_path / "none.pem")
     names = dict(zip(("certificate", "private_key", "authority"), files, strict=True))
     for mode in ("auto", "ssl"):
@@ -143,7 +143,7 @@ def test_certificates_that_are_needed_are_looked_at_before_anything_starts(offic
         require_certificates(Settings(key_mode=mode, certificate_directory=Path("/"), **names))
 
 
-def test_certificates_that_vanish_later_are_a_failed_attempt_until_they_are_back(office, tmp_path):
+def test_missing_certificates_fail_the_attempt_until_they_are_back(office, tmp_path):
     certificate, key, authority = office.issue("lonc.example")
     moved = tmp_path / "certificate.pem"
     settings = Settings(
@@ -161,7 +161,7 @@ def test_certificates_that_vanish_later_are_a_failed_attempt_until_they_are_back
     assert key_exchange.choose("192.0.2.1").mode == "ssl"
 
 
-def test_where_writing_a_key_file_fails_nothing_is_left(choose, tmp_path, monkeypatch):
+def test_if_writing_a_key_file_fails_none_is_left(choose, tmp_path, monkeypatch):
     def full(fd, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -171,7 +171,7 @@ def test_where_writing_a_key_file_fails_nothing_is_left(choose, tmp_path, monkey
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_that_exists_already_is_not_taken_for_a_key_file(choose, tmp_path, monkeypatch):
+def test_an_existing_file_is_not_used_as_a_key_file(choose, tmp_path, monkeypatch):
     monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
     existing = tmp_path / f"{KEY_FILE}{'0' * 32}"
     existing.write_text("another's")

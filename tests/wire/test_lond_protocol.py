@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from support.dialogue import (
     CIPHER,
     HANDSHAKE,
     MAX_REPLY,
+    PONG,
     UP_TO_EKEY,
     Talk,
     insecure,
@@ -14,7 +16,7 @@ from support.dialogue import (
     ssl,
 )
 
-from lonc.errors import ProtocolError
+from lonc.errors import OutOfStep, ProtocolError
 from lonc.wire.cipher import LineCipher
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State
 
@@ -62,7 +64,7 @@ def test_an_encrypted_request_and_its_reply(talk):
     talk.play("= authorized")
 
 
-def test_a_reply_in_clear_to_an_encrypted_request_passes_as_it_is(talk):
+def test_a_reply_in_clear_to_an_encrypted_request_is_passed_on_unchanged(talk):
     talk.play(HANDSHAKE)
     talk.protocol.start_request(b"encrypt:x\n")
     talk.sent()
@@ -133,7 +135,7 @@ def test_any_answer_to_the_challenge_but_ok_is_a_failure(talk, word):
 
 
 @pytest.mark.parametrize("build_key", [b"\n", b"not a key\n", b"refused\n"])
-def test_a_wrong_build_key_is_a_failure_and_is_not_told(talk, build_key):
+def test_a_wrong_build_key_is_a_failure_and_not_in_the_text(talk, build_key):
     talk.play(UP_TO_EKEY)
     talk.pending = build_key
     with pytest.raises(ProtocolError, match="hex digits") as error:
@@ -158,6 +160,9 @@ LISTENING = [
     State.READING_VERSION_STRING,
     State.HOST_SET,
     State.RECEIVING_KEY,
+    State.RECEIVING_PING,
+    State.SENDING_CHECKED_REQUEST,
+    State.RECEIVING_CHECK,
     State.RECEIVING_REPLY,
 ]
 SILENT = [state for state in State if state not in LISTENING and state is not State.RECEIVING_KEY_IN_TLS]
@@ -195,14 +200,14 @@ def test_a_surplus_line_in_the_handshake_fails_the_attempt_however_it_was_cut(
     assert talk.protocol.state is State.DISCONNECTED
 
 
-def test_behind_a_reply_a_second_line_leaves_the_reply_and_ends_the_connection():
+def test_a_second_line_after_a_reply_ends_the_connection_but_keeps_the_reply():
     talk = reach(State.RECEIVING_REPLY)
     assert talk.protocol.receive(b"first\nsecond\n") == b"first\n"
     assert talk.protocol.state is State.DISCONNECTED
 
 
 @pytest.mark.parametrize("state", State)
-def test_what_has_ended_holds_nothing(state):
+def test_a_disconnected_protocol_holds_no_bytes(state):
     protocol = reach(state).protocol
     if state in LISTENING:
         protocol.receive(b"x" * 100)
@@ -210,7 +215,7 @@ def test_what_has_ended_holds_nothing(state):
     assert protocol.held == 0
 
 
-def test_behind_a_reply_even_half_a_line_ends_the_connection():
+def test_half_a_line_after_a_reply_ends_the_connection():
     talk = reach(State.RECEIVING_REPLY)
     assert talk.protocol.receive(b"first\ns") == b"first\n"
     assert talk.protocol.state is State.DISCONNECTED
@@ -244,6 +249,11 @@ NEXT = {
     (State.HOST_SET, Event.LINE): State.IDLE,
     (State.REQUESTING_KEY, Event.SENT): State.RECEIVING_KEY,
     (State.RECEIVING_KEY, Event.LINE): State.IDLE,
+    (State.REQUESTING_PING, Event.SENT): State.RECEIVING_PING,
+    (State.RECEIVING_PING, Event.LINE): State.IDLE,
+    (State.SENDING_CHECKED_REQUEST, Event.SENT): State.RECEIVING_CHECK,
+    (State.SENDING_CHECKED_REQUEST, Event.LINE): State.SENDING_REQUEST,
+    (State.RECEIVING_CHECK, Event.LINE): State.RECEIVING_REPLY,
     (State.IDLE, Event.REQUEST): State.SENDING_REQUEST,
     (State.SENDING_REQUEST, Event.SENT): State.RECEIVING_REPLY,
     (State.RECEIVING_REPLY, Event.LINE): State.IDLE,
@@ -261,7 +271,10 @@ MEANINGS = {
     (State.RECEIVING_KEY_IN_TLS, Event.KEY): State.REQUESTING_VERSION,
     (State.HOST_SET, Event.LINE): State.HOST_SET,
     (State.HOST_SET, Event.KEYLESS): State.REQUESTING_KEY,
-    (State.HOST_SET, Event.KEYED): State.IDLE,
+    (State.HOST_SET, Event.KEYED): State.REQUESTING_PING,
+    (State.RECEIVING_KEY, Event.LINE): State.REQUESTING_PING,
+    (State.REQUESTING_PING, Event.UNCHECKED): State.IDLE,
+    (State.IDLE, Event.CHECKED_REQUEST): State.SENDING_CHECKED_REQUEST,
 }
 
 
@@ -274,6 +287,8 @@ def test_every_pair_of_state_and_event(state, event):
         State.CHALLENGE_REPLIED: b"ok\n",
         State.HOST_SET: b"ok\n",
         State.RECEIVING_KEY: BUILD_KEY.encode() + b"\n",
+        State.SENDING_CHECKED_REQUEST: PONG,
+        State.RECEIVING_CHECK: PONG,
     }
     if event is Event.END:
         protocol.disconnect()
@@ -307,6 +322,111 @@ def test_the_table_has_these_rows_and_no_others():
     assert {pair: row[1] for pair, row in TRANSITIONS.items()} == NEXT | MEANINGS | ends
 
 
+class TestPing:
+    """The answer to ping that is learned, and checked ahead of a request."""
+
+    @pytest.fixture(params=[1, 2, 3, 7, 10**6])
+    def talk(self, request):
+        return Talk(request.param, learn_ping=True)
+
+    def learn(self, talk, answer="msul1"):
+        return talk.play(f"""
+            {HANDSHAKE}
+            > ping
+            < {answer}
+        """)
+
+    def test_it_is_learned_at_the_end_of_the_dialogue(self, talk):
+        protocol = self.learn(talk)
+        assert protocol.state is State.IDLE
+        assert protocol.ping_answer == b"msul1\n"
+        assert talk.replies == []
+
+    @pytest.mark.parametrize("answer", ["unknown_cmd", "refused", "rejected", "error: 4", ""])
+    def test_a_lond_that_does_not_know_ping_teaches_nothing(self, talk, answer):
+        talk.play(f"{HANDSHAKE}\n> ping")
+        talk.pending = answer.encode() + b"\n"
+        talk.arrive()
+        assert talk.protocol.state is State.IDLE
+        assert talk.protocol.ping_answer is None
+
+    def test_an_id_that_begins_like_a_refusal_is_an_answer(self, talk):
+        assert self.learn(talk, "errorl1").ping_answer == b"errorl1\n"
+
+    def test_a_connection_in_step_gives_the_reply(self, talk):
+        self.learn(talk)
+        talk.play("""
+            & load
+            > ping
+            > load
+            < msul1
+            < 0.5
+            = 0.5
+        """)
+        assert talk.protocol.state is State.IDLE
+
+    def test_a_reply_that_comes_later_than_the_answer(self, talk):
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load\n< msul1")
+        assert talk.protocol.state is State.RECEIVING_REPLY
+        talk.play("< 0.5\n= 0.5")
+
+    def test_the_answer_may_come_while_the_request_is_being_sent(self, talk):
+        self.learn(talk)
+        talk.play("& load")
+        talk.protocol.data_sent(len(b"ping\nlo"))
+        assert talk.protocol.receive(b"msul1\n") is None
+        talk.play("> ad\n< 0.5\n= 0.5")
+
+    @pytest.mark.parametrize("size", [1, 10**6])
+    @pytest.mark.parametrize("behind", [b"", b"msul1\n", b"msul1\n0.5\n"])
+    def test_another_answer_ends_the_connection_and_is_not_quoted(self, size, behind):
+        talk = Talk(size, learn_ping=True)
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load")
+        talk.pending = b"a secret of another user\n" + behind
+        with pytest.raises(OutOfStep, match="out of step: lond answers ping with another line"):
+            talk.arrive()
+        assert talk.protocol.state is State.DISCONNECTED
+
+    def test_a_line_behind_the_reply_is_noticed(self, talk):
+        self.learn(talk)
+        talk.play("& load\n> ping\n> load")
+        talk.pending = b"msul1\n0.5\nx\n"
+        with contextlib.suppress(ProtocolError):  # if its last bytes arrive by themselves
+            talk.arrive()
+        assert talk.replies == [b"0.5\n"]
+        assert talk.protocol.state is State.DISCONNECTED
+
+    def test_a_lond_of_several_ids_is_asked_with_its_id(self):
+        talk = Talk(10**6, learn_ping=True, several_ids=True)
+        talk.play(f"""
+            {HANDSHAKE}
+            > sethost:msul1:ping
+            < msul1
+            & sethost:msul2:load
+            > sethost:msul1:ping
+            > sethost:msul2:load
+            < msul1
+            < 0.5
+            = 0.5
+        """)
+
+    def test_an_encrypted_request_is_checked_by_a_plain_ping(self, talk):
+        self.learn(talk)
+        talk.play("""
+            & encrypt:auth:msu:student1:secret
+            > ping
+            > enc:24:5cac5f20240380a5aac5ba3dd233a8658676b02594ebb5da2c38521fdc9c5b90
+        """)
+
+    def test_without_it_nothing_is_asked(self, talk):
+        plain = Talk(talk.size)
+        assert plain.play(HANDSHAKE).state is State.IDLE
+        assert plain.sent() == b""
+        assert plain.protocol.ping_answer is None
+
+
 VERSION_AND_HOST = """
     > version
     < 2.11.4
@@ -338,6 +458,14 @@ class TestTheLaterDialogue:
         protocol.disconnect()
         assert over == [True]
 
+    def test_a_key_of_another_length_is_a_failure(self, size):
+        talk = Talk(size, lambda _: replace(local(_), key=b"a" * 33))
+        with pytest.raises(ProtocolError, match="the key is not 32 hex digits"):
+            talk.play("""
+                > init:local:/f:1
+                < ok:local
+            """)
+
     def test_insecure(self, size):
         talk = Talk(size, insecure)
         protocol = talk.play(f"""
@@ -355,7 +483,7 @@ class TestTheLaterDialogue:
         assert talk.sent() == CIPHER.encipher(b"x")
 
     @pytest.mark.parametrize("choose", [local, ssl])
-    def test_an_old_lond_answers_with_a_challenge_and_is_talked_to_as_it_is_used_to(self, size, choose):
+    def test_an_old_lond_answers_with_a_challenge_and_gets_the_old_dialogue(self, size, choose):
         over = []
         talk = Talk(size, lambda _: replace(choose(_), on_key_exchange_ended=lambda: over.append(True)))
         first = talk.sent().decode().strip()
@@ -420,7 +548,7 @@ class TestTheLaterDialogue:
             talk.protocol.receive(b"refused\n")
         assert talk.protocol.state is State.DISCONNECTED
 
-    def test_a_way_that_is_not_open(self):
+    def test_a_mode_that_is_not_allowed_is_a_failure(self):
         def closed(address):
             raise ProtocolError(f"not to {address}")
 
@@ -434,7 +562,7 @@ class TestTheLaterDialogue:
         talk.protocol.receive(b"2.11 \x1b[2J\xc2\x9b\r\n")
         assert talk.protocol.lond_version == r"2.11 \x1b[2J\xc2\x9b\r"
 
-    def test_a_version_without_end_is_not_kept(self):
+    def test_only_the_beginning_of_a_long_version_is_kept(self):
         talk = reach(State.READING_VERSION_STRING)
         talk.protocol.receive(b"\xff\n"[:1] * 150 + b"\n")
         assert talk.protocol.lond_version == "\\xff" * 80
@@ -462,7 +590,7 @@ class Scripted:
         return data if self.key and data != b"key" else b""
 
 
-def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
+def test_after_its_end_tls_gets_no_clear_text_and_holds_no_bytes():
     tunnel = Scripted()
     talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
     talk.sent()
@@ -482,14 +610,26 @@ def test_tls_is_held_until_its_end_and_sees_nothing_of_what_follows():
     assert tunnel.received == [b"half a record", b"key", b"2.11.4\n"]
 
 
-def test_where_tls_fails_there_is_an_alert_for_lond():
+def test_tls_data_is_appended_to_what_is_not_sent_yet():
+    tunnel = Scripted()
+    pieces = [b"one", b"two"]
+    tunnel.data_to_send = lambda: pieces.pop(0)
+    talk = Talk(10**6, lambda _: Opening("ssl", b"init:ssl:1\n", tunnel=tunnel))
+    talk.sent()
+    talk.pending = b"ok:ssl\n"
+    talk.arrive()
+    assert talk.protocol.receive(b"half a record") is None
+    assert talk.sent() == b"onetwo"
+
+
+def test_a_failure_of_tls_leaves_an_alert_for_lond():
     talk = reach(State.RECEIVING_KEY_IN_TLS)
     with pytest.raises(ProtocolError, match="the data is not TLS"):
         talk.protocol.receive(b"x")
     assert talk.protocol.tls_alert == b"hello"
 
 
-def test_of_a_long_answer_the_first_80_bytes_are_named():
+def test_the_first_80_bytes_of_a_long_answer_are_quoted():
     talk = reach(State.HOST_SET)
     with pytest.raises(ProtocolError) as error:
         talk.protocol.receive(b"x" * 150 + b"\n")

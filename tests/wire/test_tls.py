@@ -25,7 +25,7 @@ def office(tmp_path_factory):
 
 
 class Talk:
-    """Both sides; what one says reaches the other in pieces of `size` bytes."""
+    """Both sides; data reach the other side in pieces of `size` bytes."""
 
     def __init__(self, ours, theirs, size=10**6, name="lond.example"):
         self.lonc = Tunnel(ours, name)
@@ -65,7 +65,7 @@ def version(request, contexts):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10**6])
-def test_the_key_and_what_lies_behind_it_in_clear(contexts, version, size):
+def test_the_key_and_the_clear_text_after_it(contexts, version, size):
     talk = Talk(*contexts, size=size)
     assert talk.go(behind=b"2.11.4\n") == b"2.11.4\n"
     assert talk.lonc.key == KEY
@@ -75,7 +75,7 @@ def test_the_key_and_what_lies_behind_it_in_clear(contexts, version, size):
     assert talk.lond.receive(b"version\n") == b"version\n"
 
 
-def test_a_close_notify_that_never_comes_holds_nothing_up(contexts, version, monkeypatch):
+def test_a_missing_close_notify_delays_nothing(contexts, version, monkeypatch):
     monkeypatch.setattr(ssl.SSLObject, "unwrap", lambda _: None)
     talk = Talk(*contexts)
     assert talk.go() == b""
@@ -84,7 +84,7 @@ def test_a_close_notify_that_never_comes_holds_nothing_up(contexts, version, mon
 
 
 @pytest.mark.parametrize("cut", range(8))
-def test_a_close_notify_that_comes_late_and_clear_text_on_its_heels(contexts, version, cut):
+def test_a_late_close_notify_is_followed_by_clear_text(contexts, version, cut):
     talk = Talk(*contexts)
     said = []
     talk.lond.data_to_send, whole = lambda: said.pop() if said else b"", talk.lond.data_to_send
@@ -104,7 +104,7 @@ def test_a_close_notify_that_comes_late_and_clear_text_on_its_heels(contexts, ve
 
 
 def records(flight):
-    """Where each begins and ends."""
+    """Where each record begins and ends."""
     start = 0
     while start < len(flight):
         end = start + 5 + int.from_bytes(flight[start + 3 : start + 5], "big")
@@ -113,7 +113,7 @@ def records(flight):
 
 
 @pytest.mark.parametrize("behind", [b"\x15\x03\x03\x00\x02\x01\x00", b"\x17\x03\x03\x00\x02ab"])
-def test_what_follows_the_key_in_a_record_must_be_of_this_tls(contexts, version, behind, monkeypatch):
+def test_a_record_after_the_key_must_be_of_this_tls_connection(contexts, version, behind, monkeypatch):
     monkeypatch.setattr(ssl.SSLObject, "unwrap", lambda _: None)
     talk = Talk(*contexts)
     with pytest.raises(ProtocolError, match="TLS"):
@@ -121,18 +121,18 @@ def test_what_follows_the_key_in_a_record_must_be_of_this_tls(contexts, version,
 
 
 @pytest.mark.parametrize("behind", [b"\x15\x03\x03\x00\x02\x01\x00", b"\x17\x03\x03\x00\x02ab"])
-def test_a_record_behind_the_end_of_tls_is_dropped(contexts, version, behind):
+def test_a_record_after_the_end_of_tls_is_dropped(contexts, version, behind):
     talk = Talk(*contexts)
     assert talk.go(behind=behind * 3 + b"2.11.4\n") == b"2.11.4\n"
 
 
-def test_garbage_where_tls_is_due_is_known_by_its_first_byte(contexts):
+def test_data_that_is_not_tls_is_rejected_by_its_first_byte(contexts):
     talk = Talk(*contexts)
     with pytest.raises(ProtocolError, match="the data is not TLS"):
         talk.lonc.receive(b"1")
 
 
-def test_a_record_that_is_longer_than_there_can_be_is_not_waited_for(contexts):
+def test_a_record_longer_than_tls_allows_is_not_waited_for(contexts):
     talk = Talk(*contexts)
     assert talk.lonc.receive(b"\x16\x03\x03\xff") == b""
     with pytest.raises(ProtocolError, match="longer than TLS allows"):
@@ -147,7 +147,7 @@ def test_at_most_one_record_is_held(contexts):
 
 
 def lond_says(contexts, said):
-    """What becomes of a lond that says that in TLS, instead of a key."""
+    """lonc's tunnel after lond has sent these pieces in TLS instead of a key."""
     lonc = Tunnel(contexts[0], "lond.example")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     lond = contexts[1].wrap_bio(incoming, outgoing, server_side=True)
@@ -196,10 +196,16 @@ def test_an_end_of_tls_without_a_key(contexts, version):
         lond_says(contexts, None)
 
 
-def test_text_in_tls_behind_the_key_is_dropped(contexts, version):
+def test_text_in_tls_after_the_key_is_dropped(contexts, version):
     lonc = lond_says(contexts, [KEY + b"\n", b"more"])
     assert lonc.key == KEY
     assert lonc.receive(b"clear\n") == b"clear\n"
+
+
+@pytest.mark.parametrize("first", [b"\x14", b"\x16"])
+def test_after_the_key_a_handshake_byte_begins_the_clear_text(contexts, version, first):
+    lonc = lond_says(contexts, [KEY + b"\n"])
+    assert lonc.receive(first + b"clear\n") == first + b"clear\n"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,9 @@ def test_text_in_tls_behind_the_key_is_dropped(contexts, version):
         ({"host": "other.example"}, "its certificate is not for lond.example"),
     ],
 )
-def test_a_certificate_of_lond_that_does_not_do(office, version, contexts, certificate, sentence):
+def test_an_invalid_certificate_of_lond_is_a_failure_with_a_sentence(
+    office, version, contexts, certificate, sentence
+):
     theirs = server_context(office.issue(**{"host": "lond.example", **certificate}))
     theirs.maximum_version = contexts[1].maximum_version
     theirs.verify_mode = ssl.CERT_NONE
@@ -220,7 +228,7 @@ def test_a_certificate_of_lond_that_does_not_do(office, version, contexts, certi
 
 
 def test_a_certificate_that_names_its_host_in_the_subject_alone(office, tmp_path, version, contexts):
-    """As LON-CAPA's own are made."""
+    """A certificate as LON-CAPA's own script makes it."""
     key, whole = ec.generate_private_key(ec.SECP256R1()), office.issue("lond.example")
     name = certificate_authority._x509_name("lond.example")
     made = certificate_authority._certificate_builder(name, key, office._ours._name, timedelta(days=1))
@@ -252,7 +260,7 @@ def test_a_lond_without_a_certificate(contexts, version):
         lonc.receive(lond.data_to_send())
 
 
-def test_our_own_certificate_refused_by_lond_is_told_in_its_words(office, version, contexts):
+def test_the_alert_of_a_lond_that_refuses_our_certificate_is_in_the_text(office, version, contexts):
     ours = client_context(office.issue("lonc.example", ours=False))
     ours.maximum_version = contexts[0].maximum_version
     talk = Talk(ours, contexts[1])
@@ -292,7 +300,7 @@ class TestFiles:
         assert client_context(certificates)
 
     @pytest.mark.parametrize("which", range(3))
-    def test_a_file_that_is_not_there_or_nonsense(self, office, tmp_path, which):
+    def test_a_missing_or_invalid_file_is_an_error(self, office, tmp_path, which):
         certificates = list(office.issue("lonc.example"))
         setting = ("lonnetCertificate", "lonnetPrivateKey", "lonnetCertificateAuthority")[which]
         certificates[which] = file = tmp_path / "file.pem"
@@ -324,7 +332,7 @@ def as_record(draw):
         max_size=6,
     )
 )
-def test_whatever_lond_says_instead_of_tls_is_a_failure_or_waits(office, pieces):
+def test_any_data_instead_of_tls_fails_or_waits_for_more(office, pieces):
     """Invariant: nothing but ProtocolError comes out, no key and no clear text without a handshake, and
     no more than a record is held."""
     lonc = Tunnel(
@@ -373,7 +381,7 @@ def test_a_certificate_that_is_not_valid_yet(office, tmp_path, version, contexts
         Talk(contexts[0], server_context(files)).go()
 
 
-def test_records_behind_the_end_of_tls_are_not_held(contexts, version):
+def test_records_after_the_end_of_tls_are_not_held(contexts, version):
     talk = Talk(*contexts)
     assert talk.go(behind=b"\x17\x03\x03\x00\x02ab" * 1000) == b""
     assert talk.lonc._incoming.pending == 0

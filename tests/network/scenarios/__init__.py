@@ -7,6 +7,7 @@ is None if its event did not happen in that time. Nothing about lonc is asserted
 """
 
 from network.scenarios.delayed import (
+    backlog_under_critical,
     critical_at_a_distance,
     delayed_with_busy_pool,
     lond_away_for_a_moment,
@@ -28,6 +29,7 @@ from network.scenarios.vanishing import (
 
 __all__ = [
     "STORMS",
+    "backlog_under_critical",
     "capacity",
     "critical_after_a_crash",
     "critical_at_a_distance",

@@ -3,9 +3,9 @@
 import statistics
 import time
 
-from network.critics import DELAYED, Critics
 from network.crowd import Crowd
 from network.scenarios.measuring import left_in, rounded, start, when
+from support.critics import DELAYED, Critics
 from support.machine import eventually
 
 from lonc.spool import spool
@@ -82,6 +82,38 @@ def critical_at_a_distance(machine, rate=20.0, users=40, delay_ms=50.0, files=5,
             "saved": f"{len(delayed)} of {len(answered)}",
             "the last of them after, s": max((each.ended - begun for each in delayed), default=0.0),
             "watched, s": watch,
+            "files that wait at the end": waiting,
+            "lost": len(critics.lost_from(lond.carried_out())),
+            "out of a user's order": critics.out_of_order(lond.carried_out()),
+        }
+    )
+
+
+def backlog_under_critical(
+    machine, files, rate=20.0, users=40, delay_ms=50.0, watch=60.0, quiet=5.0, **settings
+):
+    """A backlog of files of the same users whose critical requests go on: when are all direct again?"""
+    lond = start(machine, delay_ms=delay_ms, lond=False, **settings)
+    for number in range(files):
+        spool.save(machine.settings(), b"put:dom:user%d:file:old%d" % (number % users, number), "l1")
+    lond = machine.lond()
+    eventually(lambda: machine.status()["state"] == "ready", 20)
+    with Critics(machine.settings(), rate, users=users, threads=int(rate)) as critics:
+        begun = time.monotonic()
+
+        def drained():
+            now = time.monotonic()
+            return now - begun > quiet and not critics.since(now - quiet, DELAYED)
+
+        when(drained, watch)
+        delayed, answered = critics.since(begun, DELAYED), critics.since(begun)
+        waiting = len(left_in(machine))
+    when(lambda: left_in(machine) == [], 60)
+    return rounded(
+        {
+            "left over": files,
+            "saved": f"{len(delayed)} of {len(answered)}",
+            "the last of them after, s": max((each.ended - begun for each in delayed), default=0.0),
             "files that wait at the end": waiting,
             "lost": len(critics.lost_from(lond.carried_out())),
             "out of a user's order": critics.out_of_order(lond.carried_out()),

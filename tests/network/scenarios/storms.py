@@ -2,7 +2,6 @@
 
 import time
 
-from network.critics import DELAYED, Critics
 from network.crowd import LOST, WRONG, Crowd
 from network.link import BACK, OUT
 from network.scenarios.measuring import (
@@ -14,6 +13,7 @@ from network.scenarios.measuring import (
     start,
     when,
 )
+from support.critics import DELAYED, Critics
 
 IN_TIME = 26.0  # seconds: loncPeerTimeout + loncConnectTimeout + 1, at their defaults
 CALM = 5.0  # seconds before and after a storm

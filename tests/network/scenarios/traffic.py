@@ -11,7 +11,7 @@ from network.wide_machine import haproxy_is_here
 
 
 def unasked_lines(machine, seconds=30.0, every=3.0, clients=30, delay_ms=20.0, **settings):
-    """lond says a line that nobody has asked for every so many seconds, on connections that are busy."""
+    """lond sends an unsolicited line every so many seconds, on busy connections."""
     # The late reply must come while the next request is under way, and not together with its reply.
     unasked = ["--unasked", str(every), "--later", str(max(0.002, delay_ms / 1000))]
     start(machine, delay_ms=delay_ms, options=unasked, **settings)

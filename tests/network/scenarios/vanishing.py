@@ -2,10 +2,10 @@
 
 import time
 
-from network.critics import DELAYED, Critics
 from network.crowd import LOST, RIGHT, WRONG, Crowd
 from network.scenarios.measuring import asked_before, connections, fill_pool, rounded, start, when
 from network.wide_machine import haproxy_is_here
+from support.critics import DELAYED, Critics
 from support.machine import eventually
 
 DEAD = "DEAD"
@@ -29,14 +29,14 @@ def vanish_under_load(machine, clients=50, watch=330.0, **settings):
             "DEAD after, s": dead,
             "longest hang, s": longest,
             "hangs over": ended is not None,
-            "requests that were told con_lost": len(lost),
+            "requests that ended with con_lost": len(lost),
             "lines in the log": len(machine.log().splitlines()) - lines,
         }
     )
 
 
 def vanish_idle(machine, watch=90.0, **settings):
-    """The peer vanishes while the pool is idle, and nobody asks."""
+    """The peer vanishes while the pool is idle and no client sends a request."""
     start(machine, **settings)
     filled = fill_pool(machine)
     machine.wan.down()
@@ -109,7 +109,7 @@ def haproxy_partition(machine, seconds=60.0, clients=10, watch=90.0):
 
 
 def peer_crashes(machine, idle=5.0, requests=10, **settings):
-    """The other machine loses its power while the pool is idle, and is back before anybody asks."""
+    """The other machine loses its power while the pool is idle, and is back before the next request."""
     lond = start(machine, **settings)
     filled = fill_pool(machine)
     time.sleep(idle)
@@ -153,7 +153,7 @@ def stopped_lond(machine, after=25.0, clients=10, watch=30.0, **settings):
         dead = when(lambda: machine.state() == DEAD, after)
         time.sleep(max(0.0, stopped + after - time.monotonic()))
         with Crowd(machine.sockets / "l1", 1) as late:
-            told = when(lambda: late.requests, watch, every=0.001)
+            known = when(lambda: late.requests, watch, every=0.001)
             outcome = late.requests[0].outcome if late.requests else None
             lond.go_on()
             on = time.monotonic()
@@ -162,7 +162,7 @@ def stopped_lond(machine, after=25.0, clients=10, watch=30.0, **settings):
     return rounded(
         {
             "DEAD after, s": dead,
-            "one that came later: told after, ms": told and 1000 * told,
+            "one that came later: con_lost after, ms": known and 1000 * known,
             "and what": outcome,
             "first reply after lond went on, s": first and first - on,
             "answered then, of what was in flight": len(in_flight),

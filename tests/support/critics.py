@@ -19,8 +19,9 @@ class Critical(NamedTuple):
 class Critics:
     """`threads` clients that together send `rate` requests a second, for `users` in turn.
 
-    A client waits for its answer before its next request: while answers are late, the rate is lower. Use
-    as a context manager. `done` are the requests that have ended, in the order of their ends.
+    A client waits for its answer before its next request: late answers lower the rate. With as
+    many threads as users, each user has a client of his own. Use as a context manager. `done` are the
+    requests that have ended, in the order of their ends.
     """
 
     def __init__(self, settings, rate, users=1, threads=4, host="l1"):
@@ -33,7 +34,7 @@ class Critics:
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(number * self._period / threads,))
+            threading.Thread(target=self._run, args=(number, number * self._period / threads))
             for number in range(threads)
         ]
 
@@ -77,7 +78,7 @@ class Critics:
             before[user] = each
         return count
 
-    def _run(self, delay):
+    def _run(self, user, delay):
         due = time.monotonic() + delay
         with lonnet.Lonc(self._settings) as lonc:
             while not self._end.wait(max(0.0, due - time.monotonic())):
@@ -85,7 +86,8 @@ class Critics:
                 with self._lock:
                     self._serial += 1
                     serial = self._serial
-                request = b"put:dom:user%d:file:%d" % (serial % self._users, serial)
+                request = b"put:dom:user%d:file:%d" % (user % self._users, serial)
+                user += len(self._threads)
                 asked = time.monotonic()
                 answer = lonc.critical(request, self._host)
                 self.done.append(Critical(request, asked, time.monotonic(), answer))
