@@ -176,6 +176,7 @@ class Child:
             self._pool,
             self._listener,
             self._replay,
+            settings.max_connections,
         )
         self._own_requests = OwnRequests(
             host.ids if settings.by_dns else None,

@@ -104,6 +104,8 @@ class Pool(Generic[C]):
         self._young: Queue[C] = Queue()  # ready for less than limits.max_lifetime
         self._idle: Stack[C] = Stack()
         self._work: WorkQueue[C] = WorkQueue()
+        self._full = False  # as many connections as may be are established
+        self._saturated = False  # `_full`, and none of them is idle
         self._draining = False
         self._disabled = False
         self._connect_refusal: Refusal | None = None  # why no connection may be made
@@ -172,9 +174,12 @@ class Pool(Generic[C]):
     def queue_transaction(self, transaction: Transaction) -> None:
         """Start it on the connection used last. If none is idle it waits, perhaps for a new
         connection."""
-        transaction.since = now = self._clock.now
+        transaction.since = transaction.started = now = self._clock.now
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
+                if self._full and not self._idle:
+                    self._saturated = True
+                    self._statistics.saturated(now)
                 connection.start_request(transaction)
                 return
         if self._queue_refusal is not None:
@@ -198,6 +203,7 @@ class Pool(Generic[C]):
         while (connection := self._idle.pop()) is not None:
             if connection.still_idle():
                 self.server_to_idle(connection)
+                self._update_saturation()
                 return
         self._connect_for_waiting()
 
@@ -223,7 +229,11 @@ class Pool(Generic[C]):
     def complete_transaction(self, transaction: Transaction, reply: Line) -> None:
         """Callback: a reply has arrived; its connection is idle, busy again or closed by now."""
         self._statistics.replied(
-            self._clock.now, transaction.since, len(transaction.request), len(reply)
+            self._clock.now,
+            transaction.since,
+            transaction.started,
+            len(transaction.request),
+            len(reply),
         )
         transaction.complete(reply)
 
@@ -237,12 +247,16 @@ class Pool(Generic[C]):
         else:
             transaction = work.clients.dequeue()
         if transaction is not None:
+            transaction.started = self._clock.now
             connection.start_request(transaction)
         elif self._connect_refusal is not None:
             self._close(connection, self._connect_refusal[0])
         else:
             now = self._clock.now
             self._idle.push(connection, now)
+            if self._saturated:
+                self._saturated = False
+                self._statistics.desaturated(now)
             self._alarm.ring_by(now + self._limits.idle_timeout)
 
     def retired_to_idle(self, connection: C) -> None:
@@ -379,6 +393,8 @@ class Pool(Generic[C]):
 
     def _notify(self, why: str | None) -> None:
         """After each change of connections, retries or state: what is refused now? Then call back."""
+        self._full = len(self.reachability.established) >= self._max_connections
+        self._update_saturation()
         refusal = self._connect_refusal
         if refusal is None and self.reachability.state is HostState.DEAD:
             refusal = _DEAD
@@ -388,6 +404,15 @@ class Pool(Generic[C]):
     def _may_try(self) -> bool:
         """Whether there is no connection, or one more may be attempted beside silent ones."""
         return not len(self) or (self.reachability.may_probe and len(self) < self._descriptors())
+
+    def _update_saturation(self) -> None:
+        """Note whether a connection is free. (Where a connection is taken or becomes idle this is done
+        in place: with as many clients as connections, both happen with each transaction.)"""
+        saturated = self._full and not self._idle
+        if saturated is not self._saturated:
+            self._saturated = saturated
+            count = self._statistics.saturated if saturated else self._statistics.desaturated
+            count(self._clock.now)
 
     def _probe_if_silent(self) -> None:
         """Attempt one more connection if a transaction has waited for `limits.silence` seconds and no

@@ -31,6 +31,7 @@ class ReportWriter:
         pool: Pool[LondConnection],
         listener: Listener,
         replay: Replay,
+        max_connections: int,
     ) -> None:
         self.mode: str | None = None  # how the last connection exchanged its key
         self.lond_version: str | None = None  # of the last connection
@@ -42,6 +43,7 @@ class ReportWriter:
         self._pool = pool
         self._listener = listener
         self._replay = replay
+        self._max_connections = max_connections
         self._since = wall_clock()
         self._version: object = None  # of `_line`
         self._line = b""
@@ -72,6 +74,7 @@ class ReportWriter:
             lond_version=self.lond_version,
             ping_known=self.ping_known,
             connections=dict(Counter(each.protocol.state.value for each in self._pool)),
+            max_connections=self._max_connections,
             clients=len(self._listener.clients),
             waiting=self._pool.waiting,
             oldest_wait=round(self._pool.oldest_wait, 3),

@@ -12,14 +12,17 @@ from lonc.runtime.line_buffer import Line
 class Transaction:
     """A request line, with its newline, that is queued or in flight.
 
-    `since` is the time, by the loop's clock, from which its latency counts. The pool calls exactly one
-    of `complete` and `fail`, once; the same object may then be queued again with its next request.
+    `since` is the time, by the loop's clock, from which its latency counts; `started`, the time at which
+    it was started on a connection, equals `since` if it has not waited for one. The pool sets both. It
+    calls exactly one of `complete` and `fail`, once; the same object may then be queued again with its
+    next request.
     """
 
-    __slots__ = ("request", "since")
+    __slots__ = ("request", "since", "started")
 
     request: Line
     since: float
+    started: float
 
     def complete(self, reply: Line) -> None:
         """Callback: lond has replied; `reply` is one line."""

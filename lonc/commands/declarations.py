@@ -188,6 +188,11 @@ COMMANDS = (
             _threshold("dead", "number of unreachable hosts"),
             _threshold("wait", "seconds that a request has waited for a connection"),
             _threshold("reply", "seconds that a request in flight has waited for its reply"),
+            _threshold(
+                "busy",
+                "seconds of the last minute in which all connections of a host were busy,"
+                " while requests waited for one",
+            ),
             _threshold("failed", "percentage of a host's requests that failed in the last five minutes"),
             _threshold("latency", "seconds, p99 of a host's replies in the last minute"),
             _threshold("delayed", "number of delayed transactions"),

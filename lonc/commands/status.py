@@ -146,6 +146,7 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
         data("waiting", report.total("waiting")),
         data("oldest_wait", report.oldest_wait, "s", limits.wait),
         data("oldest_in_flight", report.oldest_in_flight, "s", limits.reply),
+        data("busy", max(((h.saturated_last_minute or 0) for h in hosts), default=0), "s", limits.busy),
         data(
             "p99",
             max(((h.last_minute or {}).get("p99", 0) for h in hosts), default=0),

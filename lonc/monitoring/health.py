@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import IntEnum
 
+from lonc.monitoring.statistics import MINUTE
 from lonc.monitoring.status import (
     NO_CHILD,
     NOT_ANSWERING,
@@ -20,6 +21,7 @@ from lonc.monitoring.status import (
 MAX_NAMED_HOSTS = 3  # in the sentence
 FAILURE_MINUTES = 5  # the last minutes, whose failures count
 MIN_REQUESTS = 20  # with fewer requests, no percentage of failures is computed
+MIN_WAIT = 0.1  # seconds, p90 of the last minute; a pool that causes shorter waits is large enough
 
 
 class Level(IntEnum):
@@ -51,6 +53,7 @@ class Thresholds:
     dead: Threshold = Threshold(1)  # hosts; if all are DEAD, that is critical anyway
     wait: Threshold = Threshold(5, 30)  # seconds that a transaction has waited for a connection
     reply: Threshold = Threshold(30)  # seconds that a transaction in flight has waited for its reply
+    busy: Threshold = Threshold(30)  # seconds of the last minute in which the pool was too small
     failed: Threshold = Threshold(5, 50)  # percent of a host's requests in FAILURE_MINUTES
     latency: Threshold = Threshold(10, 60)  # seconds, p99 of a host's replies in the last minute
     delayed: Threshold = Threshold(1000)  # delayed transactions of all hosts
@@ -109,6 +112,7 @@ class Health:
         age = 0.0 if host.oldest_delayed is None else self._now.timestamp() - host.oldest_delayed
         return max(
             Verdict(self._state_level(host.state), self._describe_state(host)),
+            self._judge_pool(host, wait),
             Verdict(limits.wait.level(wait), f"has a request waiting for {short_time(wait)}"),
             Verdict(limits.reply.level(flight), f"has waited for a reply for {short_time(flight)}"),
             Verdict(
@@ -120,6 +124,13 @@ class Health:
             Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),
             key=lambda verdict: verdict.level,
         )
+
+    def _judge_pool(self, host: HostStatus, wait: float) -> Verdict:
+        """If the pool is too small, that is why requests wait: at least as bad as their wait."""
+        if (reason := describe_small_pool(host, self._thresholds.busy)) is None:
+            return Verdict(Level.OK, "")
+        level = self._thresholds.busy.level(host.saturated_last_minute or 0.0)
+        return Verdict(max(level, self._thresholds.wait.level(wait)), f"has {reason}")
 
     def _state_level(self, state: str) -> Level:
         if state in (NOT_ANSWERING, NO_CHILD):
@@ -182,6 +193,23 @@ def _file_verdicts(files: FilesStatus) -> Iterator[Verdict]:
         yield Verdict(Level.WARNING, f"{what}: {files.faults[0]}{more}")
     for sentence in files.changed:
         yield Verdict(Level.OK, sentence)
+
+
+def describe_small_pool(host: HostStatus, busy: Threshold = DEFAULT.busy) -> str | None:
+    """Why the host needs more connections; None if it does not, or if no wait has ended lately.
+
+    Without replies, more connections would not help.
+    """
+    seconds = host.saturated_last_minute or 0.0
+    wait = (host.last_minute_wait or {}).get("p90", 0.0)
+    if not busy.level(seconds) or wait < MIN_WAIT:
+        return None
+    number = "" if host.max_connections is None else f"{host.max_connections} "
+    connections = "the only connection" if host.max_connections == 1 else f"all {number}connections"
+    return (
+        f"{connections} busy for {seconds:.0f} of {MINUTE:.0f} s, waits of {short_time(wait)}:"
+        " raise loncMaxConnections"
+    )
 
 
 def certificate_verdict(until: datetime, now: datetime) -> Verdict:

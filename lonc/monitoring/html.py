@@ -18,8 +18,8 @@ RATE_MINUTES = 5  # the last minutes, over which the rate is computed
 WIDTH, HEIGHT, STEP = 180, 32, 3  # of a plot, and of one minute in it; pixels
 
 _HEADINGS = (
-    "host", "state", "for", "last hour", "a minute", "failed", "p50", "p99", "waiting", "delayed",
-    "last error",
+    "host", "state", "for", "last hour", "a minute", "failed", "p50", "p99", "wait p99", "busy",
+    "waiting", "in flight", "delayed", "last error",
 )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def render(report: Report, now: datetime) -> str:
 
 def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
     level = "" if verdict.level is Level.OK else f" {verdict.level.name.lower()}"
-    hour = host.last_hour or {}
+    hour, wait = host.last_hour or {}, host.last_hour_wait or {}
     done, failed = host.done_by_minute or [], host.failed_by_minute or []
     error = "" if host.last_error is None else "{}: {}".format(*host.last_error)
     cells = [
@@ -89,7 +89,10 @@ def _row(host: HostStatus, verdict: Verdict, health: Health) -> str:
         ("failed", "", str(sum(failed)) if failed else ""),
         ("p50", "", short_time(hour["p50"]) if hour else ""),
         ("p99", "", short_time(hour["p99"]) if hour else ""),
+        ("wait p99", "", short_time(wait["p99"]) if wait else ""),
+        ("busy", "", f"{host.saturated_last_minute:.0f} s" if host.saturated_last_minute else ""),
         ("waiting", "", text_if_known(host.waiting)),
+        ("in flight", "", short_time(host.oldest_in_flight) if host.oldest_in_flight else ""),
         ("delayed", "", text_if_known(host.delayed)),
         ("last error", "error", escape(error)),
     ]

@@ -29,7 +29,7 @@ _GAUGES = (
     ("lonc_queue_length", "Transactions that wait for a connection.", lambda host: host.waiting),
     (
         "lonc_queue_oldest_seconds",
-        "How long the oldest of them has waited.",
+        "How long the oldest transaction in the queue has waited for a connection.",
         lambda host: host.oldest_wait,
     ),
     (
@@ -42,10 +42,15 @@ _GAUGES = (
         "Connections of the last hour whose replies came one request late.",
         lambda host: host.out_of_step,
     ),
+    (
+        "lonc_connections_limit",
+        "Most connections to the host's lond, loncMaxConnections.",
+        lambda host: host.max_connections,
+    ),
     ("lonc_delayed_files", "Delayed transactions in the spool.", lambda host: host.delayed),
     (
         "lonc_delayed_oldest_timestamp_seconds",
-        "When the oldest of them was saved, UNIX time.",
+        "When the oldest delayed transaction in the spool was saved, UNIX time.",
         lambda host: host.oldest_delayed,
     ),
     ("lonc_child_memory_bytes", "Resident memory of the host's child.", lambda host: host.memory),
@@ -67,10 +72,37 @@ _GAUGES = (
 )
 _COUNTERS = (
     ("lonc_sent_bytes", "Bytes of requests that got a reply.", lambda host: host.sent),
-    ("lonc_received_bytes", "Bytes of these replies.", lambda host: host.received),
+    ("lonc_received_bytes", "Bytes of replies from lond.", lambda host: host.received),
+    (
+        "lonc_pool_saturated_seconds",
+        "Seconds in which all connections to the host's lond were busy, as many as loncMaxConnections.",
+        lambda host: host.saturated_seconds,
+    ),
 )
 
 Value = Callable[[HostStatus], "float | None"]
+
+# Name, help, the counts up to each of REPORTED_BOUNDS, and the sum.
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[HostStatus], list[int] | None], Value], ...] = (
+    (
+        "lonc_request_duration_seconds",
+        "Time from the arrival of a request to its reply.",
+        lambda host: host.durations,
+        lambda host: host.seconds,
+    ),
+    (
+        "lonc_wait_seconds",
+        "Time for which a request that got a reply had waited for a connection.",
+        lambda host: host.wait_durations,
+        lambda host: host.wait_seconds,
+    ),
+    (
+        "lonc_lond_seconds",
+        "Time from the start of a request on a connection to lond's reply.",
+        lambda host: host.lond_durations,
+        lambda host: host.lond_seconds,
+    ),
+)
 
 
 class StatusCollector(Collector):
@@ -115,26 +147,24 @@ class StatusCollector(Collector):
             "Transactions that ended, by result: done, or the reason of the failure.",
             labels=["host", "result"],
         )
-        durations = HistogramMetricFamily(
-            "lonc_request_duration_seconds", "Time from a request to its reply.", labels=HOST
-        )
+        histograms = {
+            name: HistogramMetricFamily(name, help_, labels=HOST) for name, help_, *_ in _HISTOGRAMS
+        }
         for host in report.hosts:
             states.add_metric([host.host, host.state], 1)
             for state, count in (host.connections or {}).items():
                 connections.add_metric([host.host, state], count)
-            if host.done is None or host.durations is None:
+            if host.done is None:
                 continue
             transactions.add_metric([host.host, "done"], host.done)
             for reason, count in (host.reasons or {}).items():
                 transactions.add_metric([host.host, reason], count)
-            buckets = [
-                (f"{bound:g}", float(count))
-                for bound, count in zip(REPORTED_BOUNDS, host.durations, strict=True)
-            ]
-            durations.add_metric(
-                [host.host], [*buckets, ("+Inf", float(host.done))], host.seconds or 0.0
-            )
-        yield from (states, connections, transactions, durations)
+            for name, _, durations, seconds in _HISTOGRAMS:
+                if (counts := durations(host)) is not None:
+                    bounds = [*(f"{bound:g}" for bound in REPORTED_BOUNDS), "+Inf"]
+                    buckets = zip(bounds, map(float, [*counts, host.done]), strict=True)
+                    histograms[name].add_metric([host.host], list(buckets), seconds(host) or 0.0)
+        yield from (states, connections, transactions, *histograms.values())
 
 
 def _add(family: GaugeMetricFamily | CounterMetricFamily, report: Report, value: Value) -> None:

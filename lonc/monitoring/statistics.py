@@ -1,7 +1,10 @@
 """Counts the transactions of a host, their failures and their latencies.
 
+A latency has two parts: the wait for a connection, and lond's time, from the start of the request on a
+connection to its reply.
+
 Fixed memory: latencies go into histogram buckets (BOUNDS); slots of 5 s roll up into minutes and an
-hour.
+hour. Most requests do not wait: the buckets for those that do are made with the first one in a slot.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
 from operator import add, sub
-from typing import Any
+from typing import Any, NamedTuple
 
 # Upper bounds of the buckets in seconds: ten per decade, each about a quarter above the last (the
 # preferred numbers R10).
@@ -23,10 +26,11 @@ BOUNDS = tuple(
 )
 REPORTED_BOUNDS = tuple(bound for bound in BOUNDS if f"{bound:e}"[:3] in ("1.0", "2.5", "5.0"))
 _REPORTED_INDICES = [BOUNDS.index(bound) for bound in REPORTED_BOUNDS]
-_NO_REPLIES = [0] * (len(BOUNDS) + 1)  # the last bucket: longer than every bound
+_NONE = [0] * (len(BOUNDS) + 1)  # the last bucket: longer than every bound
 
 SLOT = 5.0  # seconds; a transaction counts in "the last minute" for at most so much longer
 SLOTS_A_MINUTE = 12
+MINUTE = SLOT * SLOTS_A_MINUTE  # seconds
 MINUTES = 60
 
 
@@ -43,46 +47,159 @@ class Reason(Enum):
     STOPPED = "lonc stopped"
 
 
-@dataclass
-class Slot:
-    """The transactions that ended within a period.
+class Histogram:
+    """Durations in seconds: the number in each bucket, and the longest.
 
-    `replies`: their number per bucket. `longest`: the longest latency, in seconds. `done`: the sum of
-    `replies`, valid after `close`.
+    `zeros`: the number of durations that were 0; they are in no bucket.
     """
 
-    replies: list[int] = field(default_factory=_NO_REPLIES.copy)
-    longest: float = 0.0
-    failures: int = 0
-    out_of_step: int = 0  # of the failures
-    done: int = 0
+    __slots__ = ("counts", "longest", "zeros")
 
-    def close(self) -> Slot:
-        """Compute `done`; returns the slot itself."""
-        self.done = sum(self.replies)
-        return self
+    def __init__(self) -> None:
+        self.counts = _NONE.copy()
+        self.longest = 0.0
+        self.zeros = 0
 
-    def add(self, other: Slot) -> None:
-        self.replies = list(map(add, self.replies, other.replies))
-        self.done += other.done
+    @property
+    def total(self) -> int:
+        """The number of durations."""
+        return self.zeros + sum(self.counts)
+
+    def count(self, seconds: float) -> None:
+        """Add one duration."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        if seconds > self.longest:
+            self.longest = seconds
+
+    def add(self, other: Histogram) -> None:
+        self.counts = list(map(add, self.counts, other.counts))
         self.longest = max(self.longest, other.longest)
-        self.failures += other.failures
-        self.out_of_step += other.out_of_step
+        self.zeros += other.zeros
+
+    def subtract(self, other: Histogram) -> None:
+        """Undo `add`, except for `longest`."""
+        self.counts = list(map(sub, self.counts, other.counts))
+        self.zeros -= other.zeros
 
     def percentile(self, share: float) -> float:
-        """The latency that a `share` (0 to 1) of the replies did not exceed.
+        """The duration that a `share` (0 to 1) of them did not exceed.
 
         It is the upper bound of a bucket, at most a quarter too long.
         """
-        remaining = share * self.done
-        for bound, count in zip(BOUNDS, self.replies, strict=False):
+        remaining = share * self.total - self.zeros
+        if remaining <= 0:
+            return 0.0
+        for bound, count in zip(BOUNDS, self.counts, strict=False):
             remaining -= count
             if remaining <= 0:
                 return min(bound, self.longest)
         return self.longest
 
+    def percentiles(self) -> dict[str, float] | None:
+        """The figures of a report, in seconds; None without durations."""
+        if not self.total:
+            return None
+        times = {f"p{share}": self.percentile(share / 100) for share in (50, 90, 99)}
+        return {name: round(seconds, 6) for name, seconds in (times | {"max": self.longest}).items()}
 
-_EMPTY = Slot(_NO_REPLIES)  # shared by all slots in which nothing ended; never modified
+    def cumulative(self) -> list[int]:
+        """For each of REPORTED_BOUNDS, the number of durations of at most so long."""
+        sums = list(accumulate(self.counts))
+        return [self.zeros + sums[number] for number in _REPORTED_INDICES]
+
+
+class Waited(NamedTuple):
+    """The latencies of transactions that have waited for a connection, and both parts of each."""
+
+    latency: Histogram
+    wait: Histogram
+    lond: Histogram
+
+
+@dataclass
+class Slot:
+    """The transactions that ended within a period.
+
+    `direct`: the latencies of those that did not wait; they are lond's times too. `waited`: those of the
+    others; None without any. `saturated`: the seconds of the period in which all connections were busy.
+    `done`: the number of replies, valid after `close`.
+    """
+
+    direct: Histogram = field(default_factory=Histogram)
+    waited: Waited | None = None
+    failures: int = 0
+    out_of_step: int = 0  # of the failures
+    saturated: float = 0.0
+    done: int = 0
+
+    def close(self) -> Slot:
+        """Compute `done`; returns the slot itself."""
+        self.done = self.direct.total + (0 if self.waited is None else self.waited.wait.total)
+        return self
+
+    def is_empty(self) -> bool:
+        """Whether nothing is counted in it; valid after `close`."""
+        return not (self.done or self.failures or self.saturated)
+
+    def count_waited(self, latency: float, wait: float, lond: float) -> None:
+        """Count a transaction that has waited; in seconds."""
+        latencies, waits, times = self.waited or self._make_waited()
+        latencies.count(latency)
+        waits.count(wait)
+        times.count(lond)
+
+    def add(self, other: Slot) -> None:
+        self.direct.add(other.direct)
+        if other.waited is not None:
+            for sum_, part in zip(self.waited or self._make_waited(), other.waited, strict=True):
+                sum_.add(part)
+        self.failures += other.failures
+        self.out_of_step += other.out_of_step
+        self.saturated += other.saturated
+        self.done += other.done
+
+    def subtract(self, other: Slot) -> None:
+        """Undo `add`, except for each `longest`."""
+        self.direct.subtract(other.direct)
+        if other.waited is not None and self.waited is not None:
+            for sum_, part in zip(self.waited, other.waited, strict=True):
+                sum_.subtract(part)
+        self.failures -= other.failures
+        self.out_of_step -= other.out_of_step
+        self.saturated -= other.saturated
+        self.done -= other.done
+
+    def latencies(self) -> Histogram:
+        """From the arrival of each request to its reply."""
+        return self._with_direct(None if self.waited is None else self.waited.latency)
+
+    def lond_times(self) -> Histogram:
+        """From the start of each request on a connection to its reply."""
+        return self._with_direct(None if self.waited is None else self.waited.lond)
+
+    def waits(self) -> Histogram:
+        """For a connection; 0 for requests that found an idle one."""
+        waits = Histogram()
+        if self.waited is not None:
+            waits.add(self.waited.wait)
+        waits.zeros = self.direct.total
+        return waits
+
+    def _with_direct(self, part: Histogram | None) -> Histogram:
+        total = Histogram()
+        total.add(self.direct)
+        if part is not None:
+            total.add(part)
+        return total
+
+    def _make_waited(self) -> Waited:
+        self.waited = Waited(Histogram(), Histogram(), Histogram())
+        return self.waited
+
+
+# Shared by many slots, never modified:
+_EMPTY = Slot()
+_SATURATED = Slot(saturated=SLOT)  # nothing ended, and all connections were busy
 
 
 class _Window:
@@ -90,45 +207,29 @@ class _Window:
 
     def __init__(self, slots: int) -> None:
         self.slots = deque([_EMPTY] * slots, maxlen=slots)
-        self._replies = _NO_REPLIES.copy()
-        self._done = 0
+        self._sum = Slot()
 
     def push(self, slot: Slot) -> bool:
         """Add a closed slot and drop the oldest. Returns whether the dropped one was not empty."""
         dropped = self.slots[0]
         self.slots.append(slot)
         if dropped is not _EMPTY:
-            self._replies = list(map(sub, self._replies, dropped.replies))
+            self._sum.subtract(dropped)
         if slot is not _EMPTY:
-            self._replies = list(map(add, self._replies, slot.replies))
-        self._done += slot.done - dropped.done
+            self._sum.add(slot)
         return dropped is not _EMPTY
 
     def empty(self) -> bool:
         return all(slot is _EMPTY for slot in self.slots)
 
     def sum(self) -> Slot:
-        return Slot(
-            self._replies.copy(),
-            max(slot.longest for slot in self.slots),
-            sum(slot.failures for slot in self.slots),
-            sum(slot.out_of_step for slot in self.slots),
-            self._done,
-        )
-
-
-def _times(slot: Slot) -> dict[str, float] | None:
-    """Percentiles of the latency in seconds; None without replies."""
-    if not slot.done:
-        return None
-    times = {f"p{share}": slot.percentile(share / 100) for share in (50, 90, 99)}
-    return {name: round(seconds, 6) for name, seconds in (times | {"max": slot.longest}).items()}
-
-
-def _cumulative(slot: Slot) -> list[int]:
-    """For each of REPORTED_BOUNDS, the number of replies that took at most so long."""
-    sums = list(accumulate(slot.replies))
-    return [sums[number] for number in _REPORTED_INDICES]
+        total = Slot()
+        total.add(self._sum)
+        total.direct.longest = max(slot.direct.longest for slot in self.slots)
+        waited = [slot.waited for slot in self.slots if slot.waited is not None]
+        for number, part in enumerate(total.waited or ()):
+            part.longest = max((each[number].longest for each in waited), default=0.0)
+        return total
 
 
 class Statistics:
@@ -136,7 +237,9 @@ class Statistics:
 
     def __init__(self, now: float) -> None:
         self.done = 0
-        self.seconds = 0.0  # sum of the latencies of all replies
+        self.wait_seconds = 0.0  # sum of the waits for a connection of all replies
+        self.lond_seconds = 0.0  # sum of lond's times
+        self.saturated_seconds = 0.0  # in which all connections were busy; up to `_saturated_since`
         self.sent = 0  # bytes of requests that got a reply
         self.received = 0  # bytes of these replies
         self.failed = 0
@@ -144,26 +247,37 @@ class Statistics:
         self._all_time = Slot()
         self._slot = Slot()
         self._slot_ends_at = now + SLOT
+        self._saturated_since: float | None = None  # None while a connection is free
         self._minute = _Window(SLOTS_A_MINUTE)
         self._this_minute = _EMPTY
         self._slots_of_this_minute = 0
         self._hour = _Window(MINUTES - 1)
         self._shifts = 0  # how often passing time alone has changed the sums of the last minutes
 
-    def replied(self, now: float, since: float, sent: int, received: int) -> None:
+    @property
+    def seconds(self) -> float:
+        """Sum of the latencies of all replies."""
+        return self.wait_seconds + self.lond_seconds
+
+    def replied(self, now: float, since: float, started: float, sent: int, received: int) -> None:
         """Count a transaction with a reply.
 
-        `since`: when the request arrived. `sent`, `received`: bytes of the request and of the reply.
+        `since`: when the request arrived. `started`: when it was started on a connection; equal to
+        `since` if it has not waited. `sent`, `received`: bytes of the request and of the reply.
         """
         if now >= self._slot_ends_at:  # repeated here: a call costs 0.7 % of a transaction
             self._close_slots(now)
-        seconds = now - since
-        slot = self._slot
-        slot.replies[bisect_left(BOUNDS, seconds)] += 1
-        if seconds > slot.longest:
-            slot.longest = seconds
+        lond = now - started
+        if started == since:  # Histogram.count, without a call
+            direct = self._slot.direct
+            direct.counts[bisect_left(BOUNDS, lond)] += 1
+            if lond > direct.longest:
+                direct.longest = lond
+        else:
+            self.wait_seconds += started - since
+            self._slot.count_waited(now - since, started - since, lond)
         self.done += 1
-        self.seconds += seconds
+        self.lond_seconds += lond
         self.sent += sent
         self.received += received
 
@@ -176,25 +290,49 @@ class Statistics:
         self.failed += count
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
-    def version(self, now: float) -> tuple[int, int, int]:
+    def saturated(self, now: float) -> None:
+        """From now on all connections are busy."""
+        if now >= self._slot_ends_at:
+            self._close_slots(now)
+        self._saturated_since = now
+
+    def desaturated(self, now: float) -> None:
+        """From now on a connection is free, or another may be opened."""
+        if now >= self._slot_ends_at:
+            self._close_slots(now)
+        self._count_saturation(now)
+        self._saturated_since = None
+
+    def version(self, now: float) -> tuple[float, ...]:
         """A value that differs whenever the report differs."""
-        self._close_slots(now)
-        return self.done, self.failed, self._shifts
+        minute = self.saturated_last_minute(now)  # first: it closes slots
+        return self.done, self.failed, self._shifts, minute, round(self.saturated_seconds, 1)
 
     def report(self, now: float) -> dict[str, Any]:
         """All statistics, as the fields of `HostStatus`."""
         done, failed = self.by_minutes(now)
+        minute, hour, all_time = self.last_minute(now), self.last_hour(now), self.all_time(now)
         return {
             "done": self.done,
             "failed": self.failed,
             "reasons": {reason.value: count for reason, count in self.reasons.items()},
-            "out_of_step": self.last_hour(now).out_of_step,
+            "out_of_step": hour.out_of_step,
             "sent": self.sent,
             "received": self.received,
-            "last_minute": _times(self.last_minute(now)),
-            "last_hour": _times(self.last_hour(now)),
+            "last_minute": minute.latencies().percentiles(),
+            "last_hour": hour.latencies().percentiles(),
+            "last_minute_wait": minute.waits().percentiles(),
+            "last_hour_wait": hour.waits().percentiles(),
+            "last_minute_lond": minute.lond_times().percentiles(),
+            "last_hour_lond": hour.lond_times().percentiles(),
             "seconds": round(self.seconds, 6),
-            "durations": _cumulative(self.all_time(now)),
+            "wait_seconds": round(self.wait_seconds, 6),
+            "lond_seconds": round(self.lond_seconds, 6),
+            "durations": all_time.latencies().cumulative(),
+            "wait_durations": all_time.waits().cumulative(),
+            "lond_durations": all_time.lond_times().cumulative(),
+            "saturated_last_minute": self.saturated_last_minute(now),
+            "saturated_seconds": round(self.saturated_seconds, 1),
             "done_by_minute": done,
             "failed_by_minute": failed,
         }
@@ -206,6 +344,18 @@ class Statistics:
         total = self._with_current_slot(now, self._hour)
         total.add(self._this_minute)
         return total
+
+    def saturated_last_minute(self, now: float) -> float:
+        """For how many of the last 60 s all connections were busy, to a tenth of a second.
+
+        The slots go back further than that. Of the oldest, the same share is left out as has passed of
+        the current one.
+        """
+        self._close_slots(now)
+        self._count_saturation(now)
+        seconds = sum(slot.saturated for slot in self._minute.slots) + self._slot.saturated
+        passed = (now - (self._slot_ends_at - SLOT)) / SLOT
+        return round(seconds - passed * self._minute.slots[0].saturated, 1)
 
     def by_minutes(self, now: float) -> tuple[list[int], list[int]]:
         """Replies and failures of each of the last sixty minutes; the current one is the last item."""
@@ -230,12 +380,25 @@ class Statistics:
         """Close the slots that have ended by `now`; several, if nothing was counted for some time."""
         if now < self._slot_ends_at:
             return
+        self._count_saturation(self._slot_ends_at)
         ended = int((now - self._slot_ends_at) // SLOT) + 1
         self._slot_ends_at += ended * SLOT
         slot, self._slot = self._slot.close(), Slot()
-        self._close(slot if slot.done or slot.failures else _EMPTY)
+        self._close(_EMPTY if slot.is_empty() else slot)
+        others = _EMPTY
+        if self._saturated_since is not None:
+            others = _SATURATED
+            self._saturated_since = self._slot_ends_at - SLOT
+            self.saturated_seconds += (ended - 1) * SLOT
         for _ in range(min(ended - 1, SLOTS_A_MINUTE * MINUTES)):
-            self._close(_EMPTY)
+            self._close(others)
+
+    def _count_saturation(self, until: float) -> None:
+        """Count what has passed of a period in which all connections are busy, within this slot."""
+        if self._saturated_since is not None:
+            self._slot.saturated += until - self._saturated_since
+            self.saturated_seconds += until - self._saturated_since
+            self._saturated_since = until
 
     def _close(self, slot: Slot) -> None:
         self._shifts += self._minute.push(slot)

@@ -12,7 +12,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
-from lonc.monitoring.statistics import MINUTES, REPORTED_BOUNDS
+from lonc.monitoring.statistics import MINUTE, MINUTES, REPORTED_BOUNDS
 
 
 class Phase(Enum):
@@ -45,6 +45,7 @@ Seconds = Annotated[float, lambda seconds: 0 <= seconds < 1e12]  # excludes NaN
 Text = Annotated[str, lambda text: not _SURROGATE.search(text)]
 Time = Annotated[str, _is_time]  # ISO 8601, with time zone
 Latency = Annotated[dict[Text, Seconds], lambda times: times.keys() == {"p50", "p90", "p99", "max"}]
+SecondsOfMinute = Annotated[float, lambda seconds: 0 <= seconds <= MINUTE]
 ByMinute = Annotated[list[Count], lambda counts: len(counts) == MINUTES]  # the current minute last
 Durations = Annotated[list[Count], lambda counts: len(counts) == len(REPORTED_BOUNDS)]
 Trouble = Annotated[Sequence[Text], lambda trouble: len(trouble) == 2]  # time and message
@@ -65,6 +66,7 @@ class HostStatus:
     mode: Text | None = None  # key mode of its connections: a value of loncKeyMode except auto
     lond_version: Text | None = None  # as lond reports it, in the modes that ask for it
     connections: dict[Text, Count] | None = None  # number of connections by state of the dialogue
+    max_connections: Count | None = None  # loncMaxConnections
     clients: Count | None = None
     waiting: Count | None = None  # transactions that wait for a connection
     oldest_wait: Seconds | None = None  # of the one that has waited longest
@@ -76,10 +78,21 @@ class HostStatus:
     ping_known: bool | None = None  # lond knows `ping`, so connections can be found out of step
     sent: Count | None = None  # bytes of requests that got a reply
     received: Count | None = None  # bytes of these replies
+    # A latency has two parts: the wait for a connection, and lond's time after it.
     last_minute: Latency | None = None  # latencies of the last minute
     last_hour: Latency | None = None
+    last_minute_wait: Latency | None = None
+    last_hour_wait: Latency | None = None
+    last_minute_lond: Latency | None = None
+    last_hour_lond: Latency | None = None
     seconds: Seconds | None = None  # sum of the latencies of all replies
-    durations: Durations | None = None  # number of replies within each of statistics.REPORTED_BOUNDS
+    wait_seconds: Seconds | None = None
+    lond_seconds: Seconds | None = None
+    durations: Durations | None = None  # number of latencies within each of statistics.REPORTED_BOUNDS
+    wait_durations: Durations | None = None
+    lond_durations: Durations | None = None
+    saturated_last_minute: SecondsOfMinute | None = None  # for so long all connections were busy
+    saturated_seconds: Seconds | None = None  # the same, since the child started
     done_by_minute: ByMinute | None = None
     failed_by_minute: ByMinute | None = None
     delayed: Count | None = None  # delayed transactions, as of the last scan

@@ -21,10 +21,19 @@ from rich.text import Text
 from lonc.errors import LoncError, NotRunning, UsageError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, text_if_known
+from lonc.monitoring.text import fit
 
 _BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 20  # shown in a sparkline
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "bold red"}
+PLOT = f"last {MINUTES} min"
+_HEADINGS = (
+    "host", "state", "req/s", "failed", "wait p50", "wait p90", "wait p99", "lond p50", "lond p90",
+    "lond p99", "busy", "in flight", "clients", "conn", "waiting", "delayed", PLOT,
+)  # fmt: skip
+_LEFT_OUT = (  # on a narrow terminal, the first one first
+    "wait p90", "lond p90", "clients", PLOT, "wait p50", "failed", "conn", "delayed", "lond p50",
+)  # fmt: skip
 LINES_AROUND = 5  # lines of the screen that are not hosts: verdict, headings, keys
 LONGEST_INTERVAL = 86400  # seconds; select(2) does not take any number
 
@@ -88,7 +97,7 @@ class Top:
                 if report is None:
                     live.update(Text(error, style="red"), refresh=True)
                 else:
-                    live.update(self.render(report, console.height), refresh=True)
+                    live.update(self.render(report, console.height, console.width), refresh=True)
                 key = keys.next(max(0.0, ask_at - time.monotonic()))
 
     def _ask(self) -> tuple[Report | None, str]:
@@ -113,8 +122,8 @@ class Top:
             }
         self._before = now, report
 
-    def render(self, report: Report, height: int) -> RenderableType:
-        """The screen, with as many hosts as fit into `height` lines."""
+    def render(self, report: Report, height: int, width: int) -> RenderableType:
+        """The screen: as many hosts as fit into `height` lines, and columns as fit into `width`."""
         health = Health(report)
         rows: list[Row] = [
             (host, verdict, self._rates.get(host.host, 0.0)) for host, verdict in health.hosts
@@ -122,25 +131,15 @@ class Top:
         rows.sort(key=SORTS[self._sort][1])  # type: ignore[arg-type]  # of one kind for each sort
         room = max(1, height - LINES_AROUND)
         table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
-        table.add_column("host", no_wrap=True)
-        table.add_column("state", no_wrap=True)
-        for heading in ("req/s", "failed", "p50", "p99", "clients", "conn", "waiting", "delayed"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column(f"last {MINUTES} min", no_wrap=True)
-        for host, verdict, rate in rows[:room]:
-            minute = host.last_minute or {}
+        cells = [_HEADINGS, *(_cells(host, rate) for host, _, rate in rows[:room])]
+        columns = fit(list(zip(*cells, strict=True)), _LEFT_OUT, width - 2)
+        for heading, *_ in columns:
+            right = heading not in ("host", "state", PLOT)
+            table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        shown = zip(*(column[1:] for column in columns), strict=True)
+        for (_, verdict, _), (name, state, *others) in zip(rows[:room], shown, strict=True):
             table.add_row(
-                Text(host.host),
-                Text(host.shown_state, style=STYLES[verdict.level]),
-                f"{rate:.0f}",
-                text_if_known(host.failed),
-                short_time(minute["p50"]) if minute else "",
-                short_time(minute["p99"]) if minute else "",
-                text_if_known(host.clients),
-                text_if_known(host.connected),
-                text_if_known(host.waiting),
-                text_if_known(host.delayed),
-                sparkline((host.done_by_minute or [])[-MINUTES:]),
+                Text(name), Text(state, style=STYLES[verdict.level]), *(Text(each) for each in others)
             )
         keys = "  ".join(
             f"[reverse]{key}[/reverse] {name}" if key == self._sort else f"[bold]{key}[/bold] {name}"
@@ -154,6 +153,26 @@ class Top:
             table,
             Text.from_markup(f"sort by: {keys}  [bold]q[/bold] leave{hidden}"),
         )
+
+
+def _cells(host: HostStatus, rate: float) -> tuple[str, ...]:
+    """A host's line, with a cell for each of _HEADINGS. Waits and times are of the last minute."""
+    parts = (host.last_minute_wait, host.last_minute_lond)
+    times = [short_time(part[name]) if part else "" for part in parts for name in ("p50", "p90", "p99")]
+    return (
+        host.host,
+        host.shown_state,
+        f"{rate:.0f}",
+        text_if_known(host.failed),
+        *times,
+        "" if host.saturated_last_minute is None else f"{host.saturated_last_minute:.0f} s",
+        short_time(host.oldest_in_flight) if host.oldest_in_flight else "",
+        text_if_known(host.clients),
+        text_if_known(host.connected),
+        text_if_known(host.waiting),
+        text_if_known(host.delayed),
+        sparkline((host.done_by_minute or [])[-MINUTES:]),
+    )
 
 
 def _ended(host: HostStatus) -> int:

@@ -40,6 +40,23 @@ def test_one_with_a_large_request_has_no_user_timeout(pair):
     assert options(pair[0]) == (1, 0, 5, 1, 15)
 
 
+def test_a_large_request_after_a_rest_has_no_user_timeout_until_the_next_rest(pair):
+    keepalive = Keepalive(pair[0], 20.0, 60.0)
+    keepalive.rest()
+    keepalive.watch_large_request()
+    keepalive.end_rest()
+    assert keepalive.large
+    assert options(pair[0]) == (1, 0, 5, 1, 15)
+    keepalive.rest()
+    assert not keepalive.large
+    keepalive.end_rest()
+    assert options(pair[0])[1] == 20000
+
+
+def test_four_checks_fall_into_the_peer_timeout(pair):
+    assert Keepalive(pair[0], 20.0, 60.0).check_interval == 5.0
+
+
 @pytest.mark.parametrize(("peer_timeout", "idle"), [(20.0, 60.0), (1.0, 1.0), (600.0, 32000.0)])
 def test_a_vanished_idle_peer_is_found_within_the_sum_of_both_times(pair, peer_timeout, idle):
     keepalive = Keepalive(pair[0], peer_timeout, idle)
@@ -99,6 +116,18 @@ class TestSilence:
         assert not keepalive.peer_is_silent(1000.0)
         assert not keepalive.peer_is_silent(1019.9)
         assert keepalive.peer_is_silent(1020.0) == silent
+
+    def test_an_answer_to_everything_begins_the_time_again(self):
+        kernel = Kernel()
+        keepalive = Keepalive(kernel, 20.0, 60.0)
+        kernel.since_acknowledgement = 100.0
+        kernel.unacknowledged = 1
+        assert not keepalive.peer_is_silent(1000.0)
+        kernel.unacknowledged = 0
+        assert not keepalive.peer_is_silent(1015.0)
+        kernel.unacknowledged = 1
+        assert not keepalive.peer_is_silent(1020.0)
+        assert keepalive.peer_is_silent(1040.0)
 
     def test_an_acknowledgement_begins_the_time_again_and_data_do_not(self):
         kernel = Kernel()

@@ -97,8 +97,70 @@ def test_latency_counts_from_the_request_and_of_a_delayed_one_from_its_start(rea
     assert ready.pool.oldest_wait == 4.0
     for _ in range(5):
         ready.made[0].answer()
-    assert ready.statistics.last_minute(ready.clock.now).percentile(1) == 4.0
+    assert ready.statistics.last_minute(ready.clock.now).latencies().percentile(1) == 4.0
     assert ready.statistics.seconds == 3 * 4.0
+
+
+def test_the_wait_for_a_connection_and_the_time_of_lond_are_counted_apart():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    for name in (1, 2):
+        host.ask(name)
+    host.clock.advance(3.0)
+    host.made[0].answer()
+    host.clock.advance(0.5)
+    host.made[0].answer()
+    minute = host.statistics.last_minute(host.clock.now)
+    assert minute.waits().percentiles() == {"p50": 0.0, "p90": 3.0, "p99": 3.0, "max": 3.0}
+    assert minute.lond_times().percentiles() == {"p50": 0.5, "p90": 3.0, "p99": 3.0, "max": 3.0}
+    assert minute.latencies().longest == 3.5
+
+
+def test_a_delayed_transaction_has_not_waited_for_a_connection(ready):
+    ready.ask(1)
+    ready.pool.queue_delayed(Asked(b"x", lambda _: None, lambda _: None))
+    ready.clock.advance(4.0)
+    for _ in range(2):
+        ready.made[0].answer()
+    assert ready.statistics.last_minute(ready.clock.now).waits().longest == 0.0
+
+
+def test_the_pool_is_saturated_while_each_of_the_most_connections_is_busy():
+    host = Host(max_connections=2)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.ask(1)
+    host.clock.advance(1.0)
+    assert not host.is_saturated  # another connection may be opened
+    host.ask(2)
+    host.clock.advance(1.0)
+    assert not host.is_saturated  # it is being opened
+    host.made[1].become_ready()
+    host.clock.advance(4.0)
+    assert host.is_saturated
+    host.ask(3)
+    host.made[0].answer()
+    assert host.is_saturated  # by the one that has waited
+    host.made[0].answer()
+    assert not host.is_saturated
+    host.clock.advance(1.0)
+    host.ask(4)
+    host.clock.advance(0.5)
+    host.made[1].close("it breaks")
+    assert not host.is_saturated
+    host.clock.advance(1.0)
+    assert host.statistics.saturated_last_minute(host.clock.now) == 4.5
+
+
+def test_a_delayed_transaction_makes_its_connection_busy_too():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.pool.queue_delayed(Asked(b"x", lambda _: None, lambda _: None))
+    host.clock.advance(2.0)
+    host.made[0].answer()
+    assert host.statistics.saturated_last_minute(host.clock.now) == 2.0
 
 
 def test_a_loss_of_the_last_connection_starts_an_attempt_for_waiting_transactions(host):
@@ -513,6 +575,7 @@ class AnyRun(RuleBasedStateMachine):
         delayed = sum(each.transaction is self.delayed for each in host.busy)
         assert running <= len(host.busy) - delayed + pool.waiting <= running + len(self.dropped)
         assert len(host.busy) == pool.busy
+        assert host.is_saturated == (len(host.busy) >= self.most)
         if pool.waiting or (self.delayed is not None and not delayed):
             assert host.open, "a transaction waits, and no connection is open"
             assert all(each.transaction or not each.ready for each in host.open), "idle beside a queue"

@@ -556,6 +556,21 @@ def test_leaving_drops_a_queued_transaction(bench):
     assert taken_back == [bench.transaction]
 
 
+def test_a_file_that_grows_while_it_is_read_is_not_sent(bench, monkeypatch):
+    file = bench.file("1.0.1.put.l1", b"put:a\n")
+    read = os.read
+
+    def grow(fd, size):
+        with file.open("ab") as writer:
+            writer.write(b"put:b\n")
+        return read(fd, size)
+
+    monkeypatch.setattr(os, "read", grow)
+    bench.look()
+    assert bench.sent == []
+    assert bench.left() == ["bad"]
+
+
 def test_a_file_in_flight_is_locked_for_every_other_process(bench):
     file = bench.file("1.0.1.put.l1")
     bench.look()

@@ -48,6 +48,7 @@ class Parts:
             self.pool,
             self.listener,
             self.replay,
+            max_connections=5,
         )
 
     def report(self):
@@ -72,7 +73,9 @@ def test_each_part_gives_its_figures(parts):
     parts.writer.ping_known = False
     parts.writer.mode, parts.writer.lond_version = "ssl", "2.11"
     parts.history.last_error = (AT, "refused")
-    parts.statistics.replied(parts.loop.now, parts.loop.now - 1, 5, 7)
+    parts.statistics.replied(parts.loop.now, parts.loop.now - 1, parts.loop.now - 0.75, 5, 7)
+    parts.statistics.saturated(parts.loop.now - 2)
+    parts.statistics.desaturated(parts.loop.now)
     report = parts.report()
     assert (report.host, report.state, report.state_since) == ("l1", "ready", AT)
     assert report.connections == {"Idle": 2, "ReceivingReply": 1}
@@ -83,6 +86,11 @@ def test_each_part_gives_its_figures(parts):
     assert (report.mode, report.lond_version) == ("ssl", "2.11")
     assert report.last_error == [AT, "refused"]
     assert report.changes == [[AT, "ready", None]]
+    assert (report.max_connections, report.saturated_last_minute, report.saturated_seconds) == (5, 2, 2)
+    assert (report.seconds, report.wait_seconds, report.lond_seconds) == (1, 0.25, 0.75)
+    assert report.last_minute_wait["p50"] == report.last_hour_wait["max"] == 0.25
+    assert report.last_minute_lond["p99"] == report.last_hour_lond["max"] == 0.75
+    assert report.wait_durations[-1] == report.lond_durations[-1] == 1
     assert (report.done, report.sent, report.received) == (1, 5, 7)
     assert (report.pid, report.version) == (os.getpid(), __version__)
     assert report.memory > 0
@@ -101,7 +109,7 @@ def test_while_nothing_changes_the_line_is_the_same_object(parts):
 
 
 def reply(parts):
-    parts.statistics.replied(parts.loop.now, parts.loop.now, 1, 1)
+    parts.statistics.replied(parts.loop.now, parts.loop.now, parts.loop.now, 1, 1)
 
 
 def error(parts):

@@ -16,10 +16,18 @@ NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
 
 _AT = "2026-11-24T02:00:00+00:00"
 _TIMES = {"p50": 0.1, "p90": 0.1, "p99": 2.5, "max": 3}
+_COUNTS = [1] * len(REPORTED_BOUNDS)
 _HOST = HostStatus(
-    "l1", "ready", _AT, {"Idle": 1}, 1, 1, 0.5, 30, 1, {"host dead": 1}, 1, 1, _TIMES, _TIMES, 1.5,
-    [1] * len(REPORTED_BOUNDS), [1] * MINUTES, [1] * MINUTES, 1, 1, [_AT, "why"], [[_AT, "ready", None]],
-    _AT, 2, 1, "1",
+    "l1", "ready", _AT, connections={"Idle": 1}, max_connections=5, clients=1, waiting=1,
+    oldest_wait=0.5,
+    oldest_in_flight=30, done=1, failed=1, reasons={"host dead": 1}, sent=1, received=1,
+    last_minute=_TIMES, last_hour=_TIMES, last_minute_wait=_TIMES, last_hour_wait=_TIMES,
+    last_minute_lond=_TIMES, last_hour_lond=_TIMES, seconds=1.5, wait_seconds=0.5, lond_seconds=1,
+    durations=_COUNTS, wait_durations=_COUNTS, lond_durations=_COUNTS, saturated_last_minute=59.9,
+    saturated_seconds=60, done_by_minute=[1] * MINUTES, failed_by_minute=[1] * MINUTES, delayed=1,
+    oldest_delayed=1, last_error=[_AT, "why"], changes=[[_AT, "ready", None]], since=_AT, pid=2,
+    memory=1,
+    version="1",
 )  # fmt: skip
 REPORT = Report(Phase.RUNNING, 1, "1", _AT, [_HOST, HostStatus("l2", "DEAD")], {"l3": 1}).to_line()
 
@@ -68,4 +76,4 @@ def _show(report):
     for now in (0.0, 1.0):
         top.take(report, now)
     for top._sort in "whrlmd":
-        top.render(report, height=30)
+        top.render(report, height=30, width=80)

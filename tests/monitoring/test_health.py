@@ -22,6 +22,15 @@ def well(host="l1", **known):
     return HostStatus(host, "ready", **known)
 
 
+def small_pool(**known):
+    figures = {
+        "max_connections": 5,
+        "saturated_last_minute": 48.2,
+        "last_minute_wait": {"p50": 0.8, "p90": 1.0, "p99": 1.25, "max": 1.3},
+    }
+    return well(**(figures | known))
+
+
 DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
 
 
@@ -77,6 +86,31 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             [well(out_of_step=2)],
             Level.WARNING,
             "1 of 1 host is degraded: l1 has had connections out of step in the last hour: 2",
+        ),
+        (
+            [small_pool()],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has all 5 connections busy for 48 of 60 s, waits of 1.0 s:"
+            " raise loncMaxConnections",
+        ),
+        (
+            [small_pool(max_connections=1)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has the only connection busy for 48 of 60 s, waits of 1.0 s:"
+            " raise loncMaxConnections",
+        ),
+        (  # that is why a request has waited for so long, and as bad
+            [small_pool(oldest_wait=31.0)],
+            Level.CRITICAL,
+            "1 of 1 host is degraded: l1 has all 5 connections busy for 48 of 60 s, waits of 1.0 s:"
+            " raise loncMaxConnections",
+        ),
+        ([small_pool(saturated_last_minute=29.9)], Level.OK, "1 host, all healthy"),
+        ([small_pool(last_minute_wait={"p90": 0.09, "p99": 9.0})], Level.OK, "1 host, all healthy"),
+        (  # no reply in the last minute: lond is the trouble
+            [small_pool(last_minute_wait=None, oldest_in_flight=90.0)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has waited for a reply for 90 s",
         ),
         (
             [well(done_by_minute=[0, 30], failed_by_minute=[0, 10])],
@@ -157,6 +191,8 @@ def test_the_worst_hosts_are_first_and_the_rest_in_the_order_of_the_table():
 
 def test_thresholds():
     assert [Threshold(2, 5).level(value) for value in (1, 2, 4.9, 5, 9)] == [0, 1, 1, 2, 2]
+    assert health(small_pool(), busy=Threshold(49)).level == 0
+    assert health(small_pool(), busy=Threshold(20, 40)).level == 2
     two_dead = [DEAD, HostStatus("l3", "DEAD"), well()]
     for limit, level in ((Threshold(3), 0), (Threshold(2), 1), (Threshold(1, 2), 2)):
         assert health(*two_dead, dead=limit).level == level

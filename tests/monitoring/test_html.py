@@ -29,7 +29,10 @@ BUSY = HostStatus(
     done_by_minute=[0] * 58 + [10, 20],
     failed_by_minute=[0] * 59 + [20],
     last_hour={"p50": 0.001, "p90": 0.1, "p99": 2.5, "max": 3.0},
+    last_hour_wait={"p50": 0.0, "p90": 0.1, "p99": 1.25, "max": 3.0},
+    saturated_last_minute=12.3,
     waiting=2,
+    oldest_in_flight=21.0,
     delayed=3,
     changes=((SINCE, "connecting", None), (SINCE, "ready", "connected")),
 )
@@ -60,6 +63,9 @@ def test_the_content_of_the_page():
     assert "2 of 2 hosts are degraded: busy has failed 40 % of its requests, gone has been DEAD" in text
     cells = [attributes for tag, attributes in page.elements if tag == "td"]
     assert [cell["class"] for cell in cells if cell["data-label"] == "state"] == ["state warning"] * 2
+    columns = {cell["data-label"] for cell in cells}
+    assert {"wait p99", "busy", "in flight"} <= columns
+    assert {"1.2 s", "12 s", "21 s"} <= set(page.texts)
     (plot,) = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert plot["aria-label"] == "busy: 30 replies and 20 failures in the last hour"
     done, failed = (attributes["d"] for tag, attributes in page.elements if tag == "path")

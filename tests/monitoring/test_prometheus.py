@@ -1,3 +1,4 @@
+import re
 import urllib.request
 
 import pytest
@@ -17,7 +18,11 @@ SINCE = "2026-11-24T02:00:00+00:00"
 def host():
     statistics = Statistics(0.0)
     for milliseconds in range(1, 101):
-        statistics.replied(1.0, 1.0 - milliseconds / 1000, 10, 20)
+        since = 1.0 - milliseconds / 1000
+        statistics.replied(1.0, since, since, 10, 20)
+    statistics.replied(1.0, -5.0, -2.0, 10, 20)
+    statistics.saturated(0.25)
+    statistics.desaturated(1.0)
     statistics.failed_for(1.0, Reason.LOST, 2)
     statistics.failed_for(1.0, Reason.DEAD, 3)
     statistics.failed_for(1.0, Reason.OUT_OF_STEP, 1)
@@ -25,6 +30,7 @@ def host():
         'l"1\\',
         "ready",
         connections={"Idle": 4, "ReceivingReply": 1},
+        max_connections=5,
         clients=7,
         waiting=2,
         oldest_wait=0.5,
@@ -68,7 +74,7 @@ L1 = ("host", 'l"1\\')
 
 def test_the_figures_are_those_of_the_status(samples):
     assert samples["lonc_up",] == 1
-    assert samples["lonc_transactions_total", L1, ("result", "done")] == 100
+    assert samples["lonc_transactions_total", L1, ("result", "done")] == 101
     assert samples["lonc_transactions_total", L1, ("result", "connection lost")] == 2
     assert samples["lonc_transactions_total", L1, ("result", "host dead")] == 3
     assert samples["lonc_transactions_total", L1, ("result", "out of step")] == 1
@@ -77,8 +83,8 @@ def test_the_figures_are_those_of_the_status(samples):
     assert samples["lonc_queue_length", L1] == 2
     assert samples["lonc_in_flight_oldest_seconds", L1] == 213.5
     assert samples["lonc_delayed_files", L1] == 3
-    assert samples["lonc_sent_bytes_total", L1] == 1000
-    assert samples["lonc_received_bytes_total", L1] == 2000
+    assert samples["lonc_sent_bytes_total", L1] == 1010
+    assert samples["lonc_received_bytes_total", L1] == 2020
     assert [samples["lonc_host_up", ("host", id_)] for id_ in ('l"1\\', "l2", "l3")] == [1, 0, 0]
     assert [samples["lonc_host_hung", ("host", id_)] for id_ in ('l"1\\', "l2", "l3")] == [0, 0, 1]
     assert samples["lonc_host_state", L1, ("state", "ready")] == 1
@@ -86,11 +92,34 @@ def test_the_figures_are_those_of_the_status(samples):
 
 def test_the_histogram(samples):
     name = "lonc_request_duration_seconds"
-    assert samples[f"{name}_count", L1] == 100
-    assert samples[f"{name}_sum", L1] == pytest.approx(5.05)
+    assert samples[f"{name}_count", L1] == 101
+    assert samples[f"{name}_sum", L1] == pytest.approx(5.05 + 6)
     assert samples[f"{name}_bucket", L1, ("le", "0.05")] == pytest.approx(50, abs=1)
     assert samples[f"{name}_bucket", L1, ("le", "0.1")] == pytest.approx(100, abs=1)
     assert len([key for key in samples if key[0] == f"{name}_bucket"]) == len(REPORTED_BOUNDS) + 1
+
+
+def test_the_histograms_of_waits_and_of_the_times_of_lond(samples):
+    assert samples["lonc_wait_seconds_count", L1] == 101
+    assert samples["lonc_wait_seconds_sum", L1] == 3
+    assert samples["lonc_wait_seconds_bucket", L1, ("le", "1e-05")] == 100  # had not to wait
+    assert samples["lonc_wait_seconds_bucket", L1, ("le", "2.5")] == 100
+    assert samples["lonc_wait_seconds_bucket", L1, ("le", "5")] == 101
+    assert samples["lonc_lond_seconds_count", L1] == 101
+    assert samples["lonc_lond_seconds_sum", L1] == pytest.approx(5.05 + 3)
+    assert samples["lonc_lond_seconds_bucket", L1, ("le", "0.05")] == pytest.approx(50, abs=1)
+    assert samples["lonc_lond_seconds_bucket", L1, ("le", "+Inf")] == 101
+
+
+def test_the_pool(samples):
+    assert samples["lonc_connections_limit", L1] == 5
+    assert samples["lonc_pool_saturated_seconds_total", L1] == 0.8  # to a tenth of a second
+
+
+def test_each_help_can_be_understood_without_the_others():
+    for family in text_string_to_metric_families(generate_latest(registry(lambda: REPORT)).decode()):
+        assert family.documentation.endswith("."), family.name
+        assert not re.search(r"\b(them|these|those|they)\b", family.documentation), family.name
 
 
 def test_unknown_figures_are_left_out(samples):

@@ -1,5 +1,7 @@
+import dataclasses
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,16 +37,19 @@ REPORT = Report(
     [L1, HostStatus("longer", "not answering", pid=43), HostStatus("l3", "no child")],
     {"gone": 3},
 )
+TABLE = """\
+HOST     STATE          FOR  CONN  CLIENTS  WAIT  OLDEST  FLIGHT  DONE  FAIL    P50    P99  DELAY
+longer   not answering    -     -        -     -       -       -     -     -      -      -      -
+l3       no child         -     -        -     -       -       -     -     -      -      -      -
+l1       ready            -     3       30     4   250ms     21s  1.2M     1  0.2ms  250ms      9
+3 hosts                         3       30     4   250ms     21s  1.2M     1                    9
+"""
 
 
 def test_the_worst_host_is_first_and_the_sums_are_last():
     assert to_text(REPORT).splitlines() == [
         f"lonc 1.0 is running, pid 41, since {SINCE}: 2 of 3 hosts are degraded",
-        "HOST     STATE          FOR  CONN  CLIENTS  WAIT  OLDEST  DONE  FAILED    P50    P99  DELAYED",
-        "longer   not answering    -     -        -     -       -     -       -      -      -        -",
-        "l3       no child         -     -        -     -       -     -       -      -      -        -",
-        "l1       ready            -     3       30     4   250ms  1.2M       1  0.2ms  250ms        9",
-        "3 hosts                         3       30     4   250ms  1.2M       1                      9",
+        *TABLE.splitlines(),
         "delayed transactions for gone, which is not in the table: 3",
     ]
 
@@ -93,12 +98,13 @@ hosts = st.builds(
 )
 
 
-@given(st.lists(hosts, min_size=1, max_size=5))
-def test_the_table_is_never_wider_than_the_terminal(some):
+@pytest.mark.parametrize("width", [80, 100])
+@given(some=st.lists(hosts, min_size=1, max_size=5))
+def test_the_table_is_never_wider_than_the_terminal(width, some):
     report = Report(Phase.RUNNING, 41, "1.0", SINCE, some, {})
     assert all(host.host in to_text(report) for host in some)
-    lines = to_text(report, width=100).splitlines()
-    assert max(map(len, lines)) <= 100
+    lines = to_text(report, width=width).splitlines()
+    assert max(map(len, lines[1:])) <= width
     assert len({line.index("STATE") for line in lines if "STATE" in line}) == 1
 
 
@@ -112,6 +118,34 @@ def test_whether_connections_out_of_step_are_found_and_how_many_were():
         host = HostStatus("l1", "ready", ping_known=known, out_of_step=count)
         report = Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {})
         assert host_to_text(host, Health(report)).splitlines()[1:] == lines
+
+
+def test_on_a_narrow_terminal_columns_are_left_out_before_names_are_cut_short():
+    host = dataclasses.replace(L1, host="a-host-with-a-long-name")
+    lines = to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {}), width=80).splitlines()
+    assert lines[1:] == [
+        "HOST            STATE  FOR  CONN  WAIT  OLDEST  FLIGHT  DONE  FAIL    P99  DELAY",
+        "a-host-with-a…  ready    -     3     4   250ms     21s  1.2M     1  250ms      9",
+    ]
+
+
+def test_a_pool_that_is_too_small_stands_below_the_table_and_among_all_that_is_known():
+    host = dataclasses.replace(
+        L1,
+        max_connections=5,
+        saturated_last_minute=48.0,
+        last_minute_wait=TIMES | {"p90": 1.0},
+        last_hour_lond=TIMES,
+    )
+    report = Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {})
+    reason = "all 5 connections busy for 48 of 60 s, waits of 1.0 s: raise loncMaxConnections"
+    assert to_text(report).splitlines()[-1] == f"l1: {reason}"
+    known = host_to_text(host, Health(report)).splitlines()
+    assert known[-4] == f"l1: {reason}"
+    assert known[-5] == "l1: all connections busy in the last minute: for 48 of 60 s"
+    figures = "p90 1.0 s, p99 250 ms, max 1.0 s"
+    assert f"l1: wait for a connection in the last minute: p50 0.2 ms, {figures}" in known
+    assert "l1: lond's time in the last hour: p50 0.2 ms, p90 1.0 ms, p99 250 ms, max 1.0 s" in known
 
 
 def test_all_figures_of_one_host():

@@ -1,9 +1,13 @@
+import io
 import os
+import re
 import threading
 
 import pytest
+from rich.console import Console
 
-from lonc.monitoring.top import Keys, sparkline
+from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.monitoring.top import Keys, Top, sparkline
 
 
 @pytest.fixture
@@ -55,6 +59,45 @@ def test_bytes_that_are_no_text_are_unknown_keys(keys):
     reader, keyboard = keys
     os.write(keyboard, b"\xffq")
     assert [reader.next(0.0) for _ in range(2)] == ["\ufffd", "q"]
+
+
+HOST = HostStatus(
+    "a-host-with-a-long-name",
+    "ready",
+    clients=3,
+    oldest_in_flight=21.0,
+    saturated_last_minute=48.0,
+    last_minute_wait={"p50": 0.1, "p90": 0.2, "p99": 0.3, "max": 0.3},
+    last_minute_lond={"p50": 0.4, "p90": 0.5, "p99": 0.6, "max": 0.6},
+)
+
+
+def screen(width):
+    top = Top(lambda: None, 1)
+    report = Report(Phase.RUNNING, 41, "1.0", "2026-11-24T02:00:00+00:00", [HOST], {})
+    shown = io.StringIO()
+    Console(width=width, file=shown).print(top.render(report, 20, width))
+    _, _, headings, line, *_ = shown.getvalue().splitlines()
+    return headings, line
+
+
+def test_waits_and_the_times_of_lond_are_shown_apart():
+    headings, line = screen(200)
+    assert re.search(
+        r"wait p50 +wait p90 +wait p99 +lond p50 +lond p90 +lond p99 +busy +in flight", headings
+    )
+    assert re.search(r"100 ms +200 ms +300 ms +400 ms +500 ms +600 ms +48 s +21 s", line)
+    assert "a-host-with-a-long-name" in line
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_on_a_narrow_terminal_columns_are_left_out_and_none_is_cut(width):
+    headings, line = screen(width)
+    for part in ("wait p99", "lond p99", "busy", "in flight", "waiting"):
+        assert part in headings
+    for part in ("a-host-with", "300 ms", "600 ms", "48 s", "21 s"):
+        assert part in line
+    assert "…" not in headings
 
 
 def test_a_sparkline_shows_every_count_above_zero():

@@ -33,7 +33,7 @@ from support.scripted_lond import ScriptedLond
 
 from lonc.spool import spool
 
-HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST DONE FAILED P50 P99 DELAYED"
+HEADING = "HOST STATE FOR CONN CLIENTS WAIT OLDEST FLIGHT DONE FAIL P50 P99 DELAY"
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
@@ -427,7 +427,7 @@ class TestStop:
         three.table.write_text("nonsense\n")
         faults = [
             f"lonc: {three.configuration}:5: londPort: 'x' is not a whole number",
-            f"lonc: {three.configuration}:6: there is no setting 'loncXy'",
+            f"lonc: {three.configuration}:7: there is no setting 'loncXy'",
         ]
         done = three.command("status")
         assert done.returncode == 0
@@ -762,10 +762,10 @@ class TestStatus:
         for row, pattern in zip(
             rows,
             [
-                r"l1       connecting +\S+ +0 +0 +0 +- +0 +0 +- +- +0",
-                r"l3       DEAD +\S+ +0 +0 +0 +- +0 +1 +- +- +0",
-                r"l2       ready +\S+ +1 +1 +0 +- +3 +0 +\S+ +\S+ +0",
-                r"3 hosts +1 +1 +0 +- +3 +1 +0",
+                r"l1       connecting +\S+ +0 +0 +0 +- +- +0 +0 +- +- +0",
+                r"l3       DEAD +\S+ +0 +0 +0 +- +- +0 +1 +- +- +0",
+                r"l2       ready +\S+ +1 +1 +0 +- +- +3 +0 +\S+ +\S+ +0",
+                r"3 hosts +1 +1 +0 +- +- +3 +1 +0",
             ],
             strict=True,
         ):

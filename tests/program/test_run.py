@@ -201,7 +201,7 @@ class TestRequestsForLoncItself:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", since)
         took = status["seconds"]
         assert 0 < took < 60
-        for name in ("last_minute", "last_hour"):
+        for name in ("last_minute", "last_hour", "last_minute_lond", "last_hour_lond"):
             times = status.pop(name)
             assert set(times) == {"p50", "p90", "p99", "max"}
             assert times["max"] == pytest.approx(took, abs=1e-5)
@@ -210,13 +210,17 @@ class TestRequestsForLoncItself:
             ["connecting", None],
             ["ready", "connected"],
         ]
-        assert status.pop("durations")[-1] == 1
+        for name in ("last_minute_wait", "last_hour_wait"):
+            assert status.pop(name) == {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
+        for name in ("durations", "wait_durations", "lond_durations"):
+            assert status.pop(name)[-1] == 1
         assert 1 << 20 < status.pop("memory") < 200 << 20
         assert status == {
             "host": "l1",
             "state": "ready",
             "mode": "classic",
             "connections": {"Idle": 1},
+            "max_connections": 5,
             "clients": 1,
             "waiting": 0,
             "oldest_wait": 0.0,
@@ -228,6 +232,10 @@ class TestRequestsForLoncItself:
             "sent": len("ping\n"),
             "received": len("l1\n"),
             "seconds": took,
+            "wait_seconds": 0.0,
+            "lond_seconds": took,
+            "saturated_last_minute": 0.0,
+            "saturated_seconds": 0.0,
             "done_by_minute": [0] * 59 + [1],
             "failed_by_minute": [0] * 60,
             "delayed": 0,

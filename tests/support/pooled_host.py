@@ -183,5 +183,10 @@ class Host:
         return [each for each in self.made if not each.closed]
 
     @property
+    def is_saturated(self):
+        """Whether the pool has reported that all connections are busy."""
+        return self.statistics._saturated_since is not None
+
+    @property
     def busy(self):
         return [each for each in self.open if each.transaction is not None]

@@ -21,6 +21,7 @@ from lonc.child.child import Child, Pool
 from lonc.commands import send
 from lonc.commands import status as status_command
 from lonc.lifecycle import control_client, instance, stop
+from lonc.monitoring import health
 from lonc.parent import child_process, spool_scan, supervisor
 from lonc.parent.child_process import ChildProcess
 from lonc.parent.parent import Parent
@@ -81,6 +82,11 @@ def check_children_often():
     """A child that has not answered for 1 s hangs; it is asked every 100 ms."""
     child_process.PING_EVERY = 0.1
     child_process.MAX_UNANSWERED = 10
+
+
+def busy_for(seconds):
+    """`lonc status` reports a pool as too small if it was busy for that long in the last minute."""
+    health.describe_small_pool.__defaults__ = (health.Threshold(seconds),)
 
 
 def abandon_after(seconds):
