@@ -30,8 +30,10 @@ from support.machine import (
 
 from lonc import lonnet
 from lonc.configuration import Settings
+from lonc.configuration_file import Configuration
 from lonc.demo.certificate_authority import Authority
 from lonc.errors import CannotStart
+from lonc.hosts import Table
 from lonc.lifecycle.instance import make_directories
 from lonc.lifecycle.privileges import (
     answered_as,
@@ -41,6 +43,7 @@ from lonc.lifecycle.privileges import (
     missing_permissions,
     require_closed,
 )
+from lonc.sources import Sources
 from lonc.spool import spool
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -201,6 +204,11 @@ class TestHandingOver:
         require_closed(tmp_path / "none", "lonSockDir")
 
 
+def no_faults(settings):
+    """Files without faults, as `missing_permissions` loads them."""
+    return lambda: Sources(Configuration(settings), Table())
+
+
 @needs_root
 def test_a_directory_of_the_user_needs_all_three_permissions(public):
     who = identity(Settings(user="nobody"))
@@ -208,10 +216,11 @@ def test_a_directory_of_the_user_needs_all_three_permissions(public):
     sockets.mkdir()
     os.chown(sockets, who.uid, 0)  # its group matters only with the set-group-ID bit
     settings = Settings(socket_directory=sockets, daemons=public.directory)
+    load = no_faults(settings)
     for mode in (0o300, 0o500, 0o600, 0o700):
         sockets.chmod(mode)
         expected = [f"nobody (loncUser) cannot write {sockets}: chmod u+rwX {sockets}"]
-        missing = answered_as(who, lambda: missing_permissions(who, settings, [], lambda: None))
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], load))
         assert missing == (expected if mode != 0o700 else [])
 
 
@@ -223,12 +232,13 @@ def test_a_directory_above_must_let_the_user_enter_not_list(public):
     sockets.mkdir(parents=True)
     os.chown(sockets, who.uid, who.gid)
     settings = Settings(socket_directory=sockets, daemons=public.directory)
+    load = no_faults(settings)
     for mode, expected in (
         (0o711, []),
         (0o744, [f"nobody (loncUser) cannot enter {above}: chmod o+x {above}"]),
     ):
         above.chmod(mode)
-        missing = answered_as(who, lambda: missing_permissions(who, settings, [], lambda: None))
+        missing = answered_as(who, lambda: missing_permissions(who, settings, [], load))
         assert missing == expected
 
 

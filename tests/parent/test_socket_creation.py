@@ -91,7 +91,7 @@ def bench(tmp_path):
 
 class TestHostsOfTheTable:
     @pytest.mark.parametrize("line", [b"a.example.org:l1", b"a.example.org:l1:more", b"other:l2", b"l2"])
-    def test_a_socket_in_place_is_done(self, bench, line):
+    def test_a_socket_in_place_is_answered_with_done(self, bench, line):
         assert bench.create(line).reply == b"done"
         name = "l2" if b"l2" in line else "a.example.org"
         assert bench.calls(name) == ["renew"]
@@ -113,7 +113,7 @@ class TestHostsOfTheTable:
         assert bench.create(b"x:l2").reply == b"error: a directory is in the way"
         assert caplog.messages == ["a directory is in the way"]
 
-    def test_while_it_stops_no_socket_is_bound(self, bench):
+    def test_no_socket_is_bound_while_the_daemon_stops(self, bench):
         bench.phase.enter(Phase.STOPPING)
         assert bench.create(b"x:l2").reply == b"error: lonc is stopping"
         assert bench.calls("l2") == []
