@@ -10,7 +10,7 @@ BAD = "l2:dom:library"
 
 
 @pytest.fixture
-def machine(machine):
+def machine(forks, machine):  # `forks` must begin before the test's descriptors are counted
     machine.configure(loncDelayedInterval="0.2")
     return machine
 
