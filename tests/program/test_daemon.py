@@ -486,7 +486,7 @@ class TestStop:
         three.table.write_text("nonsense\n")
         faults = [
             f"lonc: {three.configuration}:5: londPort: 'x' is not a whole number",
-            f"lonc: {three.configuration}:7: there is no setting 'loncXy'",
+            f"lonc: {three.configuration}:6: there is no setting 'loncXy'",
         ]
         done = three.command("status")
         assert done.returncode == 0

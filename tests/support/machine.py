@@ -142,9 +142,9 @@ def write_configuration(directory, port, **settings):
         "lonSockDir": directory / "sockets",
         "lonDaemons": directory / "daemons",
         "londPort": port,
-        "loncSyncInterval": 0,  # the scripts of londs do not expect `ping`
         **settings,
     }
+    values.setdefault("loncSyncInterval", 0)  # the scripts of londs do not expect `ping`
     file = directory / "loncapa.conf"
     file.write_text("".join(f"PerlSetVar {name} {value}\n" for name, value in values.items()))
     return file
