@@ -173,7 +173,8 @@ class TestOutcome:
 
     def test_where_nobody_can_tell_whether_it_runs_it_is_1(self, three):
         three.pid_file.parent.rename(three.pid_file.parent.with_name("moved"))
-        why = f"{three.sockets} is in use, but not by the lonc of {three.pid_file}"
+        daemons = three.pid_file.parent.parent
+        why = f"pid {three.lonc.pid} uses {three.sockets}, and is not the lonc of {daemons}"
         assert reload(three, status=1) == f"{why}\n"
 
     def test_changed_settings_take_effect(self, three):

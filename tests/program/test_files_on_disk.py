@@ -177,7 +177,8 @@ def test_check_says_what_it_took_for_later_lon_capa_and_what_cannot_work(machine
     assert warning in done.stdout.decode().splitlines()
     machine.configure(lonSockCreate=machine.sockets / "common_parent")
     lines = machine.command("check").stdout.decode().splitlines()
-    set_in = machine.configuration.read_text().count("\n")  # the last line
+    names = [line.split()[1] for line in machine.configuration.read_text().splitlines()]
+    set_in = names.index("lonSockCreate") + 1
     place = f"{machine.configuration}:{set_in}: lonSockCreate is set"
     assert lines[:3] == [
         f"{place}: loncSocketName is dns",
