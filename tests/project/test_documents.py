@@ -80,6 +80,24 @@ def test_every_message_that_troubleshooting_quotes_is_one_of_lonc():
             assert part.strip() in source, message
 
 
+def security_rows():
+    """The rows of the tables in SECURITY.md that name tests: sentence, test."""
+    rows = [line.strip("|").split(" | ") for line in read("SECURITY.md").splitlines() if "::" in line]
+    return [(row[0].strip(), row[-1]) for row in rows]
+
+
+def test_every_sentence_of_the_tables_of_security_has_a_test_that_exists():
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)`", tests) for _, tests in security_rows()]
+    assert len(named) > 15
+    for (sentence, _), tests in zip(security_rows(), named, strict=True):
+        assert sentence.endswith("."), sentence
+        assert tests, sentence
+        for file, function in tests:
+            assert f"def {function}(" in read("tests", file), f"{file}::{function}"
+    tables = re.findall(r"^\| \| shown by \|\n\|---\|---\|\n((?:\|.*\n)*)", read("SECURITY.md"), re.M)
+    assert sum(table.count("\n") for table in tables) == len(named), "a row without a test"
+
+
 def test_the_readme_is_short_and_names_every_document():
     assert len(read("README.md").encode()) <= 10240
     linked = {link.partition("#")[0] for link in LINK.findall(read("README.md"))}
