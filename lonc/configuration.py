@@ -103,7 +103,8 @@ class Settings:
              " it with mode 0750. Stop lonc before you change this: the commands find the daemon here.")
     user: str | None = setting(
         "loncUser", None, user, restart=True, example="www-data",
-        help="The user that the daemon runs as when root starts it. Without it the daemon keeps the user"
+        help="The user that the daemon runs as when root starts it. Without it the daemon becomes the"
+             " owner of `lonSockDir`, if that exists and is not root's; else it keeps the user"
              " that starts it. The user must be able to read the configuration, `hosts.tab`,"
              " certificates and keys, and to write in `lonSockDir`, `delayed/` and `logs/`. `lonc check`"
              " lists what is missing.")

@@ -18,7 +18,7 @@ from lonc.configuration import AUTO, CLASSIC, LOCAL, Settings
 from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
-from lonc.lifecycle import instance
+from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.stop import stop as stop_daemon
 from lonc.monitoring.status import Report, describe_stray
@@ -136,6 +136,24 @@ def _key_mode_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[st
         yield f"without certificates and loncAllowInsecure only {LOCALHOST} can be connected to"
 
 
+def _user_warnings(settings: Settings) -> Iterator[str]:
+    """A sentence for each way in which too few or too many users could use the sockets."""
+    directory = settings.socket_directory
+    if privileges.permissions_of_others(directory):
+        why = "all users can see the names of the hosts in it, and cannot send requests"
+        yield f"{directory} (lonSockDir): {why}: chmod o-rwx {directory}"
+    if settings.user is None and os.geteuid() == 0:
+        try:
+            who = privileges.identity(settings)
+            group = directory.stat().st_gid
+        except (CannotStart, OSError):
+            who, group = None, 0
+        if who is not None:
+            yield f"loncUser is not set: lonc becomes {who}"
+        elif group == 0:
+            yield "loncUser is not set: lonc runs as root, and nobody else can send requests"
+
+
 def _shared_name_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """A warning for each host whose lond cannot know which of its ids is asked."""
     if settings.by_dns and settings.key_mode != CLASSIC:
@@ -162,6 +180,8 @@ def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator
     for warning in _key_mode_warnings(settings, hosts):
         yield Fault(file, None, f"warning: {warning}")
     yield from _shared_name_warnings(settings, hosts)
+    for warning in _user_warnings(settings):
+        yield Fault(file, None, f"warning: {warning}")
     if settings.trust_create and settings.create_socket is None:
         yield Fault(file, None, "warning: loncTrustSockCreate has no effect without lonSockCreate")
     with contextlib.suppress(CannotStart):  # reported as an obstacle to a start

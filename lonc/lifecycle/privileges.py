@@ -27,27 +27,49 @@ from lonc.spool.spool import BAD
 
 @dataclass(frozen=True)
 class Identity:
-    """A user and a group, and no supplementary groups."""
+    """A user and a group, and no supplementary groups. `why`: what names that user."""
 
     user: str
     group: str
     uid: int
     gid: int
+    why: str = "loncUser"
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.why})"
 
 
 def identity(settings: Settings) -> Identity | None:
     """The user and group to become, by `loncUser` and `loncGroup`; None if there are none.
 
+    Without `loncUser`, root becomes the owner of lonSockDir, as LON-CAPA's daemons run as www.
+
     Raises CannotStart if one of them does not exist.
     """
     if settings.user is None:
-        return None
+        return _owner(settings.socket_directory) if os.geteuid() == 0 else None
     try:
         user = pwd.getpwnam(settings.user)
         group = grp.getgrgid(user.pw_gid) if settings.group is None else grp.getgrnam(settings.group)
     except KeyError as error:
         raise CannotStart(f"no such user or group (loncUser, loncGroup): {error.args[0]}") from error
     return Identity(user.pw_name, group.gr_name, user.pw_uid, group.gr_gid)
+
+
+def _owner(directory: Path) -> Identity | None:
+    """The owner of `directory`; None if that is root, or there is no directory."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    if found.st_uid == 0:
+        return None
+    why = f"the owner of {directory}"
+    try:
+        user = pwd.getpwuid(found.st_uid)
+    except KeyError:  # a number without a name
+        return Identity(str(found.st_uid), _group_name(found.st_gid), found.st_uid, found.st_gid, why)
+    return Identity(user.pw_name, _group_name(user.pw_gid), user.pw_uid, user.pw_gid, why)
 
 
 def become(who: Identity) -> None:
@@ -63,12 +85,12 @@ def become(who: Identity) -> None:
             os.setresgid(who.gid, who.gid, who.gid)
             os.setresuid(who.uid, who.uid, who.uid)
         except OSError as error:
-            raise CannotStart(f"cannot become {who.user} (loncUser): {error.strerror}") from error
+            raise CannotStart(f"cannot become {who}: {error.strerror}") from error
         if os.getgroups() or not _has_become(who):
-            raise CannotStart(f"did not become {who.user} (loncUser)")
+            raise CannotStart(f"did not become {who}")
     with contextlib.suppress(PermissionError):
         os.setresuid(0, 0, 0)
-        raise CannotStart(f"{who.user} (loncUser) can become root again")
+        raise CannotStart(f"{who} can become root again")
 
 
 def _has_become(who: Identity) -> bool:
@@ -89,7 +111,7 @@ def answered_as(who: Identity | None, ask: Callable[[], Iterable[str]]) -> list[
     with open(ours, "rb") as answer:
         said = answer.read()
     os.waitpid(pid, 0)
-    return list(json.loads(said)) if said else [f"cannot tell what {who.user} (loncUser) may do"]
+    return list(json.loads(said)) if said else [f"cannot tell what {who} may do"]
 
 
 def _answer_as(who: Identity, ask: Callable[[], Iterable[str]], answer_fd: int) -> int:
@@ -104,13 +126,17 @@ def _answer_as(who: Identity, ask: Callable[[], Iterable[str]], answer_fd: int) 
 
 
 def require_closed(path: Path, name: str) -> None:
-    """Raises CannotStart if `path` exists and its mode permits others anything; `name`: its setting."""
+    """Raises CannotStart if everybody can write to `path`; `name`: its setting."""
+    if permissions_of_others(path) & stat.S_IWOTH:
+        raise CannotStart(f"everybody can write to {path} ({name}): chmod o-w {path}")
+
+
+def permissions_of_others(path: Path) -> int:
+    """The bits of the mode of `path` that are for all users; 0 if it does not exist."""
     try:
-        mode = path.stat().st_mode
+        return path.stat().st_mode & stat.S_IRWXO
     except OSError:
-        return
-    if mode & stat.S_IRWXO:
-        raise CannotStart(f"{path} ({name}) is open to everybody: chmod o-rwx {path}")
+        return 0
 
 
 def own_files(settings: Settings) -> list[Path]:
@@ -163,18 +189,18 @@ def missing_permissions(
             yield _closed_directory_above(who, fault.file) or (
                 str(fault)
                 if os.access(fault.file, os.R_OK)
-                else f"{who.user} (loncUser) cannot read {fault.file}, as a reload has to: {how}"
+                else f"{who} cannot read {fault.file}, as a reload has to: {how}"
             )
     for path in settings.secrets:
         if (closed := _closed_directory_above(who, path)) is not None:
             yield closed
         elif os.path.exists(path) and not os.access(path, os.R_OK):
-            yield f"{who.user} (loncUser) cannot read {path}: {_how_to_read(who, path)}"
+            yield f"{who} cannot read {path}: {_how_to_read(who, path)}"
     for path in [settings.socket_directory, settings.log_directory, *files]:
         if (closed := _closed_directory_above(who, path)) is not None:
             yield closed
         elif os.path.exists(path) and not os.access(path, _needed_access(path)):
-            yield f"{who.user} (loncUser) cannot write {path}: {_how_to_write(who, path)}"
+            yield f"{who} cannot write {path}: {_how_to_write(who, path)}"
     yield from _unreadable_saved_files(who, settings)
 
 
@@ -189,15 +215,32 @@ def _how_to_read(who: Identity, path: Path) -> str:
 def _how_to_write(who: Identity, path: Path) -> str:
     if path.is_symlink():  # perhaps made to have root change its target: a person must look at it
         return f"it is a link to {os.readlink(path)}"
-    mine = path.stat().st_uid == who.uid
-    return f"chmod u+rwX {path}" if mine else f"chown {who.user} {path}"
+    owner = path.stat().st_uid
+    if owner == who.uid:
+        return f"chmod u+rwX {path}"
+    if owner != 0 and path.is_dir() and _holds_files_of(owner, path):
+        theirs = _user_name(owner)
+        return f"{theirs} keeps other files there, so run lonc as {theirs} (loncUser {theirs})"
+    return f"chown {who.user} {path}"
+
+
+def _holds_files_of(uid: int, directory: Path) -> bool:
+    with os.scandir(directory) as entries:
+        return any(entry.stat(follow_symlinks=False).st_uid == uid for entry in entries)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _closed_directory_above(who: Identity, path: Path) -> str | None:
     """A sentence about the first directory above `path` that this user cannot enter; None if it can."""
     for above in reversed(path.parents):
         if os.path.exists(above) and not os.access(above, os.X_OK):
-            return f"{who.user} (loncUser) cannot enter {above}: chmod o+x {above}"
+            return f"{who} cannot enter {above}: chmod o+x {above}"
     return None
 
 

@@ -19,6 +19,7 @@ from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask, ask_phase
 from lonc.lifecycle.instance import Instance, State
 from lonc.lifecycle.other_lonc import other_lonc
+from lonc.lifecycle.privileges import Identity
 from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.parent import Parent
@@ -47,7 +48,9 @@ def run(sources: Sources, load: Load, take_over: bool = False) -> None:
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
-    _become_the_user(settings, load)
+    who = _become_the_user(settings, load)
+    if as_whom := _as_whom(who):
+        logger.info("lonc runs%s", as_whom)
     with _sole_instance(sources, take_over) as daemon:
         Parent(sources, load, on_ready=daemon.announce).run()
 
@@ -137,11 +140,11 @@ def _be_daemon(report_fd: int, sources: Sources, load: Load, take_over: bool) ->
 
     def ready() -> None:
         daemon.announce()
-        report.send(SERVES, f"lonc is started, pid {os.getpid()}")
+        report.send(SERVES, f"lonc is started, pid {os.getpid()}{_as_whom(who)}")
         report.close()
 
     try:
-        _become_the_user(settings, load)
+        who = _become_the_user(settings, load)
         _open_log(settings)
         with DaemonContext(
             detach_process=True,
@@ -187,13 +190,18 @@ def _require_no_other_lonc(sources: Sources) -> None:
         raise CannotStart(f"another lonc serves: {other}; stop it, or start with --take-over")
 
 
-def _become_the_user(settings: Settings, load: Load) -> None:
-    """Make missing directories and become the daemon's user. Raises CannotStart."""
+def _as_whom(who: Identity | None) -> str:
+    """For a sentence: as which user the daemon runs, if no setting names it."""
+    return "" if who is None or who.why == "loncUser" else f", as {who}"
+
+
+def _become_the_user(settings: Settings, load: Load) -> Identity | None:
+    """Make missing directories and become the daemon's user; returns it. Raises CannotStart."""
     who = privileges.identity(settings)
     instance.make_directories(settings, who if os.geteuid() == 0 else None)
     privileges.require_closed(settings.socket_directory, "lonSockDir")
     if who is None:
-        return
+        return None
     files = privileges.own_files(settings)
     if os.geteuid() == 0:
         for path in files:
@@ -206,6 +214,7 @@ def _become_the_user(settings: Settings, load: Load) -> None:
     privileges.become(who)
     for sentence in privileges.missing_permissions(who, settings, files, load):
         raise CannotStart(sentence)
+    return who
 
 
 def _missing_to_user(settings: Settings, load: Load) -> list[str]:

@@ -190,15 +190,17 @@ class TestHandingOver:
         with pytest.raises(FileNotFoundError):
             hand_over(tmp_path / "none", who)
 
-    @pytest.mark.parametrize(("mode", "closed"), [(0o2770, True), (0o751, False), (0o2752, False)])
-    def test_a_path_open_to_all_users_is_refused(self, tmp_path, mode, closed):
+    @pytest.mark.parametrize(
+        ("mode", "closed"), [(0o2775, True), (0o751, True), (0o2772, False), (0o777, False)]
+    )
+    def test_a_path_that_all_users_can_write_to_is_refused(self, tmp_path, mode, closed):
         tmp_path.chmod(mode)
         if closed:
             require_closed(tmp_path, "lonSockDir")
         else:
             with pytest.raises(CannotStart) as refusal:
                 require_closed(tmp_path, "lonSockDir")
-            sentence = f"{tmp_path} (lonSockDir) is open to everybody: chmod o-rwx {tmp_path}"
+            sentence = f"everybody can write to {tmp_path} (lonSockDir): chmod o-w {tmp_path}"
             assert str(refusal.value) == sentence
         tmp_path.chmod(0o700)
         require_closed(tmp_path / "none", "lonSockDir")
@@ -588,6 +590,53 @@ def test_root_records_nothing_if_the_permanent_log_is_a_link_of_the_user(theirs)
         assert victim.read_text().count("\n") == lines
 
 
+@needs_root
+class TestWithoutLoncuser:
+    """The owner of lonSockDir, as www on a LON-CAPA machine."""
+
+    @pytest.fixture
+    def www(self, public):
+        """A machine whose directories are a user's who keeps other files there."""
+        for directory in (public.sockets, public.pid_file.parent):
+            directory.mkdir(mode=0o755)
+            directory.chmod(0o755)
+            (directory / "another.log").touch()
+            for path in (directory, directory / "another.log"):
+                os.chown(path, STRANGER, STRANGER)
+        return public
+
+    @pytest.mark.parametrize("command", ["start", "run"])
+    def test_root_becomes_the_owner_of_the_socket_directory(self, www, command):
+        whose = f"as {STRANGER} (the owner of {www.sockets})"
+        done = www.command("check")
+        assert f"warning: loncUser is not set: lonc becomes {whose[3:]}\n" in done.stdout.decode()
+        assert "all users can see the names of the hosts" in done.stdout.decode()
+        assert "it will not start" not in done.stdout.decode()
+        if command == "start":
+            assert www.start().endswith(f", {whose}\n")
+        else:
+            www.run()
+            assert f"lonc runs, {whose}\n" in www.log()
+        for pid in family(www):
+            assert of(pid, "Uid") == of(pid, "Gid") == [str(STRANGER)] * 4
+        assert www.command("stop").returncode == 0
+
+    def test_another_user_is_not_advised_to_take_the_directories(self, www):
+        www.configure(loncUser="nobody")
+        how = f"{STRANGER} keeps other files there, so run lonc as {STRANGER} (loncUser {STRANGER})"
+        said = www.command("check").stdout.decode()
+        for directory in (www.sockets, www.pid_file.parent):
+            assert f"nobody (loncUser) cannot write {directory}: {how}\n" in said
+        assert "chown" not in said
+
+    def test_as_root_without_another_owner_nobody_else_can_send(self, public):
+        public.sockets.mkdir(mode=0o750)
+        warning = "loncUser is not set: lonc runs as root, and nobody else can send requests"
+        assert warning in public.command("check").stdout.decode()
+        os.chown(public.sockets, 0, GID)
+        assert warning not in public.command("check").stdout.decode()
+
+
 CONFIGURATION, TABLE, SOCKETS, LOGS = "loncapa.conf", "tabs/hosts.tab", "sockets", "daemons/logs"
 
 
@@ -626,8 +675,8 @@ class TestWhatItNeeds:
             (
                 SOCKETS,
                 UID,
-                0o751,
-                "{path} (lonSockDir) is open to everybody: chmod o-rwx {path}",
+                0o753,
+                "everybody can write to {path} (lonSockDir): chmod o-w {path}",
             ),
             (LOGS, 0, 0o755, "nobody (loncUser) cannot write {path}: chown nobody {path}"),
             (
