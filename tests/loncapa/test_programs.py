@@ -99,7 +99,6 @@ class TestSignals:
             assert www.client("signal", name) == str(www.machine.lonc.pid)
         assert ping(www) == "l1"
 
-    @pytest.mark.xfail(strict=True, reason="lonc.pid stays, empty, when lonc has ended")
     def test_term_is_the_end_and_the_pid_file_goes_with_it(self, www):
         serve(www)
         pid = www.machine.lonc.pid
@@ -107,7 +106,6 @@ class TestSignals:
         eventually(lambda: not exists(pid))
         assert not www.machine.pid_file.exists()
 
-    @pytest.mark.xfail(strict=True, reason="lonc.pid is empty from the end of lonc to its next start")
     def test_no_pid_file_is_empty_while_lonc_is_restarted(self, www):
         serve(www)
         over = www.machine.directory / "over"
