@@ -340,7 +340,7 @@ class Child:
             settings.lond_port,
             ipv4_only,
             settings.lookup_timeout,
-            self._history.record_error,
+            self._history.record_attempt_error,
         )
         return resolver.find
 

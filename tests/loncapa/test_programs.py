@@ -196,7 +196,6 @@ class TestTheLog:
         assert ping(www) == "l1"
         assert machine.log_file.stat().st_uid == WWW
 
-    @pytest.mark.xfail(strict=True, reason="no line says CRITICAL, and a warning follows each minute")
     def test_a_dead_host_is_one_line_that_loncron_counts_as_critical(self, www):
         www.table.write_text("")  # lond knows nobody and closes each connection without a word
         serve(www)
@@ -207,7 +206,6 @@ class TestTheLog:
         after = lines[lines.index(*dead_hosts(www)) + 1 :]
         assert [line for line in after if "l1" in line and " INFO " not in line] == []
 
-    @pytest.mark.xfail(strict=True, reason="no line says CRITICAL")
     def test_a_host_that_is_back_and_lost_again_is_critical_again(self, www):
         start(www, loncConnectRetries=1)
         for number in (1, 2):
