@@ -323,6 +323,13 @@ COMMANDS = (
         " transaction in flight is not resealed.",
         "delayed reseal",
         delayed.reseal,
+        [
+            Argument(
+                "--plain",
+                action="store_true",
+                help="unseal them instead, as the original in Perl needs them",
+            )
+        ],
     ),
     Command(
         "send",

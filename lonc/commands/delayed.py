@@ -112,7 +112,7 @@ def reseal(options: argparse.Namespace) -> int:
         raise UsageError("loncDelayedKeyFile is not set")
     keys = read_keys(settings.delayed_key_file)
     entries = {entry.path.name: entry for entry in admin.waiting(settings)}
-    return _each(list(entries), lambda text: admin.reseal(keys, entries[text]))
+    return _each(list(entries), lambda text: admin.reseal(keys, entries[text], options.plain))
 
 
 def requeue(options: argparse.Namespace) -> int:

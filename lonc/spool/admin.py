@@ -102,15 +102,15 @@ def request(settings: Settings, entry: Entry) -> bytes:
         return _request(settings, _content(fd), entry)
 
 
-def reseal(keys: Keyring, entry: Entry) -> str | None:
-    """Seal a waiting file with the first key, if it is plain or sealed with another one.
+def reseal(keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
+    """Seal a waiting file with the first key, unless it is; or unseal it, if it is to be `plain`.
 
     Its name and its place in the order remain. Returns what was done; None: nothing. Raises LoncError;
     OSError; ValueError if the file is sealed and does not open.
     """
     assert entry.name is not None, "a waiting file has a possible name"
     try:
-        if sealed_with(entry) == keys.first:
+        if sealed_with(entry) == (None if plain else keys.first):
             return None
         _wait_for_writer(entry.path)
         with _locked(entry) as fd:
@@ -119,11 +119,13 @@ def reseal(keys: Keyring, entry: Entry) -> str | None:
                 content = keys.open(content, entry.host, entry.name.text)
             if content.count(b"\n") != 1 or not content.endswith(b"\n"):  # lonnet writes in place
                 raise LoncError("it is not one whole line")
-            _replace(entry.path, keys.seal(content, entry.host, entry.name.text), os.fstat(fd))
+            if not plain:
+                content = keys.seal(content, entry.host, entry.name.text)
+            _replace(entry.path, content, os.fstat(fd))
     except FileNotFoundError:
         return "already gone"
     sync_directory(entry.path.parent)
-    return f"sealed with {keys.first}"
+    return "plain" if plain else f"sealed with {keys.first}"
 
 
 def requeue(settings: Settings, entry: Entry) -> str:

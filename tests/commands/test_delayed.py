@@ -184,6 +184,14 @@ class TestReseal:
         assert done(machine, "reseal") == ([], [])
         assert done(machine, "show", "2.0.1.put.l1")[0] == ["put:m:u:n:pw=9"]
 
+    def test_all_can_be_made_plain_again(self, machine, put, keys):
+        paths = [put(f"{number}.0.1.put.l1", key=key) for number, key in enumerate(("first", "old"))]
+        paths.append(put("3.0.1.put.l1"))
+        said, _ = done(machine, "reseal", "--plain")
+        assert said == ["0.0.1.put.l1: plain", "1.0.1.put.l1: plain"]
+        assert {path.read_bytes() for path in paths} == {b"put:m:u:n:pw=9\n"}
+        assert done(machine, "reseal", "--plain") == ([], [])
+
     def test_without_keys_nothing_is_touched(self, machine, put, keys):
         path = put("1.0.1.put.l1")
         keys.chmod(0o644)
