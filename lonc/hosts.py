@@ -22,6 +22,7 @@ from lonc.setting_types import DELAYED_DIRECTORY, SOCKET_PATH_MAX, id_word
 from lonc.source_file import FileState, SourceFile, read_file
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_TO_LAST_DIGIT = re.compile(r".*[0-9]", re.DOTALL)  # by `match`, so that a long field is searched once
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ def host_of_request(name: str, ids: Sequence[str], settings: Settings) -> Host:
 
 def _address(field: str) -> str | None:
     """The IPv4 address in a fifth field, or None: later tables have a protocol there."""
+    found = _TO_LAST_DIGIT.match(field)
     try:
-        return str(ipaddress.IPv4Address(re.sub(r"[^0-9]*\Z", "", field)))
+        return None if found is None else str(ipaddress.IPv4Address(found[0]))
     except ValueError:
         return None
 

@@ -3,7 +3,7 @@
 A file contains a request and a newline, and is named `TIME.COUNT.PID.COMMAND.HOSTID`, as in LON-CAPA.
 Programs write the files while a host is unreachable, through `lonc.lonnet` or LON-CAPA's own lonnet. The
 host's child sends the requests when it can, and removes the files. With a key file `save` seals the
-requests; then file names and log show only their commands.
+requests; then the log has only their commands. A file name never has more of a request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lonc.spool.sealing import read_keys
 BAD = "bad"  # the directory, below delayed/, of files that can never be carried out
 DIRECTORY_MODE = 0o2770  # set-group-ID: files get the directory's group, whichever user writes them
 FILE_MODE = 0o660
-COMMAND_LENGTH = 16  # bytes of the request; of these, the word characters are in the file name
+COMMAND_LENGTH = 16  # bytes of a command; of these, the word characters are in the file name
 
 DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records in the permanent log
 
@@ -39,6 +39,12 @@ _NAME = re.compile(
 # Bytes that could end a line or control a terminal: ASCII control characters, and in UTF-8 those from
 # U+0080 on and the line and paragraph separators.
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
+
+# The part of a request that is not secret: the word before its first colon or blank.
+_COMMAND = re.compile(rb"(?:encrypt:)?[^: \t]*")
+_COMMAND_IN_NAME = re.compile(rb"[^: \t]*")  # a name is seen by more users than the log
+# A client may put the id of the host in front; `lonc.child.own_requests` recognizes these as well.
+_TRAVELS_ENCRYPTED = re.compile(rb"(?:sethost:[^:\n]*:)?encrypt:")
 
 _LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: it may be a FIFO
 
@@ -128,7 +134,7 @@ def save(settings: Settings, request: bytes, host: str) -> None:
     directory = settings.delayed_directory
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
-    fd, temporary, path = _create(directory, request if keys is None else command_of(request), host)
+    fd, temporary, path = _create(directory, request, host)
     with atomic_file(fd, temporary, path):  # replaces no file: see _create
         content = request + b"\n"
         write(fd, content if keys is None else keys.seal(content, host, path.name), path.name)
@@ -201,7 +207,7 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     `kind` is DELAYED, FAILED or SENT. If requests are sealed, and for each request that travels
     encrypted, only the command is recorded: the rest may contain a password. Raises OSError.
     """
-    if settings.delayed_key_file is not None or request.startswith(b"encrypt:"):
+    if settings.delayed_key_file is not None or _TRAVELS_ENCRYPTED.match(request):
         request = command_of(request)
     printable = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
     now = time.time()
@@ -218,7 +224,16 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
 
 def command_of(request: bytes) -> bytes:
     """The part of a request that is not secret: `put`, `encrypt:auth`."""
-    return b":".join(request.split(b":")[: 2 if request.startswith(b"encrypt:") else 1])
+    found = _COMMAND.match(request)
+    assert found is not None, "it matches the empty text too"
+    return found[0]
+
+
+def _command_in_name(request: bytes) -> str:
+    """The word characters of the command; nothing from behind `encrypt:`."""
+    found = _COMMAND_IN_NAME.match(request)
+    assert found is not None, "it matches the empty text too"
+    return re.sub(rb"\W", b"", found[0][:COMMAND_LENGTH]).decode()
 
 
 def move_to_bad(directory: Path, text: str) -> None:
@@ -249,7 +264,7 @@ def _create(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path
     No file has the final name, nor can one get it: the temporary name is the final one behind a dot, and
     every writer must create that first.
     """
-    command = re.sub(rb"\W", b"", request[:COMMAND_LENGTH]).decode()
+    command = _command_in_name(request)
     while True:
         path = directory / str(_next_name(directory, command, host))
         try:

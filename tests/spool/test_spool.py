@@ -135,7 +135,7 @@ class TestSaving:
         self, settings, clock
     ):
         save(settings, b"put:msu:student1:grades:homework=9", "l1")
-        name = f"{NOW}.0.{os.getpid()}.putmsustudent1.l1"
+        name = f"{NOW}.0.{os.getpid()}.put.l1"
         assert contents(settings.delayed_directory) == {name: b"put:msu:student1:grades:homework=9\n"}
 
     @pytest.mark.parametrize(
@@ -362,10 +362,10 @@ class TestSealing:
         assert content.endswith(b"\n")
         assert unseal(sealing, content, Name.parse(text)) == b"put:m:u:n:pw=9\n"
 
-    def test_the_name_of_an_encrypted_request_has_two_words(self, sealing):
+    def test_the_name_of_an_encrypted_request_has_nothing_from_behind_encrypt(self, sealing):
         save(sealing, b"encrypt:auth:m:u:pw", "l1")
         (text,) = os.listdir(sealing.delayed_directory)
-        assert Name.parse(text).command == "encryptauth"
+        assert Name.parse(text).command == "encrypt"
 
     def test_the_request_is_never_on_the_disk_in_clear(self, sealing, monkeypatch):
         written = []
