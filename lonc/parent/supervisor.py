@@ -35,7 +35,7 @@ from lonc.errors import CannotStart
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
-from lonc.parent.child_process import ChildProcess, OnStatus
+from lonc.parent.child_process import MAX_LOGGED, ChildProcess, OnStatus
 from lonc.parent.socket_names import Spellings, remove_left_lock
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.event_loop import EventLoop
@@ -244,7 +244,7 @@ class Supervisor:
             if child is self.child:
                 self._step(Event.REPLACE)
         elif word != LEAVING and self.state is not State.RETIRED:
-            child.kill(f"it said {word!r}")
+            child.kill(f"it said {word[:MAX_LOGGED]!r}")
 
     def _ended(self, child: ChildProcess) -> None:
         """A child has been reaped."""
