@@ -104,7 +104,9 @@ class Child:
         self._settings = settings
         self._descriptors = descriptor_limit() - SPARE_DESCRIPTORS  # for clients and connections
         self._loop = EventLoop()
-        self._channel = Channel(self._loop, to_parent, self._order, on_closed=self._parent_ended)
+        self._channel = Channel(
+            self._loop, to_parent, self._order, on_closed=self._parent_ended, max_sockets=1
+        )
         self._statistics = Statistics(self._loop.now)
         self._pool = Pool(
             self._loop,
@@ -157,7 +159,13 @@ class Child:
             has_predecessor=predecessor is not None,
         )
         if predecessor is not None:
-            Succession(self._loop, predecessor, self._listener.expect, self._listener.adopt)
+            Succession(
+                self._loop,
+                predecessor,
+                self._listener.expect,
+                self._listener.adopt,
+                max_bytes=settings.max_buffered,
+            )
         self._replay = Replay(
             self._loop,
             settings,
@@ -280,14 +288,16 @@ class Child:
                 self._pool.enable()
             case b"look\n":
                 self._replay.look()
-            case b"leave\n":
+            case b"leave\n" if self._channel.received:
                 self.leave(self._channel.received.popleft())
             case _:
-                raise AssertionError(f"the parent said {line!r}")
+                # The parent and its children are of one version, so one of them is broken.
+                raise ValueError(f"the parent said {line[:MAX_LOGGED]!r}")
 
     def _parent_ended(self) -> None:
         """Callback. With the parent, the lock has gone that says that the socket is ours."""
-        logger.error("the parent has gone")
+        fault = self._channel.fault
+        logger.error("the parent %s", "has gone" if fault is None else f"is not trusted: {fault}")
         self._loop.stop()
 
     def _log_and_queue(self, transaction: Transaction) -> None:

@@ -29,21 +29,22 @@ Old and new child speak over the socketpair, in one direction only:
                                 read from it but not served; a newline is appended to the last of them.
 
 If the new child ends early, the old one drains: it serves what has arrived, then disconnects its
-clients.
+clients. Neither trusts the other: if one breaks these rules, the other closes the socketpair.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 
 from lonc.child.client import Passing
+from lonc.log import logger
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
 
-# The old child's settings may have allowed longer requests than ours, and the lines are our own.
-NO_LIMIT = 1 << 62
+_HEADER = re.compile(rb"(?:clients ([0-9]{1,9})|client ([01]) ([01]) ([1-9][0-9]{0,8}))\n")
 
 
 class Handover:
@@ -60,7 +61,7 @@ class Handover:
         on_passed: Callable[[], None],
         on_broken: Callable[[], None],
     ) -> None:
-        self._channel = Channel(loop, successor, _unexpected, self._broken, self._sent)
+        self._channel = Channel(loop, successor, self._unexpected, self._broken, self._sent)
         self._on_passed = on_passed
         self._on_broken = on_broken
         self._on_finished: Callable[[], None] | None = None
@@ -82,7 +83,12 @@ class Handover:
         if self._channel.all_sent:
             self._sent()
 
+    def _unexpected(self, line: bytes) -> None:
+        self._channel.fail("it sent a line, and none was expected")
+
     def _broken(self) -> None:
+        if self._channel.fault is not None:
+            logger.error("clients cannot be passed to the next child: %s", self._channel.fault)
         self._on_broken()
         self._sent()
 
@@ -93,7 +99,7 @@ class Handover:
 
 
 class Succession:
-    """The new child's side.
+    """The new child's side. `max_bytes`: the most that may be read of one client's lines.
 
     Callbacks: `expect(count)`, how many clients may still come, 0 after the old child's end;
     `adopt(passing)`, for each client.
@@ -105,38 +111,56 @@ class Succession:
         predecessor: socket.socket,
         expect: Callable[[int], None],
         adopt: Callable[[Passing], None],
+        max_bytes: int,
     ) -> None:
         self._expect = expect
         self._adopt = adopt
+        self._max_bytes = max_bytes
         self._channel = Channel(
-            loop, predecessor, self._receive, on_closed=lambda: expect(0), lines=LineBuffer(NO_LIMIT)
+            loop,
+            predecessor,
+            self._receive,
+            on_closed=self._closed,
+            lines=LineBuffer(max_bytes),
+            max_sockets=1,
         )
         self._header: tuple[bool, int, int] | None = None  # of the client whose lines arrive
         self._lines: list[bytes] = []
+        self._bytes = 0  # in `_lines`
+
+    def _closed(self) -> None:
+        if self._channel.fault is not None:
+            logger.error("no more clients of the previous child: %s", self._channel.fault)
+        self._expect(0)
 
     def _receive(self, line: bytes) -> None:
         if self._header is None:
-            word, *numbers = line.split()
-            if word == b"clients":
-                self._expect(int(numbers[0]))
-            else:
-                ended, owed, held = map(int, numbers)
-                self._header = bool(ended), owed, held
+            self._read_header(line)
             return
         self._lines.append(line)
+        self._bytes += len(line)
         ended, owed, held = self._header
-        if len(self._lines) < owed + held:
-            return
-        lines, self._lines, self._header = self._lines, [], None
-        self._adopt(
-            Passing(
-                connection=self._channel.received.popleft(),
-                owed=b"".join(lines[:owed]),
-                held=b"".join(lines[owed:])[:-1],
-                ended=ended,
+        if self._bytes > self._max_bytes:
+            self._channel.fail(f"it passed a client with more than {self._max_bytes} bytes")
+        elif len(self._lines) == owed + held:
+            lines, self._lines, self._header, self._bytes = self._lines, [], None, 0
+            if not self._channel.received:
+                self._channel.fail("it passed a client without its socket")
+                return
+            self._adopt(
+                Passing(
+                    connection=self._channel.received.popleft(),
+                    owed=b"".join(lines[:owed]),
+                    held=b"".join(lines[owed:])[:-1],
+                    ended=ended,
+                )
             )
-        )
 
-
-def _unexpected(line: bytes) -> None:
-    raise AssertionError(f"the new child said {line!r}")
+    def _read_header(self, line: bytes) -> None:
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            self._channel.fail("it sent a line that makes no sense")
+        elif header[1] is not None:
+            self._expect(int(header[1]))
+        else:
+            self._header = header[2] == b"1", int(header[3]), int(header[4])

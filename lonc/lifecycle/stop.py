@@ -17,6 +17,7 @@ from lonc.hosts import Host
 from lonc.lifecycle.control_client import ask
 from lonc.lifecycle.instance import State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
+from lonc.parent.socket_names import remove_left_links
 from lonc.runtime.socket_file import CHILDREN_END_WITHIN, listening_pid
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout
@@ -25,8 +26,8 @@ KILL_AFTER = 5.0  # seconds beyond the drain timeout
 def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     """Make the daemon drain, wait for its end, kill it at the timeout; returns a sentence about that.
 
-    Removes what a killed daemon has left: the sockets of `hosts`, key files, the pid in its file.
-    Raises NoPermission, and LoncError if it is unknown whether a daemon runs.
+    Removes what a killed daemon has left: the sockets of `hosts` and links to them, key files, the pid
+    in its file. Raises NoPermission, and LoncError if it is unknown whether a daemon runs.
     """
     found = settled(settings)
     if found.state is State.DEAD:
@@ -98,4 +99,5 @@ def _remove_files(
             if path.is_socket() and listening_pid(path, patience=CHILDREN_END_WITHIN) is None:
                 path.unlink()
         remove_key_files(settings.socket_directory)
+        remove_left_links(settings.socket_directory)
     return []

@@ -6,5 +6,6 @@
 - `source_watch` compares the files on the disk with those in force;
 - `control` is the control socket, `orders` what arrives there; `status_query` asks all children;
 - `socket_creation` answers at the socket `lonSockCreate`;
+- `socket_names` has the files beside a socket: its name in other case, and its lock;
 - `spool_scan` finds hosts with delayed transactions.
 """

@@ -23,6 +23,9 @@ ANSWER_WITHIN = 1.0  # seconds; a child whose status report takes longer is repo
 KILL_AFTER = 3.0  # seconds beyond its drain timeout
 PING_EVERY = 10.0  # seconds
 PINGS_ALIGNED = 10  # the parent wakes so often in that time, each time for a share of the children
+EXIT_WITHIN = 10.0  # seconds from the end of its channel
+MAX_LAST_WORDS = 2000  # bytes of the exception that ends a child
+MAX_LOGGED = 200  # bytes of a line that it must not send
 MAX_UNANSWERED = 6  # pings in a row; a child that answers none of them hangs
 
 OnStatus = Callable[[HostStatus], None]
@@ -34,8 +37,8 @@ class ChildProcess:
     `listening` is the host's listener. `predecessor` is a socket to the child whose clients the new one
     takes over; None if there is none. `disabled`: the host is, from the start.
 
-    The child must become ready, leave and drain within the times above. If it does not, or answers no
-    ping, it is killed.
+    The child must become ready, leave and drain within the times above. If it does not, answers no
+    ping, or sends anything that it was not asked for, it is killed.
 
     Callbacks, from the loop: `on_word(child, word)` for each line of the child that `lonc.child.child`
     lists and that is not handled here, with its newline; and once `on_ended(child)`, when it has been
@@ -79,7 +82,7 @@ class ChildProcess:
             raise
         finally:
             theirs.close()
-        self._channel = Channel(loop, ours, self._heard, on_closed=_wait_for_sigchld)
+        self._channel = Channel(loop, ours, self._heard, on_closed=self._channel_closed)
         self._expect(READY, READY_WITHIN, "it was not ready in time")
         self._next_ping = self._ping_in(self.pid % PINGS_ALIGNED / PINGS_ALIGNED * PING_EVERY)
 
@@ -153,20 +156,36 @@ class ChildProcess:
         self._unanswered = 0
         word, _, rest = line.partition(b" ")
         if word == b"status":
-            try:
-                status = HostStatus.from_child(rest)
-            except ValueError:
-                self.kill("its status makes no sense")
-            else:
-                self._report(status)
+            self._heard_status(rest)
         elif word == b"crash":
-            self._last_words = rest[:-1].decode(errors="replace")
+            self._last_words = rest[:-1][:MAX_LAST_WORDS].decode(errors="replace")
         elif line == PONG:
             pass  # any line shows that it does not hang
         elif self._killed_for is None and not self._reaped:  # it is of no use after that
             if line == self._awaited:
                 self._cancel_deadline()
             self._on_word(self, line)
+
+    def _heard_status(self, line: bytes) -> None:
+        if not self._owes_status:
+            self.kill("it sent a status that was not requested")
+            return
+        try:
+            status = HostStatus.from_child(line)
+        except ValueError:
+            self.kill("its status makes no sense")
+            return
+        if status.host != self.host.name:
+            self.kill("its status is of another host")
+        else:
+            self._report(status)
+
+    def _channel_closed(self) -> None:
+        """Callback. It is ending, and how it has ended is known when it is reaped; or it must be."""
+        if self._channel.fault is not None:
+            self.kill(self._channel.fault)
+        elif not self._reaped:
+            self._expect(None, EXIT_WITHIN, "it has closed its channel, and did not end")
 
     def _report(self, status: HostStatus) -> None:
         self._owes_status = False
@@ -210,7 +229,3 @@ def _be_child(
             logger.critical("%s", words)  # the parent has ended
         return 1
     return 0
-
-
-def _wait_for_sigchld() -> None:
-    """The child has closed its channel, so it ends; how it ended is known when it is reaped."""

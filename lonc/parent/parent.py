@@ -21,6 +21,7 @@ from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import ServedHosts
 from lonc.parent.socket_creation import SocketCreation
+from lonc.parent.socket_names import remove_left_links
 from lonc.parent.source_watch import SourceWatch
 from lonc.parent.spool_scan import SpoolScan
 from lonc.runtime.event_loop import EventLoop
@@ -105,6 +106,7 @@ class Parent:
         remove_keys = partial(remove_key_files, settings.socket_directory)
         remove_keys()  # left by a daemon that was killed
         stack.callback(remove_keys)  # left by children that were killed
+        remove_left_links(settings.socket_directory)
         served.bind(served.hosts, settings)
         stack.callback(served.retire)
         control = LineServer(self._loop, settings.control_file, CONTROL_MODE, self._orders.carry_out)

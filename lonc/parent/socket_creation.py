@@ -6,6 +6,8 @@ Such a client sends one before it connects to a host whose socket is missing, an
 
 perhaps with more fields, such as a version. That later lonc has no table of its own is known; the form
 of the line is not proven: `_parse` is the one place that knows it.
+
+The name may be in another case than in the table: then it becomes a link to the socket.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lonc.monitoring.status import Phase
 from lonc.parent.preflight import within_limits
 from lonc.parent.reload import PhaseNotifier
 from lonc.parent.served_hosts import ServedHosts
+from lonc.parent.socket_names import same_but_for_case
 from lonc.parent.supervisor import Supervisor
 from lonc.replies import NO_SUCH_HOST
 from lonc.runtime.event_loop import EventLoop
@@ -45,14 +48,15 @@ class SocketCreation:
         self._log = RateLimitedLog(loop)
 
     def carry_out(self, transaction: Transaction) -> None:
-        """Bind the host's socket again if its file is missing. Serve the host if clients are trusted."""
+        """Bind the host's socket again if its file is missing, and let the client find it by the name
+        that it has sent. Serve the host if clients are trusted."""
 
         def answer(why_not: str | None) -> None:
             transaction.complete(b"done\n" if why_not is None else f"error: {why_not}\n".encode())
 
         name, ids = _parse(bytes(transaction.request))
         served = self._served_hosts
-        known = served.supervisors.get(name) or served.supervisors.get(ids[0] if ids else "")
+        known = self._find(name, ids)
         trusted = served.settings.trust_create and bool(ids)
         if known is None and not trusted:
             transaction.complete(NO_SUCH_HOST + b"\n")
@@ -64,6 +68,8 @@ class SocketCreation:
                 if trusted and supervisor.host.name in served.requested:
                     self._add_ids(supervisor, ids)
                 supervisor.renew_socket()
+                if self._is_spelling(name, supervisor):
+                    supervisor.add_spelling(name)
             except CannotStart as error:
                 self._log.warn(str(error))
                 answer(str(error))
@@ -72,6 +78,22 @@ class SocketCreation:
                     supervisor.restart(answer)
                 else:
                     answer(None)
+
+    def _find(self, name: str, ids: list[str]) -> Supervisor | None:
+        """The host of that name; or else of the first id, if sockets are named by ids; or else of the
+        name in another case, of several preferably the one that has the first id."""
+        served = self._served_hosts
+        for each in (name, *ids[:1]):
+            if each in served.supervisors:
+                return served.supervisors[each]
+        found = [each for each in served if self._is_spelling(name, each)]
+        found.sort(key=lambda each: not ids or ids[0] not in each.host.ids)
+        return found[0] if found else None
+
+    def _is_spelling(self, name: str, supervisor: Supervisor) -> bool:
+        """Whether it is the name of the socket in another case. Ids are names with their case."""
+        by_dns, own = self._served_hosts.settings.by_dns, supervisor.host.name
+        return by_dns and name != own and same_but_for_case(name, own)
 
     def _add(self, name: str, ids: list[str]) -> Supervisor:
         """Serve a host that no table has. Raises CannotStart."""

@@ -35,7 +35,8 @@ from lonc.errors import CannotStart
 from lonc.hosts import Host
 from lonc.log import logger
 from lonc.monitoring.status import NO_CHILD, NOT_ANSWERING, HostStatus
-from lonc.parent.child_process import ChildProcess, OnStatus
+from lonc.parent.child_process import MAX_LOGGED, ChildProcess, OnStatus
+from lonc.parent.socket_names import Spellings, remove_left_lock
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.socket_file import CannotListen, SocketFile
@@ -110,6 +111,7 @@ class Supervisor:
         self._fork_child = fork_child
         self._backoff = Backoff(RESTART_FIRST, RESTART_LONGEST, Random(), at_once=1)
         self._socket = self._bind()
+        self._spellings = Spellings(settings.socket_directory, host.name)
 
     def restart(self, on_restarted: OnRestarted) -> None:
         """Start a child, or replace the one that serves.
@@ -133,6 +135,13 @@ class Supervisor:
                 self._cancel_wait()
                 self._watch_listener()
             missing.close()
+
+    def add_spelling(self, name: str) -> None:
+        """Let clients find the socket by `name` too, the host's name in another case.
+
+        Raises CannotStart.
+        """
+        self._spellings.add(name)
 
     def retire(self) -> None:
         """Serve the host no longer: remove the socket, let the children drain. May be repeated."""
@@ -191,10 +200,13 @@ class Supervisor:
         return HostStatus(self.host.name, words.get(self.state, NO_CHILD))
 
     def _bind(self) -> SocketFile:
+        path = self.settings.socket_directory / self.host.name
         try:
-            return SocketFile(self.settings.socket_directory / self.host.name, self.settings.socket_mode)
+            made = SocketFile(path, self.settings.socket_mode)
         except CannotListen as error:
             raise CannotStart(str(error)) from error
+        remove_left_lock(path)
+        return made
 
     # What happens: callbacks of the loop and of the children.
 
@@ -232,7 +244,7 @@ class Supervisor:
             if child is self.child:
                 self._step(Event.REPLACE)
         elif word != LEAVING and self.state is not State.RETIRED:
-            child.kill(f"it said {word!r}")
+            child.kill(f"it said {word[:MAX_LOGGED]!r}")
 
     def _ended(self, child: ChildProcess) -> None:
         """A child has been reaped."""
@@ -352,6 +364,7 @@ class Supervisor:
         unfinished = [*self._on_restarted, *self._requested]
         self._on_restarted, self._requested = [], []
         self._close_to_next()
+        self._spellings.remove()
         self._socket.close()
         for child in (self.child, self._next):
             if child is not None:

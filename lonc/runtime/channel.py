@@ -1,12 +1,14 @@
 """Passes lines, and sockets with them, between two processes over a UNIX stream socket.
 
-The end of the stream reports that the other process has ended.
+The end of the stream reports that the other process has ended. Nothing that the other process sends
+raises an exception here: the channel ends, and `fault` says why.
 """
 
 from __future__ import annotations
 
 import array  # noqa: F401 (socket.send_fds imports it; later the user may not be able to)
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from lonc.runtime.line_buffer import RECEIVE_SIZE, LineBuffer, LineTooLong
 
 MAX_LINE = 1 << 20  # bytes; a status report of one host has a few hundred
 SCM_MAX_FD = 253  # sockets in one message, by Linux
+MAX_REST = 64  # reads of `receive_rest`: more than a socket's buffer holds
 PASS_AGAIN = 0.01  # seconds until the next try after ETOOMANYREFS: too many sockets in flight
 
 
@@ -31,22 +34,29 @@ class Channel:
     """One end of the stream socket `connection`, which it owns.
 
     - `on_line(line)`: a line with its newline has arrived;
-    - `on_closed()`: the other side has closed, or the socket has failed; not called after `close`;
+    - `on_closed()`: the other side has closed or broken a rule, or the socket has failed; not called
+      after `close`;
     - `on_sent()`: all lines have been handed to the socket.
 
-    Sockets that were passed are in `received`, in order, no later than `on_line` is called for their
-    line. The caller that takes one out owns it.
+    UNIX stream sockets that were passed are in `received`, in order, no later than `on_line` is called
+    for their line. The caller that takes one out owns it. When the lines that have arrived are
+    processed, at most `max_sockets` may be left there. More of them, or a descriptor of another kind, is
+    a fault.
+
+    `fault` is None, or the rule that the other side has broken, as a sentence that begins with "it".
     """
 
     __slots__ = (
         "_lines",
         "_loop",
+        "_max_sockets",
         "_on_closed",
         "_on_line",
         "_on_sent",
         "_socket",
         "_unsent",
         "_watch",
+        "fault",
         "received",
     )
 
@@ -58,8 +68,11 @@ class Channel:
         on_closed: Callable[[], None],
         on_sent: Callable[[], None] | None = None,
         lines: Lines | None = None,
+        max_sockets: int = 0,
     ) -> None:
         connection.setblocking(False)
+        self.fault: str | None = None
+        self._max_sockets = max_sockets
         self.received: deque[socket.socket] = deque()
         self._loop = loop
         self._socket = connection
@@ -89,9 +102,19 @@ class Channel:
             self._writable()
 
     def receive_rest(self) -> None:
-        """Process at once all that has arrived, up to the end of the stream if that has come."""
-        while self._watch.events != FORGOTTEN and self._receive():
-            pass
+        """Process at once all that has arrived, up to the end of the stream if that has come.
+
+        Bounded: a process that still has the other end could write without end.
+        """
+        for _ in range(MAX_REST):
+            if self._watch.events == FORGOTTEN or not self._receive():
+                break
+
+    def fail(self, fault: str) -> None:
+        """End the channel because of what the other side has sent; calls `on_closed`."""
+        if self._watch.events != FORGOTTEN:
+            self.fault = fault
+            self._end()
 
     def close(self) -> None:
         """Unregister and close; no callback is called any more. Idempotent."""
@@ -111,26 +134,45 @@ class Channel:
     def _receive(self) -> bool:
         """Read once and process it; False if nothing has arrived."""
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(RECEIVE_SIZE, _ANCILLARY_SIZE)
+            data, ancillary, flags, _ = self._socket.recvmsg(
+                RECEIVE_SIZE, _ANCILLARY_SIZE if self._max_sockets else 0, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return False
         except OSError:
             data, ancillary, flags = b"", [], 0
-        for _, _, numbers in ancillary:
-            self.received.extend(
-                socket.socket(fileno=number) for number in memoryview(numbers).cast("i")
-            )
-        # MSG_CTRUNC: some sockets found no descriptor here, so sockets no longer match their lines.
-        if not data or flags & socket.MSG_CTRUNC:
+        if not self._take_sockets(ancillary):
+            self.fail("it passed a descriptor that is no UNIX stream socket")
+        elif flags & socket.MSG_CTRUNC and not self._max_sockets:
+            self.fail("it passed a descriptor, and none was expected")
+        elif not data or flags & socket.MSG_CTRUNC:
+            # Some sockets found no descriptor here, so sockets no longer match their lines.
             self._end()
-            return True
+        else:
+            self._process(data)
+        return True
+
+    def _process(self, data: bytes) -> None:
         self._lines.feed(data)
         try:
             while self._watch.events != FORGOTTEN and (line := self._lines.next_line()) is not None:
                 self._on_line(bytes(line))
         except LineTooLong:
-            self._end()
-        return True
+            self.fail("it sent a line that is too long")
+        if len(self.received) > self._max_sockets:
+            self.fail("it passed more sockets than were expected")
+
+    def _take_sockets(self, ancillary: list[tuple[int, int, bytes]]) -> bool:
+        """Put passed sockets into `received`, close other descriptors; False if there were others."""
+        all_taken = True
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                for number in memoryview(data).cast("i"):
+                    if (taken := _stream_socket(number)) is None:
+                        all_taken = False
+                    else:
+                        self.received.append(taken)
+        return all_taken
 
     def _writable(self) -> None:
         try:
@@ -176,6 +218,19 @@ def _ignore(line: bytes = b"") -> None:
 
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(SCM_MAX_FD * 4)  # a descriptor is an int
+
+
+def _stream_socket(number: int) -> socket.socket | None:
+    """The UNIX stream socket of that descriptor; any other descriptor is closed."""
+    try:
+        found = socket.socket(fileno=number)
+    except OSError:  # it is no socket
+        os.close(number)
+        return None
+    if (found.family, found.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        found.close()
+        return None
+    return found
 
 
 def _close_all(sockets: Sequence[socket.socket] | deque[socket.socket]) -> None:

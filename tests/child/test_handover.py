@@ -15,6 +15,8 @@ from lonc.child.client import Passing
 from lonc.child.handover import Handover, Succession
 from lonc.runtime.event_loop import READ, EventLoop
 
+MAX_BYTES = 20_000_000
+
 
 class Change:
     """Both sides, and what they call back.
@@ -33,7 +35,9 @@ class Change:
         self.handover = Handover(
             self.loop, ours, self.count_passed, on_broken=lambda: self.events.append("broken")
         )
-        self.succession = Succession(self.loop, theirs, self.events.append, self.adopted.append)
+        self.succession = Succession(
+            self.loop, theirs, self.events.append, self.adopted.append, MAX_BYTES
+        )
 
     passed = 0
 
@@ -166,6 +170,7 @@ def test_more_sockets_in_flight_than_the_kernel_allows_one_user_only_take_longer
             theirs,
             lambda _: None,
             lambda each: (each.connection.close(), adopted.append(each.held)),
+            MAX_BYTES,
         )
         deadline = time.monotonic() + 20
         while len(adopted) < 150 and time.monotonic() < deadline:
@@ -199,3 +204,50 @@ def test_without_a_free_descriptor_a_client_is_closed_and_never_mistaken_for_ano
     assert second.recv(1) == b""
     first.sendall(b"still there")
     assert change.adopted[0].connection.recv(100) == b"still there"
+
+
+class TestAnotherThatBreaksTheRules:
+    """Its channel is closed, as if it had ended; this side goes on."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            b"nonsense\n",
+            b"clients\n",
+            b"clients -1\n",
+            b"clients 1e3\n",
+            b"clients \xd9\xa1\n",
+            b"client 0 0 0\n",
+            b"client 2 0 1\n",
+            b"client 0 0 1 1\n",
+            b"client 0 0 99999999999999999999\n",
+            b"client 0 0 1\nheld but no socket\n",
+            b"x" * (MAX_BYTES + 1),
+            b"client 0 0 3\n" + b"x" * 11_000_000 + b"\n" + b"x" * 11_000_000 + b"\n",
+        ],
+    )
+    def test_the_previous_child_passes_no_more_clients(self, change, caplog, words):
+        change.handover._channel.send(words)
+        change.turn_until(lambda: change.events)
+        assert change.events == [0]
+        assert change.adopted == []
+        (message,) = caplog.messages
+        assert message.startswith("no more clients of the previous child: it ")
+
+    def test_a_client_that_is_no_socket_is_not_adopted(self, change, caplog):
+        with open(os.devnull) as file:
+            socket.send_fds(change.handover._channel._socket, [b"client 0 0 1\n\n"], [file.fileno()])
+        change.turn_until(lambda: change.events)
+        assert change.events == [0]
+        assert change.adopted == []
+        assert len(caplog.messages) == 1
+
+    def test_the_next_child_gets_no_more_clients(self, change, caplog):
+        change.succession._channel.send(b"clients 1\n")
+        change.turn_until(lambda: change.events)
+        assert change.events == ["broken"]
+        client = change.pass_on()
+        assert client.recv(1) == b""
+        assert caplog.messages == [
+            "clients cannot be passed to the next child: it sent a line, and none was expected"
+        ]

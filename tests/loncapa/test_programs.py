@@ -154,7 +154,6 @@ class TestALockFileThatClientsWaitFor:
         lock.unlink()
         assert www.output(asking) == "l1"
 
-    @pytest.mark.xfail(strict=True, reason="lonc leaves l1.lock where it is, and clients wait for ever")
     def test_one_that_an_ended_daemon_has_left_is_removed_at_the_start(self, www):
         lock = www.machine.sockets / "l1.lock"
         lock.touch()
@@ -315,7 +314,6 @@ class TestNamesInAnotherCase:
         self.start(www, l1="One.Example.ORG")
         assert www.client("reply", "l1", "ping", lonnet=2) == "l1"
 
-    @pytest.mark.xfail(strict=True, reason="lonSockCreate knows names only in the case of the table")
     @pytest.mark.parametrize(
         ("table", "asked"),
         [("one.example.org", "One.Example.ORG"), ("One.Example.ORG", "one.example.org")],

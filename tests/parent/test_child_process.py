@@ -14,6 +14,7 @@ from lonc.monitoring.status import HostStatus
 from lonc.parent import child_process
 from lonc.parent.child_process import (
     ANSWER_WITHIN,
+    EXIT_WITHIN,
     KILL_AFTER,
     LEAVING_WITHIN,
     MAX_UNANSWERED,
@@ -23,7 +24,7 @@ from lonc.parent.child_process import (
     ChildProcess,
 )
 from lonc.runtime.channel import Channel
-from lonc.runtime.event_loop import EventLoop
+from lonc.runtime.event_loop import FORGOTTEN, EventLoop
 
 HOST = Host("l1", "dom", "library", "l1.example.org", "127.0.0.1", line=1)
 
@@ -44,6 +45,9 @@ class ScriptedChild:
         self._to_parent.sendall(words.encode())
         if words.endswith("bye\n"):
             return
+        if words.endswith("close\n"):
+            self._to_parent.close()
+            time.sleep(60)
         while self._to_parent.recv(1000):
             pass
 
@@ -206,6 +210,13 @@ class TestDeadlines:
             bench.pass_time(PING_EVERY)
         assert bench.child._killed_for is None
 
+    def test_a_child_that_closes_its_channel_must_end(self, bench, monkeypatch):
+        bench.fork(monkeypatch, "ready\nclose\n")
+        bench.turn_until(lambda: bench.child._channel._watch.events == FORGOTTEN)
+        bench.pass_time(EXIT_WITHIN)
+        bench.turn_until(bench.is_killed)
+        assert bench.child.how_it_ended.endswith("it has closed its channel, and did not end")
+
 
 class TestStatus:
     def test_many_requests_are_sent_as_one_and_all_get_its_report(
@@ -242,9 +253,21 @@ class TestStatus:
         assert statuses == [HostStatus("l1", "no child")]
 
     def test_a_child_whose_report_is_invalid_is_killed(self, bench, monkeypatch):
-        bench.fork(monkeypatch, "status nonsense\n")
+        bench.fork(monkeypatch, "status nonsense\n").ask_status(lambda _: None)
         bench.turn_until(bench.is_killed)
         assert bench.child.how_it_ended.endswith("was killed: its status makes no sense")
+
+    def test_a_child_whose_report_is_of_another_host_is_killed(self, bench, monkeypatch):
+        line = b"status " + HostStatus("l2", "ready").to_line()
+        bench.fork(monkeypatch, line.decode()).ask_status(lambda _: None)
+        bench.turn_until(bench.is_killed)
+        assert bench.child.how_it_ended.endswith("was killed: its status is of another host")
+
+    def test_a_child_that_reports_unasked_is_killed(self, bench, monkeypatch):
+        line = b"status " + HostStatus("l1", "ready").to_line()
+        bench.fork(monkeypatch, line.decode())
+        bench.turn_until(bench.is_killed)
+        assert bench.child.how_it_ended.endswith("it sent a status that was not requested")
 
 
 def test_a_fork_that_fails_leaves_no_descriptor(bench, monkeypatch, restore_afterwards):

@@ -28,6 +28,9 @@ class FakeSupervisor:
             raise self.error
         self.calls.append("renew")
 
+    def add_spelling(self, name):
+        self.calls.append(f"spelled {name}")
+
     def restart(self, on_restarted):
         self.calls.append(on_restarted)
 
@@ -117,6 +120,51 @@ class TestHostsOfTheTable:
         bench.phase.enter(Phase.STOPPING)
         assert bench.create(b"x:l2").reply == b"error: lonc is stopping"
         assert bench.calls("l2") == []
+
+
+class TestNamesInAnotherCase:
+    """With loncSocketName dns."""
+
+    @pytest.fixture
+    def bench(self, tmp_path):
+        bench = Bench(tmp_path, socket_name="dns")
+        twin = Host("l3", "d", "r", "A.example.org", None, 3, name="A.example.org")
+        bench.served.hosts = [*bench.served.hosts, twin]
+        bench.served.bind([twin], bench.served.settings)
+        return bench
+
+    def test_the_socket_gets_that_name_too(self, bench):
+        assert bench.create(b"A.Example.ORG:l1:2.11.4").reply == b"done"
+        assert bench.calls() == ["renew", "spelled A.Example.ORG"]
+
+    def test_a_name_in_the_case_of_the_table_is_taken_as_it_is(self, bench):
+        assert bench.create(b"A.example.org:l1").reply == b"done"
+        assert bench.calls("A.example.org") == ["renew"]
+
+    @pytest.mark.parametrize(
+        ("line", "name"),
+        [
+            (b"a.EXAMPLE.org:l3", "A.example.org"),
+            (b"a.EXAMPLE.org:l9", "a.example.org"),
+            (b"a.EXAMPLE.org:x", "a.example.org"),
+            (b"a.EXAMPLE.org", "a.example.org"),
+        ],
+    )
+    def test_of_two_hosts_that_may_be_meant_it_is_the_one_of_the_id(self, bench, line, name):
+        assert bench.create(line).reply == b"done"
+        assert bench.calls(name) == ["renew", "spelled a.EXAMPLE.org"]
+
+    def test_ids_are_names_with_their_case(self, tmp_path):
+        bench = Bench(tmp_path)
+        assert bench.create(b"L2").reply == b"no_such_host"
+        assert bench.create(b"L2:l2").reply == b"done"
+        assert bench.calls("l2") == ["renew"]
+
+    def test_a_trusted_client_adds_no_second_host_by_it(self, trusting):
+        trusting.create(b"new.example.org:n1")
+        assert trusting.create(b"NEW.example.org:n2").reply == b"done"
+        assert [host.name for host in trusting.served.requested.values()] == ["new.example.org"]
+        assert trusting.calls("new.example.org")[-1] == "spelled NEW.example.org"
 
 
 @pytest.fixture

@@ -236,6 +236,62 @@ def test_a_socket_that_was_removed_is_made_again_for_whoever_asks(machine):
     assert machine.socket_files() == []
 
 
+class TestNamesInAnotherCase:
+    """A client has asked for the host's socket by its name in another case."""
+
+    SPELLED = "One.Example.ORG"
+
+    @pytest.fixture
+    def asked(self, machine):
+        machine.configure(
+            loncSocketName="dns", loncChildren="eager", lonSockCreate=machine.sockets / "create"
+        )
+        machine.start_lond("l1")
+        machine.start_lond("l2")
+        machine.start()
+        self.ask_for_it(machine)
+        assert machine.ask(b"ping", self.SPELLED) == b"l1"
+        return machine
+
+    def ask_for_it(self, machine):
+        with machine.connect("create") as asking:
+            asking.sendall(f"{self.SPELLED}:l1:2.11.4\n".encode())
+            assert read_line(asking) == b"done"
+
+    def test_that_name_goes_when_lonc_stops(self, asked):
+        assert asked.command("stop").returncode == 0
+        assert asked.socket_files() == []
+
+    def test_that_name_goes_with_the_host(self, asked):
+        asked.table.write_text(f"l2:dom:library:{TWO}:{asked.address(2)}\n")
+        assert asked.command("update").returncode == 0
+        assert sorted(asked.socket_files()) == ["create", TWO]
+
+    def test_a_socket_that_was_removed_is_made_again(self, asked):
+        (asked.sockets / ONE).unlink()
+        self.ask_for_it(asked)
+        assert asked.ask(b"ping", self.SPELLED) == b"l1"
+
+    def test_the_table_may_take_that_name(self, asked):
+        asked.table.write_text(asked.table.read_text().replace(ONE, self.SPELLED))
+        assert asked.command("update").returncode == 0
+        assert sorted(asked.socket_files()) == [self.SPELLED, "create", TWO]
+        assert not (asked.sockets / self.SPELLED).is_symlink()
+        assert asked.ask(b"ping", self.SPELLED) == b"l1"
+
+    @pytest.mark.parametrize("next_command", ["start", "stop"])
+    def test_one_that_a_killed_daemon_has_left_is_removed(self, asked, next_command):
+        asked.lonc.kill()
+        asked.lonc.wait()
+        assert (asked.sockets / self.SPELLED).is_symlink()
+        if next_command == "start":
+            asked.start()
+            assert sorted(asked.socket_files()) == ["create", ONE, TWO]
+        else:
+            assert asked.command("stop").returncode == 0
+            assert asked.socket_files() == []
+
+
 def test_a_host_whose_socket_would_be_the_one_to_ask_at_is_a_fault(machine):
     machine.configure(loncSocketName="dns", lonSockCreate=machine.sockets / TWO)
     done = machine.command("check")

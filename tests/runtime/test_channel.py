@@ -1,4 +1,6 @@
+import contextlib
 import errno
+import os
 import resource
 import socket
 
@@ -8,6 +10,8 @@ from support.clock import FakeClock
 from lonc.runtime.channel import PASS_AGAIN, Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
+
+MAX_SOCKETS = 3
 
 
 class Line:
@@ -23,6 +27,7 @@ class Line:
             self.heard.append,
             lambda: self.heard.append("closed"),
             lines=LineBuffer(100),
+            max_sockets=MAX_SOCKETS,
         )
 
 
@@ -68,6 +73,62 @@ def test_a_line_over_the_limit_is_the_end(line):
     line.there.sendall(b"x" * 101)
     line.loop.turn(5)
     assert line.heard == ["closed"]
+    assert line.channel.fault == "it sent a line that is too long"
+
+
+def pass_descriptors(line, *files):
+    """Send a line with these open files; what is received is ours or closed."""
+    before = len(os.listdir("/proc/self/fd"))
+    socket.send_fds(line.there, [b"one\n"], [each.fileno() for each in files])
+    line.loop.turn(5)
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the channel's own is closed too
+
+
+def test_a_descriptor_that_is_no_unix_stream_socket_is_a_fault_and_is_closed(line):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(os.devnull) as file:
+        pass_descriptors(line, theirs, file, ours)
+    assert line.heard == ["closed"]
+    assert line.channel.fault == "it passed a descriptor that is no UNIX stream socket"
+
+
+@pytest.mark.parametrize(
+    "family_and_type", [(socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_STREAM)]
+)
+def test_a_socket_of_another_kind_is_a_fault(line, family_and_type):
+    with socket.socket(*family_and_type) as other:
+        pass_descriptors(line, other)
+    assert line.heard == ["closed"]
+
+
+def test_more_sockets_than_are_expected_are_a_fault(line):
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(end) for _ in range(2) for end in socket.socketpair()]
+        pass_descriptors(line, *ends)
+    assert line.heard == [b"one\n", "closed"]
+    assert line.channel.fault == "it passed more sockets than were expected"
+
+
+def test_a_channel_that_expects_no_socket_takes_none(line):
+    other = Channel(line.loop, line.there, line.heard.append, lambda: line.heard.append("ended"))
+    line.channel.send(b"one\n", [socket.socket(socket.AF_UNIX)])
+    line.loop.turn(5)
+    assert line.heard == ["ended"]
+    assert other.fault == "it passed a descriptor, and none was expected"
+
+
+def test_the_rest_ends_though_the_other_side_never_stops_to_write(line, restore_afterwards):
+    class Endless:
+        def feed(self, data):
+            line.there.sendall(b"x")
+
+        def next_line(self):
+            return None
+
+    line.channel._lines = Endless()
+    line.there.sendall(b"x")
+    line.channel.receive_rest()
+    assert line.heard == []
 
 
 def test_a_reset_is_the_end(line):
@@ -93,7 +154,11 @@ def test_after_close_no_callback_is_called_not_even_for_lines_that_have_arrived(
 
 def test_sockets_arrive_beside_the_line_that_they_were_sent_with(line):
     other = Channel(
-        line.loop, line.there, lambda got: line.heard.append((got, len(other.received))), None
+        line.loop,
+        line.there,
+        lambda got: line.heard.append((got, len(other.received))),
+        None,
+        max_sockets=3,
     )
     pairs = [socket.socketpair() for _ in range(3)]
     line.channel.send(b"none\n")
@@ -149,7 +214,9 @@ def test_lines_that_have_arrived_can_be_read_after_the_end_of_the_other_side(lin
 
 def test_sockets_are_sent_once_though_their_line_goes_in_parts(line):
     received = []
-    other = Channel(line.loop, line.there, received.append, lambda: received.append("closed"))
+    other = Channel(
+        line.loop, line.there, received.append, lambda: received.append("closed"), max_sockets=1
+    )
     ours, theirs = socket.socketpair()
     long = b"x" * 1_000_000 + b"\n"
     line.channel.send(long, [theirs])
