@@ -233,8 +233,10 @@ class Settings:
         help="How a connection gets the key that enciphers `encrypt:` requests. `classic`: the dialogue"
              " of 2003. The other modes need a lond of LON-CAPA 1.3 or later. `local`: through a file,"
              " for a lond at 127.0.0.1 only. `ssl`: through TLS, with the certificates below."
-             " `insecure`: as `classic`. `auto`: `local` for 127.0.0.1, else `ssl` if the certificates"
-             " are set, else `insecure`. Where `lonSockCreate` is set, the default is `auto` if the"
+             " `insecure`: as `classic`. `auto`: `local` if the table has the address 127.0.0.1, else"
+             " `ssl` if the certificates are set, else `insecure`. With `auto`, `local` and `insecure`,"
+             " this machine (the host `lonHostID` of the table, and those with its DNS name) is asked"
+             " at 127.0.0.1 in `local` mode. Where `lonSockCreate` is set, the default is `auto` if the"
              " certificates are set, else `insecure`.")
     allow_insecure: bool = setting(
         "loncAllowInsecure", "1", zero_or_one,

@@ -38,6 +38,7 @@ class Host:
     file: Path = field(default=Path("hosts.tab"), compare=False)  # the table that has the line
     name: str = ""  # of its socket, and in logs: the id, or with loncSocketName dns the DNS name
     ids: tuple[str, ...] = ()  # `id`, and with loncSocketName dns the other ids of the DNS name
+    is_own: bool = False  # it is this machine
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.id)
@@ -60,6 +61,7 @@ class Table:
 def read_tables(settings: Settings) -> Table:
     """Read `settings.table_files`."""
     table = read_hosts(settings.table_files, settings.socket_directory, settings.by_dns)
+    table = replace(table, hosts=_mark_own(table.hosts, settings.host_id))
     place = settings.create_socket
     clashes = [host for host in table.hosts if settings.socket_directory / host.name == place]
     if not clashes:
@@ -119,6 +121,15 @@ def _read_lines(
     return hosts, sorted([*source.faults, *faults], key=lambda fault: fault.line or 0)
 
 
+def _mark_own(hosts: Sequence[Host], own_id: str) -> list[Host]:
+    """`hosts`, with those marked that have the id or the DNS name of this machine."""
+    own_names = {host.dnsname.lower() for host in hosts if own_id in host.ids} - {""}
+    return [
+        replace(host, is_own=True) if own_id in host.ids or host.dnsname.lower() in own_names else host
+        for host in hosts
+    ]
+
+
 def _merge(hosts: Iterable[Host]) -> tuple[list[Host], list[Fault]]:
     """One record for each DNS name. A host without an address takes that of the others of its name."""
     machines: dict[str, Host] = {}
@@ -170,7 +181,8 @@ def host_of_request(name: str, ids: Sequence[str], settings: Settings) -> Host:
     host = _read_host(line, settings.hosts_file, 0, settings.socket_directory, settings.by_dns)
     if settings.socket_directory / host.name == settings.create_socket:
         raise ValueError(f"the socket of {host.name} would be lonSockCreate")
-    return replace(host, ids=tuple(dict.fromkeys(ids)) if settings.by_dns else (host.id,))
+    host = replace(host, ids=tuple(dict.fromkeys(ids)) if settings.by_dns else (host.id,))
+    return _mark_own([host], settings.host_id)[0]
 
 
 def _address(field: str) -> str | None:

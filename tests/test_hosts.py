@@ -165,6 +165,23 @@ class TestBothTables:
         table = read_tables(settings)
         return table, [str(fault).removeprefix(f"{tmp_path}/") for fault in table.faults]
 
+    @pytest.mark.parametrize("socket_name", ["id", "dns"])
+    def test_the_hosts_with_our_id_or_our_dns_name_are_this_machine(self, tmp_path, socket_name):
+        table, faults = self.read(
+            tmp_path,
+            "a:d:library:a.example.org:https:example.org\nc:d:library:A.Example.org:http:example.org\n",
+            "b:d:library:b.example.org:127.0.0.1\na1:d:access:a.example.org:127.0.0.2\n",
+            host_id="a1",
+            socket_name=socket_name,
+        )
+        assert faults == []
+        own = {id_ for host in table.hosts if host.is_own for id_ in host.ids}
+        assert own == {"a", "c", "a1"}
+
+    def test_a_host_without_a_dns_name_is_this_machine_by_its_id_only(self, tmp_path):
+        table, _ = self.read(tmp_path, None, "a1:d:r::127.0.0.1\nb:d:r::127.0.0.2\n", host_id="a1")
+        assert [host.is_own for host in table.hosts] == [True, False]
+
     def test_an_id_in_both_is_that_of_hosts_tab(self, tmp_path):
         table, faults = self.read(
             tmp_path,

@@ -70,7 +70,7 @@ from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.process import SPARE_DESCRIPTORS, descriptor_limit, ignore_signals
-from lonc.wire.key_exchange import KeyExchange
+from lonc.wire.key_exchange import LOCALHOST, KeyExchange, is_asked_locally
 from lonc.wire.lond_protocol import LondProtocol
 
 MAX_LOGGED = 200  # bytes of a request
@@ -141,8 +141,10 @@ class Child:
             settings.max_connections,
             self._history.record_error,
         )
+        # A socket at another address than LOCALHOST's is no local one to lond.
+        bind_address = None if is_asked_locally(host, settings) else settings.bind_address
         self._connector = Connector(
-            self._loop, self._make_find(), settings.bind_address, settings.connect_timeout
+            self._loop, self._make_find(), bind_address, settings.connect_timeout
         )
         self._memory_limit = MemoryLimit(
             settings.max_buffered, self._holders, self._history.record_error
@@ -341,6 +343,8 @@ class Child:
 
     def _make_find(self) -> Callable[[OnFound], None]:
         host, settings = self._host, self._settings
+        if is_asked_locally(host, settings):
+            return fixed_address(LOCALHOST, settings.lond_port)
         if host.address is not None:
             return fixed_address(host.address, settings.lond_port)
         ipv4_only = settings.bind_address is not None

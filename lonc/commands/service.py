@@ -124,9 +124,13 @@ def check(options: argparse.Namespace) -> int:
 
 def _key_mode_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
     """A sentence for each host or setting with which loncKeyMode cannot work."""
-    from lonc.wire.key_exchange import LOCALHOST
+    from lonc.wire.key_exchange import LOCALHOST, is_asked_locally
 
-    elsewhere = [host.name for host in hosts if host.address not in (LOCALHOST, None)]
+    elsewhere = [
+        host.name
+        for host in hosts
+        if host.address not in (LOCALHOST, None) and not is_asked_locally(host, settings)
+    ]
     if settings.key_mode == LOCAL and elsewhere:
         yield f"loncKeyMode is local, and these are not at {LOCALHOST}: {', '.join(elsewhere[:10])}"
     only_local = (

@@ -42,6 +42,7 @@ from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import LineBuffer
 from lonc.runtime.socket_file import RETRY_ACCEPT
 from lonc.wire.cipher import KEY_BYTES, LineCipher, shared_key
+from lonc.wire.key_exchange import LOCALHOST, is_asked_locally
 from lonc.wire.tls import Tunnel, server_context
 
 BUILD_KEY_BYTES = 15  # 30 hex digits, as the original lond's
@@ -49,14 +50,16 @@ BACKLOG = 128
 
 
 class DemoLond:
-    """A lond for `host`, listening at the host's address and `londPort`.
+    """A lond for `host`, listening at `londPort` of the host's address, or of 127.0.0.1 if lonc asks the
+    host there.
 
     `database`: a file for the data; None keeps them in memory. Every client is assumed to be the machine
     of `lonHostID`. Raises CannotStart if the host has no address or if listening fails.
     """
 
     def __init__(self, host: Host, settings: Settings, database: Path | None) -> None:
-        if host.address is None:
+        address = LOCALHOST if is_asked_locally(host, settings) else host.address
+        if address is None:
             raise CannotStart(f"{host.id} has no address in the table to serve at")
         certificates = settings.certificates
         self.context = None if certificates is None else server_context(certificates)
@@ -71,11 +74,11 @@ class DemoLond:
         self.most_sessions = 0
         self.store = Store(database)
         self._loop = EventLoop()
-        self._listen_address = f"{host.address} port {settings.lond_port}"
+        self._listen_address = f"{address} port {settings.lond_port}"
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((host.address, settings.lond_port))
+            self._socket.bind((address, settings.lond_port))
             self._socket.listen(BACKLOG)
         except OSError as error:
             self._socket.close()

@@ -118,7 +118,8 @@ class SocketCreation:
         """Add ids that a client names to those that others have named before."""
         served, host = self._served_hosts, supervisor.host
         if served.settings.by_dns and (new := [id_ for id_ in ids if id_ not in served.names]):
-            served.request(replace(host, ids=(*host.ids, *new)))
+            own = host.is_own or served.settings.host_id in new
+            served.request(replace(host, ids=(*host.ids, *new), is_own=own))
 
 
 def _parse(line: bytes) -> tuple[str, list[str]]:

@@ -29,6 +29,14 @@ KEY_FILE = ".key."  # prefix of the names of key files; the name of a socket nev
 # tls and secrets are imported only if the mode needs them: each child would have memory for them.
 
 
+def is_asked_locally(host: Host, settings: Settings) -> bool:
+    """Whether the host is this machine, and is asked at LOCALHOST in local mode, as the original does.
+
+    `classic` and `ssl` are no such modes: with them each host is asked at its address.
+    """
+    return host.is_own and settings.key_mode in (AUTO, LOCAL, INSECURE)
+
+
 class KeyExchange:
     """Makes the Opening of each connection to one host."""
 
@@ -42,13 +50,19 @@ class KeyExchange:
         mode = self._settings.key_mode
         if mode == CLASSIC:
             return INIT
-        if mode == LOCAL or (mode == AUTO and peer == LOCALHOST):
+        if mode == LOCAL or (peer == LOCALHOST and self._is_local):
             return self._by_file(peer)
         if mode == SSL or (mode == AUTO and self._settings.certificates is not None):
             return self._in_tls()
         if self._settings.allow_insecure:
             return Opening(INSECURE, f"init::{__version__}\n".encode())
         raise ProtocolError("no certificates are configured, and loncAllowInsecure is 0")
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether a lond at LOCALHOST is asked in local mode: never because a name resolves to that."""
+        in_table = self._settings.key_mode == AUTO and self._host.address == LOCALHOST
+        return in_table or is_asked_locally(self._host, self._settings)
 
     def _by_file(self, peer: str) -> Opening:
         if peer != LOCALHOST:
@@ -65,6 +79,7 @@ class KeyExchange:
             LOCAL,
             f"init:local:{file}:{__version__}\n".encode(),
             key=key,
+            key_file_taken=lambda: not os.path.lexists(file),
             insecure_fallback=self._settings.allow_insecure,
             on_key_exchange_ended=partial(_remove, file),
         )

@@ -140,6 +140,10 @@ def _nothing() -> None:
     pass
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a connection begins.
@@ -147,6 +151,8 @@ class Opening:
     - `mode`: one of `loncKeyMode`, but not auto;
     - `line`: what lonc sends first;
     - `key`: of local mode, 32 hex digits;
+    - `key_file_taken()`: of local mode, whether lond has removed the key file: that it could do so
+      proves that it is lond, because the program at the other end may be any user's;
     - `tunnel`: of ssl mode;
     - `insecure_fallback`: whether to go on in insecure mode if lond does not know `mode`;
     - `on_key_exchange_ended()`: the key exchange has succeeded or failed, so the key file can be
@@ -156,6 +162,7 @@ class Opening:
     mode: str
     line: bytes
     key: bytes | None = None
+    key_file_taken: Callable[[], bool] = _always
     tunnel: Tunnel | None = None
     insecure_fallback: bool = True
     on_key_exchange_ended: Callable[[], None] = _nothing
@@ -332,6 +339,8 @@ class LondProtocol:
         opening = self._opening
         other_mode = opening.key is not None or opening.tunnel is not None
         if opening.key is not None and answer == b"ok:local\n":
+            if not opening.key_file_taken():
+                raise self._fail("lond answered ok:local, and has not removed the key file")
             self._step(Event.LOCAL, opening.key)
         elif opening.tunnel is not None and answer == b"ok:ssl\n":
             self._step(Event.SSL)

@@ -173,7 +173,8 @@ def test_a_reload_that_is_refused_leaves_the_certificate_of_whoever_serves(machi
 def test_check_doubts_a_mode_that_can_hardly_do_what_is_expected(machine, settings, doubt):
     machine.configure(**settings)
     said = machine.command("check").stdout.decode()
-    assert f": warning: {doubt}" in said if doubt else "warning" not in said
+    warnings = [line for line in said.splitlines() if ": warning: " in line and "loncUser" not in line]
+    assert [f": warning: {doubt}" in line for line in warnings] == ([True] if doubt else [])
 
 
 class TestFilesThatOthersCanRead:
@@ -221,14 +222,97 @@ def test_key_files_of_a_daemon_that_was_killed_are_removed_by_the_next(machine):
         assert left[0] not in machine.socket_files()
 
 
-def test_a_key_file_that_lond_has_not_removed_is_removed(machine):
+class TestThisMachine:
+    """The host whose id is lonHostID, and which has a second id at the same DNS name."""
+
+    @pytest.fixture
+    def machine(self, machine):
+        machine.port = free_port("127.0.0.1")
+        machine.table.write_text(
+            f"a1:dom:access:a1.example.org:{machine.address(2)}\na2:dom:library:a1.example.org\n"
+            f"l1:dom:library:l1.example.org:{machine.address(1)}\n"
+        )
+        return machine
+
+    @pytest.mark.parametrize("mode", ["insecure", "auto", "local"])
+    @pytest.mark.parametrize("socket_name", ["id", "dns"])
+    def test_is_asked_at_127_0_0_1_in_local_mode(self, machine, mode, socket_name):
+        # lond at that address would not know us by a bound address.
+        machine.configure(
+            loncKeyMode=mode, loncSocketName=socket_name, loncBindAddress=machine.address(9)
+        )
+        assert machine.start_lond("a1") is not None
+        if mode != "local":
+            machine.start_lond("l1")
+        machine.run()
+        name = {"id": "a1", "dns": "a1.example.org"}[socket_name]
+        assert machine.ask(b"encrypt:ping", name) == b"a1"
+        assert machine.status(name)["mode"] == "local"
+        other = {"id": "l1", "dns": "l1.example.org"}[socket_name]
+        if mode != "local":
+            assert machine.ask(b"ping", other) == b"l1"
+            assert machine.status(other)["mode"] == "insecure"
+
+    @pytest.mark.parametrize(("mode", "comes_to"), [("classic", "classic"), ("ssl", "ssl")])
+    def test_is_a_host_like_any_other_in_the_other_modes(self, machine, certified, mode, comes_to):
+        machine.table.write_text(f"a1:dom:access:l1.example.org:{machine.address(2)}\n")
+        machine.configure(loncKeyMode=mode, **certified)
+        machine.start_lond("a1")
+        machine.run()
+        assert machine.ask(b"ping", "a1") == b"a1"
+        assert machine.status("a1")["mode"] == comes_to
+
+    def test_is_no_doubt_of_check(self, machine):
+        machine.table.write_text(f"a1:dom:access:a1.example.org:{machine.address(2)}\n")
+        machine.configure(loncKeyMode="local")
+        assert "not at 127.0.0.1" not in machine.command("check").stdout.decode()
+
+
+def test_a_name_that_resolves_to_this_machine_makes_no_local_mode(machine):
+    machine.table.write_text("l1:dom:library:localhost\n")
+    machine.configure(loncKeyMode="auto")
+    said = []
+
+    def script(peer):
+        said.append(peer.hear())
+
+    with ScriptedLond("127.0.0.1", machine.port, script):
+        machine.run()
+        machine.ask(b"ping")
+    assert said[0].startswith(b"init::")
+    assert not any(line.startswith(b"init:local") for line in said if line)
+
+
+def test_who_cannot_remove_the_key_file_is_not_lond(machine):
+    serve_at_localhost(machine)
+    heard = []
+
+    def rogue(peer):
+        heard.append(peer.hear())
+        peer.say(b"ok:local")
+        heard.append(peer.hear())
+
+    machine.configure(loncKeyMode="local", **QUICK)
+    with ScriptedLond("127.0.0.1", machine.port, rogue):
+        machine.run()
+        assert machine.ask(b"encrypt:secret") == b"con_lost"
+        assert machine.status()["last_error"][1] == (
+            "an attempt failed: lond answered ok:local, and has not removed the key file"
+        )
+        machine.stop()
+    assert {line for line in heard if line is None or not line.startswith(b"init:local:")} == {None}
+    assert machine.socket_files() == []
+
+
+def test_the_key_that_lond_has_taken_enciphers(machine):
     serve_at_localhost(machine)
     seen = []
 
-    def forgetful(peer):
+    def taking(peer):
         _, _, file, _ = peer.hear().split(b":")
         with open(file, "rb") as key:
             seen.append(key.read())
+        os.unlink(file)
         peer.say(b"ok:local")
         assert peer.hear() == b"version"
         peer.say(b"2.11")
@@ -240,7 +324,7 @@ def test_a_key_file_that_lond_has_not_removed_is_removed(machine):
         peer.hear()
 
     machine.configure(loncKeyMode="local")
-    with ScriptedLond("127.0.0.1", machine.port, forgetful):
+    with ScriptedLond("127.0.0.1", machine.port, taking):
         machine.run()
         assert machine.ask(b"encrypt:secret") == b"heard"
         assert machine.socket_files() == ["l1"]

@@ -14,7 +14,13 @@ from support.machine import as_nobody
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
-from lonc.wire.key_exchange import KEY_FILE, KeyExchange, remove_key_files, require_certificates
+from lonc.wire.key_exchange import (
+    KEY_FILE,
+    KeyExchange,
+    is_asked_locally,
+    remove_key_files,
+    require_certificates,
+)
 from lonc.wire.lond_protocol import INIT
 
 HOST = Host("l1", "d", "library", "l1.example", None, 1)
@@ -52,8 +58,8 @@ def test_classic_is_the_dialogue_of_2003_for_every_lond(choose):
 @pytest.mark.parametrize(
     ("mode", "address", "certified", "how"),
     [
-        ("auto", "127.0.0.1", False, "local"),
-        ("auto", "127.0.0.1", True, "local"),
+        ("auto", "127.0.0.1", False, "insecure"),
+        ("auto", "127.0.0.1", True, "ssl"),
         ("auto", "192.0.2.1", True, "ssl"),
         ("auto", "127.0.0.2", True, "ssl"),
         ("auto", "192.0.2.1", False, "insecure"),
@@ -66,6 +72,33 @@ def test_the_mode_depends_on_settings_and_address(choose, mode, address, certifi
     opening = choose(mode, address, certified)
     assert opening.mode == how
     opening.on_key_exchange_ended()
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_auto_is_local_where_the_table_has_the_address_of_this_machine(choose, certified):
+    opening = choose("auto", "127.0.0.1", certified, host=replace(HOST, address="127.0.0.1"))
+    assert opening.mode == "local"
+    opening.on_key_exchange_ended()
+
+
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [
+        ("classic", "classic"),
+        ("auto", "local"),
+        ("local", "local"),
+        ("insecure", "local"),
+        ("ssl", "ssl"),
+    ],
+)
+def test_this_machine_is_asked_in_local_mode_in_most_modes(choose, mode, how):
+    own = replace(HOST, is_own=True)
+    opening = choose(mode, "127.0.0.1", certified=True, host=own)
+    assert opening.mode == how
+    opening.on_key_exchange_ended()
+    locally = is_asked_locally(own, Settings(key_mode=mode))
+    assert locally is (how == "local")
+    assert not is_asked_locally(HOST, Settings(key_mode=mode))
 
 
 def test_a_forbidden_mode_is_an_error_with_a_sentence(choose):
@@ -97,8 +130,10 @@ def test_the_key_file_is_new_each_time_and_closed_to_others(choose, tmp_path):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert file.read_bytes() == opening.key
         assert re.fullmatch(rb"[0-9a-f]{32}", opening.key)
+        assert not opening.key_file_taken()
         opening.on_key_exchange_ended()
         assert not file.exists()
+        assert opening.key_file_taken()
         opening.on_key_exchange_ended()
     assert list(tmp_path.iterdir()) == []
 

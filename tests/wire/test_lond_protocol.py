@@ -458,6 +458,19 @@ class TestTheLaterDialogue:
         protocol.disconnect()
         assert over == [True]
 
+    def test_a_key_file_that_lond_has_not_removed_proves_nothing(self, size):
+        over = []
+        opening = replace(
+            local(None), key_file_taken=lambda: False, on_key_exchange_ended=lambda: over.append(True)
+        )
+        talk = Talk(size, lambda _: opening)
+        talk.play("""
+            > init:local:/f:1
+            < ok:local
+            ! lond answered ok:local, and has not removed the key file
+        """)
+        assert over == [True]
+
     def test_a_key_of_another_length_is_a_failure(self, size):
         talk = Talk(size, lambda _: replace(local(_), key=b"a" * 33))
         with pytest.raises(ProtocolError, match="the key is not 32 hex digits"):
