@@ -311,6 +311,11 @@ class Settings:
         return self.socket_directory / ".lonc~lock"
 
     @property
+    def spool_lock(self) -> Path:
+        """The locks of delayed files."""
+        return self.socket_directory / ".delayed~lock"
+
+    @property
     def pid_file(self) -> Path:
         return self.log_directory / "lonc.pid"
 

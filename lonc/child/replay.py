@@ -37,8 +37,6 @@ reload. If the keys of sealed files cannot be read, or the directory cannot be w
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import stat
 from collections import deque
@@ -50,17 +48,16 @@ from lonc.child.transaction import Transaction
 from lonc.configuration import Settings
 from lonc.errors import Misconfigured
 from lonc.log import logger
+from lonc.runtime.directory import Directory
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
+from lonc.spool.locks import SHORTAGES, SpoolLocks
 from lonc.spool.order import user_of
 from lonc.spool.sealing import is_sealed, longest_sealed
 from lonc.spool.spool import SENT, Name, is_ours, move_to_bad, record, unseal, waiting
 
 LOOK_AGAIN = 1.0  # seconds; a program that writes a file in place is expected to finish within them
 MOST_BEHIND = 1000  # files that have been read, and wait for one of the same user
-
-# Errors of this process or machine, not of the file.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
 
 
 class FileState(Enum):
@@ -137,6 +134,7 @@ class Replay:
         self._loop = loop
         self._settings = settings
         self._directory = settings.delayed_directory
+        self._locks = SpoolLocks(settings, is_daemon=True)
         self._ids = ids
         self._not_for_lond = not_for_lond
         self._queue_delayed = queue_delayed
@@ -194,10 +192,12 @@ class Replay:
         """Scan the directory. Without `settle` no file becomes settled: the last look is too recent."""
         files: dict[Name, _File] = {}
         try:
-            names, _ = waiting(self._directory)
-            for name in names:
-                if name.host in self._ids and (fingerprint := self._fingerprint(name)) is not None:
-                    files[name] = self._looked_at(name, fingerprint, settle)
+            names = [name for name in waiting(self._directory)[0] if name.host in self._ids]
+            if names:
+                with Directory(self._directory) as directory:
+                    for name in names:
+                        if (fingerprint := _fingerprint(directory, name)) is not None:
+                            files[name] = self._looked_at(name, fingerprint, settle)
         except OSError as error:
             self._on_error(f"cannot read {self._directory}: {error.strerror}")
             return
@@ -219,14 +219,6 @@ class Replay:
         if known.state is FileState.SEEN and state is FileState.SETTLED and not settle:
             state = FileState.SEEN
         return _File(state, fingerprint, known.since)
-
-    def _fingerprint(self, name: Name) -> Fingerprint | None:
-        """Raises OSError; None if the file is gone."""
-        try:
-            found = os.lstat(self._directory / name.text)
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _look_in(self, seconds: float) -> None:
         if self._next_look is None and not self._leaving:
@@ -261,52 +253,62 @@ class Replay:
 
     def _take(self, name: Name) -> bool:
         """The turn of one file; False if it must wait, and all others with it."""
-        if self._files[name].state is FileState.DONE:
-            self._remove(name)
+        file = self._files[name]
+        if file.state is FileState.DONE:
+            self._remove(name, file.fingerprint[0])
             return True
-        if not os.access(self._directory, os.W_OK | os.X_OK):
-            # A file that cannot be removed would be carried out again and again.
-            self._on_error(f"delayed transactions wait: cannot write {self._directory}")
-            self._all_wait()
-            return False
         try:
-            fd = os.open(
-                self._directory / name.text, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            with Directory(self._directory) as directory:
+                if not directory.may_write():
+                    # A file that cannot be removed would be carried out again and again.
+                    return self._all_must_wait(f"cannot write {self._directory}")
+                return self._open(directory, name)
         except FileNotFoundError:
             del self._files[name]
             return True
         except OSError as error:
             return self._unreadable(name, error)
+
+    def _open(self, directory: Directory, name: Name) -> bool:
+        """As `_take`. Raises OSError."""
+        fd = directory.open(name.text)
         content = None
         try:
-            content = self._read(fd, name)
-        except OSError as error:
-            return self._unreadable(name, error)
+            if not directory.may_remove(os.fstat(fd).st_uid):
+                return self._all_must_wait(f"cannot remove files of other users in {self._directory}")
+            content = self._read(directory, fd, name)
         except ValueError as error:
             return self._reject(name, str(error))
         except Misconfigured as error:
-            self._on_error(f"delayed transactions wait: {error}")
-            self._all_wait()
-            return False
+            return self._all_must_wait(str(error))
         finally:
             if content is None:
-                os.close(fd)
+                self._close(fd)
         if content is None:
             self._look_in(LOOK_AGAIN)
             self._all_wait()
             return False
         return self._start(name, fd, content)
 
+    def _all_must_wait(self, why: str) -> bool:
+        self._on_error(f"delayed transactions wait: {why}")
+        self._all_wait()
+        return False
+
+    def _close(self, fd: int) -> None:
+        """Close a file, and unlock it if it was locked."""
+        self._locks.release(fd)
+        os.close(fd)
+
     def _start(self, name: Name, fd: int, content: bytes) -> bool:
         """Queue the transaction, unless it must wait for one in flight; False if all others must."""
         user = user_of(content)
         if user is None and self._flights:
-            os.close(fd)
+            self._close(fd)
             self._turns.appendleft(name)
             return False
         if any(flight.user == user for flight in self._flights.values()):
-            os.close(fd)
+            self._close(fd)
             assert user is not None, "nothing gets a turn beside one whose user cannot be told"
             if sum(map(len, self._behind.values())) >= MOST_BEHIND:
                 self._turns.appendleft(name)
@@ -321,23 +323,23 @@ class Replay:
         self._queue_delayed(flight, file.since)
         return True
 
-    def _read(self, fd: int, name: Name) -> bytes | None:
+    def _read(self, directory: Directory, fd: int, name: Name) -> bytes | None:
         """Lock the file and read its request; None if another child has locked it, or if it is no longer
         the file of the last look.
 
         Raises ValueError if it can never be carried out, Misconfigured if it is sealed and the keys
         cannot be read, OSError.
         """
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._locks.take(fd):
             return None
         found = os.fstat(fd)
         fingerprint = self._files[name].fingerprint
-        if self._fingerprint(name) != fingerprint or found.st_ino != fingerprint[0]:
+        if _fingerprint(directory, name) != fingerprint or found.st_ino != fingerprint[0]:
             return None
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no file")
+        if found.st_nlink > 1:
+            raise ValueError("it has a second name")
         longest = self._settings.max_request + 1
         too_long = f"it is longer than {self._settings.max_request} bytes"
         if found.st_size > longest_sealed(longest):
@@ -365,8 +367,8 @@ class Replay:
             record(self._settings, SENT, name.host, flight.content[:-1])
         except OSError as error:
             self._on_error(f"cannot write {self._settings.perm_log}: {error.strerror}")
-        self._remove(name)
-        os.close(flight.fd)  # and unlock it
+        self._remove(name, os.fstat(flight.fd).st_ino, flight.fd)
+        self._close(flight.fd)
         if not self._turns and not self._behind:
             # While it was in flight, requests of its user were saved. They must not wait for a second:
             # meanwhile others would be saved behind them, and so on without end.
@@ -378,7 +380,7 @@ class Replay:
     def fail(self, flight: _Flight) -> None:
         """Callback: no reply. The file stays, although lond may have carried it out."""
         del self._flights[flight.name]
-        os.close(flight.fd)
+        self._close(flight.fd)
         if flight.name in self._files:
             self._files[flight.name].state = FileState.SETTLED
         self._failed = True
@@ -386,25 +388,27 @@ class Replay:
         if not self._flights:
             self._on_nothing_in_flight()
 
-    def _remove(self, name: Name) -> None:
-        """Remove a file that was carried out; if that fails, remember that it is done."""
+    def _remove(self, name: Name, inode: int, fd: int | None = None) -> None:
+        """Remove the file that was carried out; if that fails, remember that it is done."""
         try:
-            os.unlink(self._directory / name.text)
+            with Directory(self._directory) as directory:
+                directory.unlink_if(name.text, inode)
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._files[name] = _File(FileState.DONE, (0, 0, 0))
-            with contextlib.suppress(OSError):  # so that the next child, which forgets, does not send it
-                os.truncate(self._directory / name.text, 0)
+            self._files[name] = _File(FileState.DONE, (inode, 0, 0))
+            if fd is not None:
+                with contextlib.suppress(
+                    OSError
+                ):  # so that the next child, which forgets, does not send it
+                    os.truncate(f"/proc/self/fd/{fd}", 0)
             self._on_error(f"{name} is carried out, and cannot be removed: {error.strerror}")
             return
         self._files.pop(name, None)
 
     def _unreadable(self, name: Name, error: OSError) -> bool:
-        if error.errno in _OURS:
-            self._on_error(f"delayed transactions wait: {error.strerror}")
-            self._all_wait()
-            return False
+        if error.errno in SHORTAGES:
+            return self._all_must_wait(f"{error.strerror}")
         file = self._files[name]
         if file.state is not FileState.UNREADABLE_ONCE:
             file.state = FileState.UNREADABLE_ONCE
@@ -425,10 +429,16 @@ class Replay:
 
     def _put_aside(self, name: Name, why: str) -> bool:
         try:
-            move_to_bad(self._directory, name.text)
+            move_to_bad(self._directory, name.text, self._files[name].fingerprint[0])
         except OSError as error:
             self._on_error(f"{name} is rejected ({why}), and cannot be moved: {error.strerror}")
         else:
             logger.error("moved %s to %s/bad: %s", name, self._directory, why)
         del self._files[name]
         return True
+
+
+def _fingerprint(directory: Directory, name: Name) -> Fingerprint | None:
+    """Raises OSError; None if the file is gone."""
+    found = directory.stat(name.text)
+    return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)

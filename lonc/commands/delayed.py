@@ -75,8 +75,10 @@ def list_(options: argparse.Namespace) -> int:
 def _row(entry: Entry) -> tuple[str, str, str, str, str] | None:
     """The columns of `delayed list`; None if the file no longer exists."""
     try:
-        found = os.lstat(entry.path)
+        found = admin.stat_of(entry)
     except OSError:
+        return None
+    if found is None:
         return None
     since = found.st_mtime if entry.name is None else entry.name.time
     age = short_time(max(0.0, time.time() - since)).replace(" ", "")
@@ -112,7 +114,7 @@ def reseal(options: argparse.Namespace) -> int:
         raise UsageError("loncDelayedKeyFile is not set")
     keys = read_keys(settings.delayed_key_file)
     entries = {entry.path.name: entry for entry in admin.waiting(settings)}
-    return _each(list(entries), lambda text: admin.reseal(keys, entries[text], options.plain))
+    return _each(list(entries), lambda text: admin.reseal(settings, keys, entries[text], options.plain))
 
 
 def requeue(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
 from lonc.lifecycle import privileges
 from lonc.lifecycle.privileges import Identity
-from lonc.runtime.atomic_file import replace_file
+from lonc.runtime.directory import replace_file
 from lonc.runtime.lock_file import MAX_CONTENT, Held, LockFile, look_at_lock
 from lonc.runtime.socket_file import listening_pid
 from lonc.spool import spool
@@ -127,7 +127,7 @@ def make_directories(settings: Settings, owner: Identity | None = None) -> None:
 
 def _make_delayed(settings: Settings) -> None:
     try:
-        spool.make_directory(settings.delayed_directory)
+        spool.make_own_directory(settings.delayed_directory)
     except OSError as error:
         why = f"cannot make {settings.delayed_directory} (lonSockDir): {error.strerror}"
         raise CannotStart(why) from error

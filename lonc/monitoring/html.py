@@ -10,7 +10,7 @@ from pathlib import Path
 from lonc.errors import LoncError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, text_if_known
-from lonc.runtime.atomic_file import replace_file
+from lonc.runtime.directory import replace_file
 
 MODE = 0o644  # the web server may run as another user
 MAX_CHANGES = 30  # on the page, of all hosts together

@@ -37,7 +37,7 @@ from lonc.parent.source_watch import SourceWatch
 from lonc.parent.spool_scan import SpoolScan
 from lonc.parent.status_query import StatusQuery
 from lonc.parent.supervisor import Supervisor
-from lonc.runtime.atomic_file import replace_file
+from lonc.runtime.directory import replace_file
 from lonc.runtime.event_loop import EventLoop
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lonc.log import RateLimitedLog, logger
 from lonc.monitoring.status import describe_stray
+from lonc.runtime.directory import Directory
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool.spool import BAD, Name, listing, move_to_bad
 
@@ -52,8 +53,9 @@ class SpoolScan:
         for host in strays.keys() - self.strays.keys():
             logger.warning("%s", describe_stray(host, strays[host]))
         self.strays = strays
-        with contextlib.suppress(OSError):  # the directory is made with the first rejected file
-            self.bad = len(os.listdir(self._directory / BAD))
+        # The directory is made with the first rejected file.
+        with contextlib.suppress(OSError), Directory(self._directory / BAD) as rejected:
+            self.bad = len(rejected.names())
         waiting = {hosts.get(name.host) for name in names}
         return [host for host in dict.fromkeys(hosts.values()) if host in waiting]
 
@@ -61,12 +63,12 @@ class SpoolScan:
         before, self._impossible = self._impossible, {}
         for text in impossible:
             try:
-                found = os.lstat(self._directory / text)
+                found = self._stat(text)
                 size_and_time = found.st_size, found.st_mtime_ns
                 if before.get(text) != size_and_time:  # perhaps a program is writing it
                     self._impossible[text] = size_and_time
                     continue
-                move_to_bad(self._directory, text)
+                move_to_bad(self._directory, text, found.st_ino)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -82,9 +84,18 @@ class SpoolScan:
             path = self._directory / text
             try:
                 if now - since > ABANDONED_AFTER:
-                    os.unlink(path)
+                    with Directory(self._directory) as directory:
+                        directory.unlink(text)
                     logger.warning("removed %s: its writer has died", path)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 self._log.warn(f"cannot remove {path}: {error.strerror}")
+
+    def _stat(self, text: str) -> os.stat_result:
+        """Raises OSError."""
+        with Directory(self._directory) as directory:
+            found = directory.stat(text)
+        if found is None:
+            raise FileNotFoundError
+        return found

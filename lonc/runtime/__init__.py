@@ -4,6 +4,7 @@
 - `line_buffer` makes lines of received bytes; `channel` passes lines and sockets to another process;
 - `containers` has Queue and Stack; `backoff` has the delays between attempts;
 - `process` forks, limits and ends processes; `socket_file` is a listening UNIX socket with a name;
-- `atomic_file` writes files that a reader sees only when they are complete;
+- `directory` opens, writes, renames and removes files where others may write, without following links;
+- `lock_file` is a lock whose holder the kernel names;
 - `systemd` notifies the service manager.
 """

@@ -10,7 +10,7 @@ import struct
 import time
 from pathlib import Path
 
-from lonc.runtime.atomic_file import renamed_into_place
+from lonc.runtime.directory import Directory
 
 BACKLOG = 4096  # connections that wait while no child runs; the kernel's own limit may be lower
 CHILDREN_END_WITHIN = 1.0  # seconds; the children of a parent that was killed listen that long at most
@@ -36,32 +36,28 @@ class SocketFile:
         self._path = path
         require_no_other_file(path)
         try:
-            self.listening = _listen(path, mode)
+            self.listening, self._inode = _listen(path, mode)
         except OSError as error:
             raise CannotListen(f"cannot listen at {path}: {error.strerror or error}") from error
-        self._inode = self._inode_at_path()
 
     def in_place(self) -> bool:
         """Whether `path` still is the socket that was made here."""
-        return self._inode_at_path() == self._inode
+        try:
+            with Directory(self._path.parent) as directory:
+                return _inode(directory, self._path.name) == self._inode
+        except OSError:
+            return False
 
     def remove(self) -> None:
         """Remove the file if it is the socket that was made here."""
-        if self.in_place():
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+        with contextlib.suppress(OSError), Directory(self._path.parent) as directory:
+            if _inode(directory, self._path.name) == self._inode:
+                directory.unlink(self._path.name)
 
     def close(self) -> None:
         """Remove the file and stop listening; a process that inherited the socket still can."""
         self.remove()
         self.listening.close()
-
-    def _inode_at_path(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.lstat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
 
 def listening_pid(path: Path, patience: float = 0.0) -> int | None:
@@ -106,19 +102,27 @@ def require_writable_directory(path: Path) -> None:
         raise CannotListen(f"cannot listen at {path}: no permission to write to {path.parent}")
 
 
-def _listen(path: Path, mode: int) -> socket.socket:
-    # No longer than the name itself, whose length sun_path limits.
-    temporary = path.with_name("." + (path.name[1:] or "_"))
+def _listen(path: Path, mode: int) -> tuple[socket.socket, tuple[int, int] | None]:
+    """The socket, and the inode of its name."""
+    # No longer than the name itself, so that it fits wherever the name does.
+    temporary = "." + (path.name[1:] or "_")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     umask = os.umask(0o777 & ~mode)
     try:
-        with renamed_into_place(temporary, path):
-            temporary.unlink(missing_ok=True)
-            listener.bind(str(temporary))
+        with Directory(path.parent) as directory, directory.naming(temporary, path.name):
+            with contextlib.suppress(FileNotFoundError):
+                directory.unlink(temporary)
+            listener.bind(directory.path_of(temporary))
             listener.listen(BACKLOG)
+            inode = _inode(directory, temporary)
     except OSError:
         listener.close()
         raise
     finally:
         os.umask(umask)
-    return listener
+    return listener, inode
+
+
+def _inode(directory: Directory, name: str) -> tuple[int, int] | None:
+    found = directory.stat(name)
+    return None if found is None else (found.st_dev, found.st_ino)

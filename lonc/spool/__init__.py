@@ -2,6 +2,7 @@
 
 - `spool`: the directory `delayed/`, its files, and the permanent log
 - `order`: which of them belong together, and must be carried out in their order
+- `locks`: which process carries out a file, or changes it
 - `sealing`: encrypts the requests in the files, if there is a key file
 - `admin`: the operator's actions: list, show, requeue, reseal, drop
 """

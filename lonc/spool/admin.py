@@ -1,13 +1,13 @@
 """The operator's actions on delayed transactions: on waiting ones, and on the rejected ones in `bad/`.
 
 An action locks a file before it changes it, as a child does while the request is in flight, and then
-checks that the name still belongs to the locked file. A child makes the same check.
+checks that the name still belongs to the locked file. A child makes the same check. So only root and the
+daemon's user can change a file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import LoncError, Misconfigured, UsageError
-from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory
+from lonc.runtime.directory import Directory
 from lonc.spool import spool
+from lonc.spool.locks import SpoolLocks
 from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
 
@@ -50,7 +51,8 @@ def bad(settings: Settings) -> list[Entry]:
     """The rejected transactions. Raises LoncError."""
     directory = settings.delayed_directory / BAD
     try:
-        texts = sorted(os.listdir(directory))
+        with Directory(directory) as opened:
+            texts = sorted(opened.names())
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -68,9 +70,9 @@ def find(settings: Settings, text: str, only_bad: bool) -> Entry:
     Raises UsageError if there is none; LoncError.
     """
     if not only_bad and (name := Name.parse(text)) is not None:
-        path = settings.delayed_directory / text
-        if os.path.lexists(path):
-            return Entry(path, name)
+        with contextlib.suppress(FileNotFoundError), Directory(settings.delayed_directory) as directory:
+            if directory.stat(text) is not None:
+                return Entry(directory.path / text, name)
     for entry in bad(settings):
         if entry.path.name == text:
             return entry
@@ -79,12 +81,18 @@ def find(settings: Settings, text: str, only_bad: bool) -> Entry:
     )
 
 
+def stat_of(entry: Entry) -> os.stat_result | None:
+    """The status of the file; None if it is gone. Raises OSError."""
+    with Directory(entry.path.parent) as directory:
+        return directory.stat(entry.path.name)
+
+
 def sealed_with(entry: Entry) -> str | None:
     """The id of the key that sealed a file; `damaged` if it cannot be read; None if the file is plain.
 
     Raises LoncError, OSError.
     """
-    with _opened(entry) as fd:
+    with _opened(entry) as (_, fd):
         head = os.pread(fd, len(HEAD) + LONGEST_ID + 1, 0)
         tail = os.pread(fd, len(FOOT), max(0, os.fstat(fd).st_size - len(FOOT)))
     if is_sealed(head) or is_sealed(tail):
@@ -98,11 +106,11 @@ def request(settings: Settings, entry: Entry) -> bytes:
     Raises LoncError; OSError; Misconfigured if it is sealed and the key file is not set or cannot be
     used; ValueError if it does not open.
     """
-    with _opened(entry) as fd:
+    with _opened(entry) as (_, fd):
         return _request(settings, _content(fd), entry)
 
 
-def reseal(keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
+def reseal(settings: Settings, keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
     """Seal a waiting file with the first key, unless it is; or unseal it, if it is to be `plain`.
 
     Its name and its place in the order remain. Returns what was done; None: nothing. Raises LoncError;
@@ -112,8 +120,8 @@ def reseal(keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
     try:
         if sealed_with(entry) == (None if plain else keys.first):
             return None
-        _wait_for_writer(entry.path)
-        with _locked(entry) as fd:
+        _wait_for_writer(entry)
+        with _locked(settings, entry) as (directory, fd):
             content = _content(fd)
             if is_sealed(content):
                 content = keys.open(content, entry.host, entry.name.text)
@@ -121,10 +129,10 @@ def reseal(keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
                 raise LoncError("it is not one whole line")
             if not plain:
                 content = keys.seal(content, entry.host, entry.name.text)
-            _replace(entry.path, content, os.fstat(fd))
+            _replace(directory, entry.name.text, content, os.fstat(fd))
+            directory.sync()
     except FileNotFoundError:
         return "already gone"
-    sync_directory(entry.path.parent)
     return "plain" if plain else f"sealed with {keys.first}"
 
 
@@ -135,12 +143,13 @@ def requeue(settings: Settings, entry: Entry) -> str:
     """
     if entry.name is None:
         raise LoncError("no transaction can have that name")
-    target = settings.delayed_directory / entry.name.text
-    if os.path.lexists(target):
-        raise LoncError(f"{target} exists")
-    os.rename(entry.path, target)
-    sync_directory(target.parent)
-    return "waits again" if target.name == entry.path.name else f"waits again, as {target.name}"
+    text, target = entry.path.name, entry.name.text
+    with Directory(settings.delayed_directory) as directory, directory.subdirectory(BAD) as rejected:
+        if directory.stat(target) is not None:
+            raise LoncError(f"{directory.path / target} exists")
+        rejected.rename(text, target, directory)
+        directory.sync()
+    return "waits again" if target == text else f"waits again, as {target}"
 
 
 def drop(settings: Settings, entry: Entry) -> str:
@@ -148,10 +157,10 @@ def drop(settings: Settings, entry: Entry) -> str:
 
     Raises LoncError, OSError.
     """
-    with _locked(entry) as fd:
+    with _locked(settings, entry) as (directory, fd):
         content = _content(fd)
-        os.unlink(entry.path)
-    sync_directory(entry.path.parent)
+        directory.unlink(entry.path.name)
+        directory.sync()
     try:
         dropped = _request(settings, content, entry)
     except (ValueError, Misconfigured):
@@ -171,56 +180,70 @@ def _request(settings: Settings, content: bytes, entry: Entry) -> bytes:
     return content.removesuffix(b"\n")
 
 
-def _wait_for_writer(path: Path) -> None:
+def _wait_for_writer(entry: Entry) -> None:
     """A writer that reads back other content than its own would report a failure to its caller."""
-    age = time.time() - os.lstat(path).st_mtime
+    found = stat_of(entry)
+    if found is None:
+        raise FileNotFoundError
+    age = time.time() - found.st_mtime
     if 0 <= age < READ_BACK_WITHIN:
         time.sleep(READ_BACK_WITHIN - age)
 
 
-def _replace(path: Path, content: bytes, like: os.stat_result) -> None:
-    """Replace the content of `path` in one step, with the owner and group `like`.
+def _replace(directory: Directory, text: str, content: bytes, like: os.stat_result) -> None:
+    """Replace the content of the file `text` in one step, with the owner and group `like`.
 
     Raises LoncError, OSError.
     """
+    temporary = f".{text}"
     try:
-        fd, temporary = create_temporary(path, spool.FILE_MODE)
+        fd = directory.create(temporary, spool.FILE_MODE)
     except FileExistsError as error:
-        text = (
-            f"{error.filename} exists: another process is writing, or was killed; in that case remove it"
+        why = (
+            f"{directory.path / temporary} exists: another process is writing, or was killed;"
+            " in that case remove it"
         )
-        raise LoncError(text) from error
-    with atomic_file(fd, temporary, path):
-        with contextlib.suppress(PermissionError):  # the group has the same permissions as the owner
+        raise LoncError(why) from error
+    with directory.filling(fd, temporary, text):
+        with contextlib.suppress(PermissionError):  # the daemon's user may remain the owner
             os.fchown(fd, like.st_uid, -1)
         if os.fstat(fd).st_gid != like.st_gid:
             os.fchown(fd, -1, like.st_gid)
-        spool.write(fd, content, path.name)
+        spool.write(fd, content, text)
 
 
 @contextlib.contextmanager
-def _opened(entry: Entry) -> Iterator[int]:
-    """A descriptor of the file. Raises LoncError if it is not a regular file; OSError."""
-    fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise LoncError("it is not a regular file")
-        yield fd
-    finally:
-        os.close(fd)
+def _opened(entry: Entry) -> Iterator[tuple[Directory, int]]:
+    """The directory of the file, and its descriptor.
 
-
-@contextlib.contextmanager
-def _locked(entry: Entry) -> Iterator[int]:
-    """A descriptor of the file, locked. Raises LoncError if a child has it in flight; OSError."""
-    with _opened(entry) as fd:
+    Raises LoncError if it is not a regular file; OSError.
+    """
+    with Directory(entry.path.parent) as directory:
+        fd = directory.open(entry.path.name)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LoncError("it is in flight") from None
-        if not os.path.samestat(os.lstat(entry.path), os.fstat(fd)):
-            raise LoncError("it was replaced in the meantime")
-        yield fd
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise LoncError("it is not a regular file")
+            yield directory, fd
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _locked(settings: Settings, entry: Entry) -> Iterator[tuple[Directory, int]]:
+    """As `_opened`, and locked. Raises LoncError if a child has it in flight; OSError."""
+    locks = SpoolLocks(settings)
+    with _opened(entry) as (directory, fd):
+        try:
+            if not locks.take(fd):
+                raise LoncError("it is in flight")
+            now = directory.stat(entry.path.name)
+            if now is None:
+                raise FileNotFoundError
+            if not os.path.samestat(now, os.fstat(fd)):
+                raise LoncError("it was replaced in the meantime")
+            yield directory, fd
+        finally:
+            locks.release(fd)
 
 
 def _content(fd: int) -> bytes:

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from lonc.runtime.directory import Directory
 from lonc.spool.spool import Name, names_of
 
 HEAD = 512  # bytes of a file in which its user is sought; fields of LON-CAPA are far shorter
@@ -42,13 +43,14 @@ def must_wait(directory: Path, request: bytes, host: str) -> bool:
     user = user_of(request if len(request) > HEAD else request + b"\n")
     if user is None or len(names) > MOST_READ:
         return True
-    return any(_may_belong_to(user, directory, name) for name in names)
+    with Directory(directory) as opened:
+        return any(_may_belong_to(user, opened, name) for name in names)
 
 
-def _may_belong_to(user: bytes, directory: Path, name: Name) -> bool:
+def _may_belong_to(user: bytes, directory: Directory, name: Name) -> bool:
     """False if the file is another user's, or is gone."""
     try:
-        fd = os.open(directory / name.text, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = directory.open(name.text)
     except FileNotFoundError:
         return False  # it has been carried out
     except OSError:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lonc.errors import CannotStart, Fault, Misconfigured
-from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory
+from lonc.runtime.directory import Directory, write_all
 
 # Crypto is imported only if there is a key file: it takes 2 MiB in every process.
 
@@ -137,13 +137,18 @@ def add_key(file: Path, like: Path) -> str:
     Misconfigured if the file has faults; OSError. Then nothing has changed.
     """
     file = Path(os.path.realpath(file))
-    fd, temporary = create_temporary(file, 0o600, suffix=".new")
-    with atomic_file(fd, temporary, file), open(fd, "wb", closefd=False) as new:
-        key_id, content = _with_new_key(file, fd, like)
-        new.write(content)
-        new.flush()
-        os.fsync(fd)
-    sync_directory(file.parent)
+    temporary = f".{file.name}.new"  # also the lock of those who add a key
+    with Directory(file.parent) as directory:
+        try:
+            fd = directory.create(temporary, 0o600)
+        except FileExistsError as error:
+            error.filename = str(directory.path / temporary)
+            raise
+        with directory.filling(fd, temporary, file.name):
+            key_id, content = _with_new_key(file, fd, like)
+            write_all(fd, content)
+            os.fsync(fd)
+        directory.sync()
     return key_id
 
 

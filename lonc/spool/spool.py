@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,13 +22,17 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
-from lonc.runtime.atomic_file import atomic_file, create_temporary, sync_directory, write_all
+from lonc.runtime.directory import Directory, unguessable, write_all
 from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
 
 BAD = "bad"  # the directory, below delayed/, of files that can never be carried out
 DIRECTORY_MODE = 0o2770  # set-group-ID: files get the directory's group, whichever user writes them
-FILE_MODE = 0o660
+# Sticky: the daemon, which owns it, removes any file, and others only their own.
+OWN_DIRECTORY_MODE = 0o3770
+BAD_MODE = 0o700
+FILE_MODE = 0o640  # the daemon reads it; others of the group may not change it, nor give it another name
+LOG_MODE = 0o660
 COMMAND_LENGTH = 16  # bytes of a command; of these, the word characters are in the file name
 
 DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records in the permanent log
@@ -45,8 +50,6 @@ _COMMAND = re.compile(rb"(?:encrypt:)?[^: \t]*")
 _COMMAND_IN_NAME = re.compile(rb"[^: \t]*")  # a name is seen by more users than the log
 # A client may put the id of the host in front; `lonc.child.own_requests` recognizes these as well.
 _TRAVELS_ENCRYPTED = re.compile(rb"(?:sethost:[^:\n]*:)?encrypt:")
-
-_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: it may be a FIFO
 
 
 @dataclass(frozen=True, order=True)
@@ -134,19 +137,20 @@ def save(settings: Settings, request: bytes, host: str) -> None:
     directory = settings.delayed_directory
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
-    fd, temporary, path = _create(directory, request, host)
-    with atomic_file(fd, temporary, path):  # replaces no file: see _create
-        content = request + b"\n"
-        write(fd, content if keys is None else keys.seal(content, host, path.name), path.name)
-    try:
-        sync_directory(directory)
-    except OSError:
-        # If the file cannot be removed either, the request may be carried out although we report a
-        # failure. That is allowed, as for a request that was sent and got no reply. To report success
-        # is not: the next loss of power could break that promise.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        raise
+    with Directory(directory) as opened:
+        fd, temporary, text = _create(opened, request, host)
+        with opened.filling(fd, temporary, text):  # replaces no file: see _create
+            content = request + b"\n"
+            write(fd, content if keys is None else keys.seal(content, host, text), text)
+        try:
+            opened.sync()
+        except OSError:
+            # If the file cannot be removed either, the request may be carried out although we report a
+            # failure. That is allowed, as for a request that was sent and got no reply. To report
+            # success is not: the next loss of power could break that promise.
+            with contextlib.suppress(OSError):
+                opened.unlink(text)
+            raise
 
 
 def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:
@@ -161,31 +165,66 @@ def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:
     return read_keys(settings.delayed_key_file).open(sealed, name.host, name.text)
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: Path, mode: int = DIRECTORY_MODE) -> None:
     """Create the directory, unless it exists; its parent must exist. Raises OSError."""
-    try:
-        os.mkdir(directory)
-    except OSError:
-        if os.path.isdir(directory):
-            return
-        raise
-    try:
-        _set_mode(directory)
-        sync_directory(directory.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-        raise
+    with Directory(directory.parent) as above:
+        try:
+            above.make_subdirectory(directory.name, mode)
+        except FileExistsError as error:
+            try:
+                Directory(directory).close()
+            except NotADirectoryError:
+                raise error from None
 
 
-def _set_mode(created: Path) -> None:
-    """DIRECTORY_MODE, whatever the umask; but not for a directory that another user has put there."""
-    fd = os.open(created, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.fstat(fd).st_uid == os.geteuid():
-            os.fchmod(fd, DIRECTORY_MODE)
-    finally:
-        os.close(fd)
+def make_own_directory(directory: Path) -> None:
+    """As the daemon: create the directory, and make one that exists sticky if others may write there.
+
+    Raises OSError.
+    """
+    make_directory(directory, OWN_DIRECTORY_MODE)
+    with Directory(directory) as opened:
+        found = opened.fstat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if shared and not found.st_mode & stat.S_ISVTX and found.st_uid == os.geteuid():
+            opened.chmod(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
+        with contextlib.suppress(FileNotFoundError), open_bad(opened, make=False):
+            pass  # it has its owner and mode now
+
+
+def open_bad(directory: Directory, make: bool = True) -> Directory:
+    """`bad/` in `delayed/`, the daemon's own: it is made if it is missing, or else FileNotFoundError.
+
+    What another user has put there is renamed. Raises OSError.
+    """
+    while True:
+        try:
+            bad = directory.subdirectory(BAD)
+        except FileNotFoundError:
+            if not make:
+                raise
+            directory.make_subdirectory(BAD, BAD_MODE)
+            continue
+        except NotADirectoryError:
+            found = directory.stat(BAD)
+            if found is not None and found.st_uid == os.geteuid():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), BAD) from None
+        else:
+            if _is_the_daemons(bad, directory):
+                return bad
+            bad.close()
+        directory.rename(BAD, unguessable(BAD))
+
+
+def _is_the_daemons(bad: Directory, directory: Directory) -> bool:
+    """Whether nobody else owns it; closes to others what this user owns."""
+    found = bad.fstat()
+    if found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        bad.chmod(BAD_MODE)
+    owners = [0, os.geteuid()]
+    if os.geteuid() == 0:  # at the work of the daemon's user
+        owners.append(directory.fstat().st_uid)
+    return found.st_uid in owners
 
 
 def make_log(settings: Settings) -> None:
@@ -196,7 +235,8 @@ def make_log(settings: Settings) -> None:
     with contextlib.suppress(OSError):
         fd = _open_log(settings.perm_log)
         try:
-            os.fchown(fd, -1, os.stat(settings.delayed_directory).st_gid)
+            with Directory(settings.delayed_directory) as delayed:
+                os.fchown(fd, -1, delayed.fstat().st_gid)
         finally:
             os.close(fd)
 
@@ -214,7 +254,7 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), printable, time.ctime(now).encode())
     fd = _open_log(settings.perm_log)
     try:
-        if _lacks_newline(settings.perm_log):
+        if _lacks_newline(fd):
             line = b"\n" + line
         if os.write(fd, line) != len(line):  # one call: other processes append at the same time
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -236,29 +276,34 @@ def _command_in_name(request: bytes) -> str:
     return re.sub(rb"\W", b"", found[0][:COMMAND_LENGTH]).decode()
 
 
-def move_to_bad(directory: Path, text: str) -> None:
+def move_to_bad(directory: Path, text: str, inode: int) -> None:
     """Move the file `text`, which can never be carried out, to `bad/`. Raises OSError.
 
-    If `bad/` has a file of that name, a number is appended.
+    Nothing is moved if the file of that name is no longer the one with that inode. If `bad/` has a file
+    of that name, a number is appended.
     """
-    bad = directory / BAD
-    make_directory(bad)
-    target = bad / text
-    for number in itertools.count(1):
-        if not os.path.lexists(target):
-            break
-        target = bad / f"{text}.{number}"
-    os.rename(directory / text, target)
+    with Directory(directory) as opened, open_bad(opened) as bad:
+        target = text
+        for number in itertools.count(1):
+            if bad.stat(target) is None:
+                break
+            target = f"{text}.{number}"
+        found = opened.stat(text)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+        if found.st_ino == inode:
+            opened.rename(text, target, bad)
 
 
 def _list(directory: Path) -> list[str]:
     try:
-        return os.listdir(directory)
+        with Directory(directory) as opened:
+            return opened.names()
     except FileNotFoundError:
         return []
 
 
-def _create(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path]:
+def _create(directory: Directory, request: bytes, host: str) -> tuple[int, str, str]:
     """Create an empty file under a temporary name. Returns its descriptor, that name and its final name.
 
     No file has the final name, nor can one get it: the temporary name is the final one behind a dot, and
@@ -266,15 +311,16 @@ def _create(directory: Path, request: bytes, host: str) -> tuple[int, Path, Path
     """
     command = _command_in_name(request)
     while True:
-        path = directory / str(_next_name(directory, command, host))
+        text = str(_next_name(directory.path, command, host))
+        temporary = f".{text}"
         try:
-            fd, temporary = create_temporary(path, FILE_MODE)
+            fd = directory.create(temporary, FILE_MODE)
         except FileExistsError:  # left by a killed process that had our pid
             continue
-        if not os.path.lexists(path):
-            return fd, temporary, path
+        if directory.stat(text) is None:
+            return fd, temporary, text
         os.close(fd)
-        os.unlink(temporary)
+        directory.unlink(temporary)
 
 
 # Time and count of the newest name by directory and host. A name is never used twice, even if the clock
@@ -335,36 +381,14 @@ def _mark(fd: int, text: str) -> None:
 
 
 def _open_log(file: Path) -> int:
-    try:
-        return _open_trusted(file)
-    except FileNotFoundError:
-        pass
-    try:
-        fd = os.open(file, _LOG_FLAGS | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    except FileExistsError:  # another process was first
-        return _open_trusted(file)
-    with contextlib.suppress(OSError):
-        os.fchmod(fd, FILE_MODE)  # whatever the umask
-    return fd
+    with Directory(file.parent) as directory:
+        return directory.open_to_append(file.name, LOG_MODE)
 
 
-def _open_trusted(file: Path) -> int:
-    """Follows a link only if root or we own it.
-
-    Otherwise the daemon's user, who may write in that directory, could make root append to any file.
-    """
-    try:
-        return os.open(file, _LOG_FLAGS | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno != errno.ELOOP or os.lstat(file).st_uid not in (0, os.geteuid()):
-            raise
-    return os.open(file, _LOG_FLAGS)
-
-
-def _lacks_newline(file: Path) -> bool:
+def _lacks_newline(log_fd: int) -> bool:
     """Whether a full disk has cut off the last record: it needs its newline before the next record."""
     try:
-        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(f"/proc/self/fd/{log_fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

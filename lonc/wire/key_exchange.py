@@ -16,7 +16,7 @@ from lonc import __version__
 from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
-from lonc.runtime.atomic_file import write_all
+from lonc.runtime.directory import Directory, write_all
 from lonc.wire.cipher import KEY_BYTES
 from lonc.wire.lond_protocol import INIT, Opening
 
@@ -122,23 +122,25 @@ def require_certificates(settings: Settings) -> datetime | None:
 
 def remove_key_files(directory: Path) -> None:
     """Remove the key files that killed processes have left."""
-    with contextlib.suppress(OSError):
-        for file in directory.glob(f"{KEY_FILE}*"):
-            file.unlink()
+    with contextlib.suppress(OSError), Directory(directory) as opened:
+        for name in opened.names():
+            if name.startswith(KEY_FILE):
+                opened.unlink(name)
 
 
 def _write(file: Path, key: bytes) -> None:
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(fd, key)
-    except OSError:
-        _remove(file)
-        raise
-    finally:
-        os.close(fd)
+    with Directory(file.parent) as directory:
+        fd = directory.create(file.name, 0o600)
+        try:
+            write_all(fd, key)
+        except OSError:
+            directory.unlink(file.name)
+            raise
+        finally:
+            os.close(fd)
 
 
 def _remove(file: Path) -> None:
     """Usually lond has removed it already."""
-    with contextlib.suppress(OSError):
-        file.unlink()
+    with contextlib.suppress(OSError), Directory(file.parent) as directory:
+        directory.unlink(file.name)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.delayed_files import write_keys
+from support.delayed_files import locked, write_keys
 
 from lonc.child import replay
 from lonc.child.replay import FileState, Replay, _File
@@ -16,6 +16,7 @@ from lonc.configuration import Settings
 from lonc.errors import LoncError
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool import admin, spool
+from lonc.spool.locks import SpoolLocks
 from lonc.spool.sealing import longest_sealed, read_keys
 
 
@@ -279,7 +280,7 @@ class TestOurs:
         keys = write_keys(tmp_path / "keys", "first")
         several.settings = replace(several.settings, delayed_key_file=keys)
         (entry,) = admin.waiting(several.settings)
-        admin.reseal(read_keys(keys), entry)
+        admin.reseal(several.settings, read_keys(keys), entry)
         several.replay = several.make()
         several.replay.look()
         assert several.in_flight() == [X1]
@@ -490,12 +491,12 @@ def test_the_file_that_is_sent_is_the_one_of_the_last_look(bench, monkeypatch):
     original = os.open
 
     def open_another(name, *more, **named):
-        if name != path:
+        if name != path.name:
             return original(name, *more, **named)
         monkeypatch.setattr(os, "open", original)
         other = bench.file(".other", b"two\n")
         os.utime(other, (0, 0))
-        return original(other, *more, **named)
+        return original(other.name, *more, **named)
 
     monkeypatch.setattr(os, "open", open_another)
     bench.turn_until(lambda: os.open is original)
@@ -574,19 +575,18 @@ def test_a_file_that_grows_while_it_is_read_is_not_sent(bench, monkeypatch):
 def test_a_file_in_flight_is_locked_for_every_other_process(bench):
     file = bench.file("1.0.1.put.l1")
     bench.look()
+    locks = SpoolLocks(bench.settings)
     with file.open() as other:
-        for lock in (fcntl.LOCK_EX, fcntl.LOCK_SH):
-            with pytest.raises(BlockingIOError):
-                fcntl.flock(other, lock | fcntl.LOCK_NB)
+        assert not locks.take(other.fileno())
         bench.answer()
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert locks.take(other.fileno())
+        locks.release(other.fileno())
 
 
 def test_a_file_that_another_child_has_locked_is_waited_for(bench):
     path = bench.file("1.0.1.put.l1", b"first\n")
     bench.file("2.0.1.put.l1", b"second\n")
-    with path.open("rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with locked(bench.settings, path):
         bench.replay.look()
         begun = time.monotonic()
         while time.monotonic() - begun < 1.5:
@@ -666,19 +666,23 @@ def replace_open(monkeypatch, function):
     return original
 
 
-def replace_flock(monkeypatch, function):
-    original = fcntl.flock
-    monkeypatch.setattr(fcntl, "flock", function)
+def replace_lock(monkeypatch, function):
+    original = fcntl.fcntl
+    monkeypatch.setattr(fcntl, "fcntl", function)
     return original
 
 
-@pytest.mark.parametrize("replace", [replace_open, replace_flock])
+@pytest.mark.parametrize("replace", [replace_open, replace_lock])
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK])
 def test_a_shortage_of_this_machine_makes_files_wait_and_rejects_none(
     bench, monkeypatch, number, replace
 ):
-    def fail(*_, **__):
-        raise OSError(number, os.strerror(number))
+    open_ = os.open
+
+    def fail(subject, *more, **named):
+        if replace is replace_lock or subject == "1.0.1.put.l1":
+            raise OSError(number, os.strerror(number))
+        return open_(subject, *more, **named)
 
     bench.file("1.0.1.put.l1")
     bench.replay.look()
@@ -831,7 +835,7 @@ def test_without_keys_all_files_wait_and_none_is_rejected(sealed, trouble):
 
 
 JUST_THEN = pytest.mark.parametrize(
-    "replace", [replace_open, replace_flock], ids=["before it opens", "before it locks"]
+    "replace", [replace_open, replace_lock], ids=["before it opens", "before it locks"]
 )
 
 
@@ -839,12 +843,12 @@ def just_before(monkeypatch, replace, path, act):
     """Once, just before that file is opened or any file is locked, call `act`."""
     acted = []
 
-    def late(subject, *more):
-        if replace is replace_flock or subject == path:
+    def late(subject, *more, **named):
+        if replace is replace_lock or subject == path.name:
             replace(monkeypatch, original)
             acted.append(subject)
             act()
-        return original(subject, *more)
+        return original(subject, *more, **named)
 
     original = replace(monkeypatch, late)
     return lambda: acted
@@ -858,7 +862,7 @@ def test_a_file_resealed_while_its_turn_comes_is_carried_out_once(sealed, monkey
     entry = admin.find(sealed.settings, NAME, False)
 
     def reseal(*ids):
-        admin.reseal(read_keys(write_keys(keys, *ids)), entry)
+        admin.reseal(sealed.settings, read_keys(write_keys(keys, *ids)), entry)
 
     sealed.replay.look()
     acted = just_before(monkeypatch, replace, path, lambda: reseal("second", "first"))

@@ -364,7 +364,7 @@ class TestTheDaemon:
                 ring = read_keys(_replaced(keys, *next(orders)))
                 for entry in entries:
                     with contextlib.suppress(admin.LoncError):
-                        said[admin.reseal(ring, entry)] += 1
+                        said[admin.reseal(settings, ring, entry)] += 1
             machine.stop()
         assert seen == expected
         assert any(sealed.startswith("sealed with") for sealed in said if sealed)

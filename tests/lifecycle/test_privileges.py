@@ -294,7 +294,7 @@ class TestStartedAsRoot:
         expected = {
             theirs.sockets: "0o750",
             theirs.sockets / "l1": "0o640",
-            theirs.sockets / "delayed": "0o2770",
+            theirs.sockets / "delayed": "0o3770",
             logs: "0o750",
             logs / "lonc.pid": "0o644",
             logs / "lonc.ctl": "0o600",

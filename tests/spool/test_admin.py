@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.delayed_files import contents, machine_in, saved, write_keys
+from support.delayed_files import contents, locked, machine_in, saved, write_keys
 
 from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.spool import admin, spool
@@ -157,7 +157,7 @@ class TestResealing:
         file(lines[1], texts[1])
         sealed(lines[2], texts[2], key="old")
         sealed(lines[3], texts[3])
-        said = [admin.reseal(keys, each) for each in admin.waiting(settings)]
+        said = [admin.reseal(settings, keys, each) for each in admin.waiting(settings)]
         assert said == ["sealed with first"] * 3 + [None]
         assert sorted(contents(directory)) == texts
         found = saved(settings)
@@ -170,29 +170,27 @@ class TestResealing:
     def test_a_file_that_is_not_one_whole_line_is_not_resealed(self, settings, keys, file, content):
         path = file(content)
         with pytest.raises(LoncError, match="it is not one whole line"):
-            admin.reseal(keys, entry(settings))
+            admin.reseal(settings, keys, entry(settings))
         assert path.read_bytes() == content
 
     def test_a_file_that_cannot_be_unsealed_is_not_resealed(self, settings, keys, sealed):
         path = sealed(key="unknown")
         content = path.read_bytes()
         with pytest.raises(ValueError, match="the key unknown"):
-            admin.reseal(keys, entry(settings))
+            admin.reseal(settings, keys, entry(settings))
         assert path.read_bytes() == content
 
     def test_a_file_in_flight_is_not_resealed(self, settings, keys, directory, file):
         path = file()
-        with path.open("rb") as child:
-            fcntl.flock(child, fcntl.LOCK_EX)
-            with pytest.raises(LoncError, match="it is in flight"):
-                admin.reseal(keys, entry(settings))
+        with locked(settings, path), pytest.raises(LoncError, match="it is in flight"):
+            admin.reseal(settings, keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n"}
 
     def test_a_file_carried_out_meanwhile_is_not_created_again(self, settings, keys, directory, file):
         path = file()
         found = entry(settings)
         path.unlink()
-        assert admin.reseal(keys, found) == "already gone"
+        assert admin.reseal(settings, keys, found) == "already gone"
         assert os.listdir(directory) == []
 
     @pytest.mark.parametrize("then", ["gone", "replaced"])
@@ -200,21 +198,22 @@ class TestResealing:
         self, settings, keys, directory, file, monkeypatch, then
     ):
         path = file()
-        flock = fcntl.flock
+        lock = fcntl.fcntl
 
-        def late(fd, operation):
+        def late(*arguments):
+            monkeypatch.setattr(fcntl, "fcntl", lock)
             path.rename(directory / "elsewhere")
             if then == "replaced":
                 path.write_bytes(b"put:other\n")
-            flock(fd, operation)
+            return lock(*arguments)
 
-        monkeypatch.setattr(fcntl, "flock", late)
+        monkeypatch.setattr(fcntl, "fcntl", late)
         if then == "gone":
-            assert admin.reseal(keys, entry(settings)) == "already gone"
+            assert admin.reseal(settings, keys, entry(settings)) == "already gone"
             assert not path.exists()
         else:
             with pytest.raises(LoncError, match="it was replaced in the meantime"):
-                admin.reseal(keys, entry(settings))
+                admin.reseal(settings, keys, entry(settings))
             assert path.read_bytes() == b"put:other\n"
 
     def test_a_writer_may_still_read_back_its_file(
@@ -224,22 +223,22 @@ class TestResealing:
         admin.READ_BACK_WITHIN = 0.3
         os.utime(file())
         begun = time.time()
-        admin.reseal(keys, entry(settings))
+        admin.reseal(settings, keys, entry(settings))
         assert time.time() - begun > 0.2
         monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
-        admin.reseal(keys, entry(settings))  # there is nothing to do
+        admin.reseal(settings, keys, entry(settings))  # there is nothing to do
 
     def test_a_file_from_the_future_is_not_waited_for(self, settings, keys, file, monkeypatch):
         monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
         later = time.time() + 3600
         os.utime(file(), (later, later))
-        assert admin.reseal(keys, entry(settings)) == "sealed with first"
+        assert admin.reseal(settings, keys, entry(settings)) == "sealed with first"
 
     def test_the_temporary_file_of_another_process_is_kept(self, settings, keys, directory, file):
         file()
         (directory / f".{NAME}").write_bytes(b"its own")
         with pytest.raises(LoncError, match=r"\.put\.l1 exists"):
-            admin.reseal(keys, entry(settings))
+            admin.reseal(settings, keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n", f".{NAME}": b"its own"}
 
     def test_a_full_disk_changes_no_file(self, settings, keys, directory, file, monkeypatch):
@@ -249,16 +248,16 @@ class TestResealing:
         file()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            admin.reseal(keys, entry(settings))
+            admin.reseal(settings, keys, entry(settings))
         assert contents(directory) == {NAME: b"put:x\n"}
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
     def test_owner_and_group_are_kept(self, settings, keys, file):
         path = file()
         os.chown(path, 65534, 65533)
-        admin.reseal(keys, entry(settings))
+        admin.reseal(settings, keys, entry(settings))
         found = path.stat()
-        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65533, 0o660)
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65534, 65533, 0o640)
 
     def test_the_content_is_synced_before_the_file_is_renamed(self, settings, keys, file, monkeypatch):
         done = []
@@ -269,9 +268,11 @@ class TestResealing:
             fsync(fd)
 
         monkeypatch.setattr(os, "fsync", note)
-        monkeypatch.setattr(os, "rename", lambda *names: done.append("rename") or rename(*names))
+        monkeypatch.setattr(
+            os, "rename", lambda *names, **dirs: done.append("rename") or rename(*names, **dirs)
+        )
         file()
-        admin.reseal(keys, entry(settings))
+        admin.reseal(settings, keys, entry(settings))
         assert done == [f".{NAME}", "rename", "delayed"]
 
 
@@ -353,10 +354,8 @@ class TestDropping:
 
     def test_a_file_in_flight_is_not_dropped(self, settings, file):
         path = file()
-        with path.open("rb") as child:
-            fcntl.flock(child, fcntl.LOCK_EX)
-            with pytest.raises(LoncError, match="it is in flight"):
-                admin.drop(settings, entry(settings))
+        with locked(settings, path), pytest.raises(LoncError, match="it is in flight"):
+            admin.drop(settings, entry(settings))
         assert path.exists()
         assert records(settings) == []
 
@@ -366,13 +365,12 @@ class TestDropping:
         admin.drop(settings, entry(settings))
         assert names == ["delayed"]
 
-    def test_a_lock_for_reading_is_a_lock(self, settings, file):
+    def test_a_lock_on_the_file_itself_which_every_reader_can_hold_is_none(self, settings, file):
         path = file()
         with path.open("rb") as other:
-            fcntl.flock(other, fcntl.LOCK_SH)
-            with pytest.raises(LoncError, match="it is in flight"):
-                admin.drop(settings, entry(settings))
-        assert path.exists()
+            fcntl.flock(other, fcntl.LOCK_EX)
+            admin.drop(settings, entry(settings))
+        assert not path.exists()
 
     def test_a_link_is_not_followed(self, settings, directory, tmp_path):
         secret = tmp_path / "secret"

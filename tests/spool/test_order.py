@@ -88,9 +88,12 @@ class TestMustWait:
     def test_a_request_does_not_wait_for_a_file_that_was_just_removed(self, tmp_path, monkeypatch):
         (tmp_path / "1.0.1.put.l1").write_bytes(b"put:msu:x:a\n")
 
-        def open_too_late(path, flags):
-            os.unlink(path)
-            raise FileNotFoundError
+        open_ = os.open
+
+        def open_too_late(path, flags, **named):
+            if path == "1.0.1.put.l1":
+                os.unlink(path, **named)
+            return open_(path, flags, **named)
 
         monkeypatch.setattr(os, "open", open_too_late)
         assert not must_wait(tmp_path, self.REQUEST, "l1")

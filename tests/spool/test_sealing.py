@@ -304,10 +304,10 @@ class TestANewKey:
             done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
             fsync(fd)
 
-        def note_rename(old, new):
-            assert os.path.getsize(old) > 64
+        def note_rename(old, new, **directories):
+            assert (tmp_path / old).stat().st_size > 64
             done.append("rename")
-            rename(old, new)
+            rename(old, new, **directories)
 
         monkeypatch.setattr(os, "fsync", note)
         monkeypatch.setattr(os, "rename", note_rename)

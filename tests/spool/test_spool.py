@@ -7,7 +7,6 @@ import stat
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -18,6 +17,7 @@ from support.machine import in_child
 
 from lonc import lonnet
 from lonc.errors import Misconfigured
+from lonc.runtime.directory import Directory
 from lonc.spool import spool
 from lonc.spool.sealing import sealed_by
 from lonc.spool.spool import Name, newest, record, save, unseal, waiting
@@ -156,7 +156,7 @@ class TestSaving:
         assert in_child(run) == "done"
         (file,) = settings.delayed_directory.iterdir()
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file, settings.perm_log)]
-        assert modes == [0o2770, 0o660, 0o660]
+        assert modes == [0o2770, 0o640, 0o660]
 
     def test_an_existing_directory_keeps_its_mode(self, settings, directory):
         directory.chmod(0o700)
@@ -284,10 +284,10 @@ class TestSaving:
         fsync, rename, mkdir = os.fsync, os.rename, os.mkdir
 
         def note(what, then):
-            def call(on, *more):
+            def call(on, *more, **directories):
                 path = os.readlink(f"/proc/self/fd/{on}") if what == "fsync" else on
                 done.append((what, os.path.basename(path)))
-                return then(on, *more)
+                return then(on, *more, **directories)
 
             return call
 
@@ -309,8 +309,8 @@ class TestSaving:
         def fail(_):
             raise OSError(errno.EIO, "Input/output error")
 
-        restore_afterwards(spool)
-        spool.sync_directory = fail
+        restore_afterwards(Directory)
+        Directory.sync = fail
         with pytest.raises(OSError, match="Input/output error"):
             save(settings, b"x", "l1")
         assert os.listdir(directory) == []
@@ -486,7 +486,7 @@ class TestRecord:
         target.touch()
         settings.perm_log.symlink_to(target)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(os, "lstat", lambda _: SimpleNamespace(st_uid=owner))
+        os.lchown(settings.perm_log, owner, owner)
         with contextlib.nullcontext() if followed else pytest.raises(OSError, match="symbolic links"):
             record(settings, "D", "l1", b"x")
         assert (target.stat().st_size > 0) == followed
@@ -494,10 +494,11 @@ class TestRecord:
     def test_a_log_created_at_the_same_time_by_another_process_is_used(self, settings, monkeypatch):
         original = os.open
 
-        def late(path, flags, *mode):
-            if flags & os.O_CREAT:
+        def late(path, flags, *mode, **directory):
+            if path == settings.perm_log.name and flags & os.O_CREAT:
+                monkeypatch.setattr(os, "open", original)
                 settings.perm_log.write_bytes(b"before\n")
-            return original(path, flags, *mode)
+            return original(path, flags, *mode, **directory)
 
         monkeypatch.setattr(os, "open", late)
         record(settings, "D", "l1", b"x")
@@ -543,15 +544,25 @@ class TestRecord:
 class TestPuttingAside:
     def test_a_rejected_file_is_moved_and_replaces_none(self, directory):
         for content in (b"one", b"two", b"three"):
-            (directory / "nonsense").write_bytes(content)
-            spool.move_to_bad(directory, "nonsense")
+            file = directory / "nonsense"
+            file.write_bytes(content)
+            spool.move_to_bad(directory, "nonsense", file.stat().st_ino)
         assert os.listdir(directory) == ["bad"]
         moved = {"nonsense": b"one", "nonsense.1": b"two", "nonsense.2": b"three"}
         assert contents(directory / "bad") == moved
 
     def test_rejecting_a_missing_file_is_an_error(self, directory):
         with pytest.raises(FileNotFoundError):
-            spool.move_to_bad(directory, "nonsense")
+            spool.move_to_bad(directory, "nonsense", 1)
+
+    def test_a_file_that_was_replaced_since_it_was_judged_stays(self, directory):
+        judged, other = directory / "nonsense", directory / "other"
+        judged.write_bytes(b"judged")
+        other.write_bytes(b"other")
+        inode = judged.stat().st_ino
+        other.rename(judged)
+        spool.move_to_bad(directory, "nonsense", inode)
+        assert judged.read_bytes() == b"other"
 
 
 class TestDirectoryOfAnother:
@@ -561,9 +572,9 @@ class TestDirectoryOfAnother:
     def test_its_mode_is_not_changed(self, tmp_path, monkeypatch):
         mkdir = os.mkdir
 
-        def replaced(path):
-            mkdir(path, 0o700)
-            os.chown(path, 4711, 4711)
+        def replaced(name, mode, dir_fd):
+            mkdir(name, 0o700, dir_fd=dir_fd)
+            os.chown(name, 4711, 4711, dir_fd=dir_fd)
 
         monkeypatch.setattr(os, "mkdir", replaced)
         spool.make_directory(tmp_path / "delayed")
@@ -572,7 +583,9 @@ class TestDirectoryOfAnother:
     def test_a_link_is_not_followed(self, tmp_path, monkeypatch):
         victim = tmp_path / "victim"
         victim.mkdir(mode=0o700)
-        monkeypatch.setattr(os, "mkdir", lambda path: os.symlink(victim, path))
+        monkeypatch.setattr(
+            os, "mkdir", lambda name, mode, dir_fd: os.symlink(victim, name, dir_fd=dir_fd)
+        )
         with pytest.raises(OSError, match="delayed"):
             spool.make_directory(tmp_path / "delayed")
         assert victim.stat().st_mode & 0o7777 == 0o700

@@ -1,6 +1,9 @@
 """A machine without a daemon, for tests that save delayed transactions, and the files they saved."""
 
+import contextlib
+
 from lonc.configuration import Settings
+from lonc.spool.locks import SpoolLocks
 from lonc.spool.spool import waiting
 
 
@@ -21,6 +24,16 @@ def saved(settings):
     names, impossible = waiting(settings.delayed_directory)
     assert impossible == []
     return [(settings.delayed_directory / str(name)).read_bytes() for name in names]
+
+
+@contextlib.contextmanager
+def locked(settings, path):
+    """The file is locked, as by a child that has it in flight."""
+    locks = SpoolLocks(settings)
+    with path.open("rb") as file:
+        assert locks.take(file.fileno())
+        yield
+        locks.release(file.fileno())
 
 
 def write_keys(file, *ids):
