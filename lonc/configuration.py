@@ -95,7 +95,7 @@ class Settings:
     socket_directory: Path = setting(
         "lonSockDir", "/home/httpd/sockets", absolute, restart=True,
         help="The directory of the sockets, one for each host, and of `delayed/`. If it is missing, lonc"
-             " creates it with mode 0750, and `delayed/` with mode 2770.")
+             " creates it with mode 0750, and `delayed/` with mode 3770.")
     daemons: Path = setting(
         "lonDaemons", "/home/httpd/perl", daemons, restart=True,
         help="The directory of `logs/`, where lonc keeps `lonc.log`, `lonc.pid`, `lonc.lock`,"

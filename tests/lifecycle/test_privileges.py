@@ -502,7 +502,7 @@ class TestLifeAsTheUser:
         assert saying(STRANGER, daemon, save) == "con_delayed"
         (waiting,) = spool.waiting(settings.delayed_directory)[0]
         path = settings.delayed_directory / waiting.text
-        assert owner_and_mode(path) == (STRANGER, daemon, "0o660")
+        assert owner_and_mode(path) == (STRANGER, daemon, "0o640")
 
         def spoil():
             (settings.delayed_directory / "impossible").touch()
