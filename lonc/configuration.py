@@ -221,6 +221,14 @@ class Settings:
     delayed_interval: float = setting(
         "loncDelayedInterval", "30", seconds(0.1, 86400), section="Delayed transactions",
         help="The time between two scans of `delayed/`, and between two looks at the tables.")
+    max_delayed: int = setting(
+        "loncMaxDelayed", "100000", whole(1, 10_000_000),
+        help="The most delayed transactions of one host. Above it `critical` saves no more and returns"
+             " `con_failed`.")
+    max_delayed_bytes: int = setting(
+        "loncMaxDelayedBytes", "1073741824", whole(1, 1 << 50, "bytes"),
+        help="The most bytes of the delayed transactions of one host. Above it `critical` saves no more"
+             " and returns `con_failed`.")
     delayed_key_file: Path | None = setting(
         "loncDelayedKeyFile", None, absolute_file, example="/etc/lonc/delayed.keys",
         help="The file of the keys that seal delayed transactions. Without it they are not sealed."

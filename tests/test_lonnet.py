@@ -613,6 +613,25 @@ class TestCritical:
         assert kept.critical("x", "l1", timeout=0.01) == b"con_failed"
         assert perm_log() == [b"F:l1:x"]
 
+    def test_more_files_than_a_host_may_have_are_not_saved(self, settings, perm_log):
+        settings = replace(settings, max_delayed=2)
+        answers = [lonnet.critical("x", "l1", timeout=0.01, settings=settings) for _ in range(3)]
+        assert answers == [b"con_delayed", b"con_delayed", b"con_failed"]
+        assert lonnet.critical("x", "l2", timeout=0.01, settings=settings) == b"no_such_host"
+        assert len(waiting(settings)) == 2
+        assert perm_log() == [b"D:l1:x", b"D:l1:x", b"F:l1:x"]
+
+    def test_more_bytes_than_a_host_may_have_are_not_saved(self, machine, settings, perm_log):
+        machine.hosts("l1", "l2")
+        settings = replace(settings, max_delayed_bytes=20)
+        answers = [
+            lonnet.critical(request, "l1", timeout=0.01, settings=settings)
+            for request in ("123456789", "123456789 too long", "123456789", "")
+        ]
+        assert answers == [b"con_delayed", b"con_failed", b"con_delayed", b"con_failed"]
+        assert lonnet.critical("123", "l2", timeout=0.01, settings=settings) == b"con_delayed"
+        assert sorted(len(each) for each in waiting(settings)) == [4, 10, 10]
+
     def test_what_cannot_be_sealed_has_failed_and_is_nowhere_in_clear(self, machine, settings, perm_log):
         keys = machine.directory / "keys"
         settings = replace(settings, delayed_key_file=keys)

@@ -28,7 +28,9 @@ The state of a file is kept here, by its name, from look to look:
                                    no reply                      settled; all others wait for a look
     done                           removing is tried again
 
-A file that is gone has no state. The oldest file that is merely seen holds up those behind it: its
+Of many files only the oldest are looked at, and the directory is read in slices, between which other
+events are handled: a host that was away for long holds up no request. A file that is gone has no state.
+The oldest file that is merely seen holds up those behind it: its
 writer may not have finished. Our own writer renames a whole file into place and marks it (`is_ours`), so
 no second look is needed. A file is locked while it is in flight, since there are two children at a
 reload. If the keys of sealed files cannot be read, or the directory cannot be written, all files wait.
@@ -40,7 +42,7 @@ import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -51,12 +53,16 @@ from lonc.log import logger
 from lonc.runtime.directory import Directory
 from lonc.runtime.event_loop import EventLoop
 from lonc.runtime.line_buffer import Line
+from lonc.runtime.slices import Slices
 from lonc.spool.locks import SHORTAGES, SpoolLocks
 from lonc.spool.order import user_of
+from lonc.spool.scan import Oldest, Unchanged, oldest
 from lonc.spool.sealing import is_sealed, longest_sealed
-from lonc.spool.spool import SENT, Name, is_ours, move_to_bad, record, unseal, waiting
+from lonc.spool.spool import SENT, Name, is_ours, move_to_bad, record, unseal
 
 LOOK_AGAIN = 1.0  # seconds; a program that writes a file in place is expected to finish within them
+MOST_KNOWN = 2000  # files that are looked at: the oldest; the others wait until these are carried out
+LOOK_COST = 3.0  # microseconds
 MOST_BEHIND = 1000  # files that have been read, and wait for one of the same user
 
 
@@ -143,6 +149,9 @@ class Replay:
         self._on_nothing_in_flight = on_nothing_in_flight
         self._by_dns = settings.by_dns
         self._files: dict[Name, _File] = {}  # oldest first
+        self._more = 0  # files behind those, as of the last look
+        self._unchanged = Unchanged(self._directory)
+        self._slices = Slices(loop, self._go_on)
         self._turns: deque[Name] = deque()  # of those whose turn comes before the next look
         self._behind: dict[bytes, deque[Name]] = {}  # by user; older than `_turns`, behind one in flight
         self._flights: dict[Name, _Flight] = {}
@@ -154,7 +163,7 @@ class Replay:
     @property
     def waiting(self) -> int:
         """Number of files, as of the last look."""
-        return len(self._files)
+        return len(self._files) + self._more
 
     @property
     def oldest(self) -> int | None:
@@ -178,6 +187,7 @@ class Replay:
     def leave(self) -> None:
         """Start no more; if a request has already been sent to lond, its reply still counts."""
         self._leaving = True
+        self._slices.cancel()
         for flight in list(self._flights.values()):
             self._drop(flight)
 
@@ -189,19 +199,32 @@ class Replay:
             self._go_on()
 
     def _scan(self, settle: bool = True) -> None:
-        """Scan the directory. Without `settle` no file becomes settled: the last look is too recent."""
-        files: dict[Name, _File] = {}
+        """Scan the directory, unless that is under way. Without `settle` no file becomes settled: the
+        last look is too recent."""
+        if not self._slices.under_way:
+            self._slices.begin(self._scan_steps(settle))
+
+    def _scan_steps(self, settle: bool) -> Iterator[float]:
         try:
-            names = [name for name in waiting(self._directory)[0] if name.host in self._ids]
-            if names:
+            found = Oldest(list(self._files), self._more)
+            if not self._unchanged:
+                self._unchanged.scan_begins()
+                found = yield from oldest(self._directory, self._ids, MOST_KNOWN)
+            fingerprints: dict[Name, Fingerprint] = {}
+            if found.names:
                 with Directory(self._directory) as directory:
-                    for name in names:
+                    for name in found.names:
+                        yield LOOK_COST
                         if (fingerprint := _fingerprint(directory, name)) is not None:
-                            files[name] = self._looked_at(name, fingerprint, settle)
+                            fingerprints[name] = fingerprint
         except OSError as error:
+            self._unchanged.scan_failed()
             self._on_error(f"cannot read {self._directory}: {error.strerror}")
             return
-        self._files = files
+        files = {name: self._looked_at(name, each, settle) for name, each in fingerprints.items()}
+        # Files in flight are known, also where older ones have appeared since.
+        files |= {name: self._files[name] for name in self._flights.keys() & self._files.keys()}
+        self._files, self._more = files, found.more
         self._all_wait()
         for name, file in files.items():
             if file.state is FileState.SEEN:

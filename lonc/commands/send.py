@@ -25,6 +25,7 @@ from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.hosts import Host, find_host
 from lonc.spool.sealing import require_keys
+from lonc.spool.spool import require_room
 
 PING_TIMEOUT = 10.0  # seconds
 MAX_PARALLEL = 256  # threads
@@ -49,7 +50,7 @@ def send(options: argparse.Namespace) -> int:
                 status = FAILED
                 print_socket_error(settings, host.name)
             if reply == lonnet.CON_FAILED:
-                _print_key_error(settings)
+                _print_spool_error(settings, _id(options.host, host))
             progress.replied()
     return status
 
@@ -163,9 +164,13 @@ def print_socket_error(settings: Settings, name: str) -> None:
         print_error(f"cannot connect to {path}: {os.strerror(refusal)}")
 
 
-def _print_key_error(settings: Settings) -> None:
-    """After con_failed: print an error if the keys that seal delayed transactions are unusable."""
+def _print_spool_error(settings: Settings, host_id: str) -> None:
+    """After con_failed: print an error if the keys that seal delayed transactions are unusable, or if
+    the host has as many as it may have."""
     try:
         require_keys(settings.delayed_key_file)
+        require_room(settings, 1, host_id)
     except CannotStart as error:
         print_error(error)
+    except OSError as error:
+        print_error(error.strerror)

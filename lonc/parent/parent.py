@@ -144,9 +144,8 @@ class Parent:
 
     def _scan_spool(self) -> None:
         """Callback, once in `loncDelayedInterval`."""
-        supervisors = self._served_hosts.supervisors
-        for host in self._spool_scan.scan(self._served_hosts.names):
-            supervisors[host].look_for_delayed()
+        served = self._served_hosts
+        self._spool_scan.scan(served.names, served.settings.max_delayed, served.look_for_delayed)
         self._loop.after(self._served_hosts.settings.delayed_interval, self._scan_spool)
 
     def _look_at_files(self) -> None:

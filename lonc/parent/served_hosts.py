@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -110,6 +110,12 @@ class ServedHosts:
             supervisor = self.supervisors[host.name]
             supervisor.host, supervisor.settings = host, settings
         return change
+
+    def look_for_delayed(self, names: Iterable[str]) -> None:
+        """Make the children of these hosts read the spool; hosts that were removed are left out."""
+        for name in names:
+            if name in self.supervisors:
+                self.supervisors[name].look_for_delayed()
 
     def reap(self) -> None:
         """Reap all children that have ended. (Process 1 of a container is given strangers as well.)"""

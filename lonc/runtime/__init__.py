@@ -1,6 +1,7 @@
 """The event loop, processes and files; knows nothing of lonc.
 
 - `event_loop` waits for descriptors, signals and deadlines, and calls their callbacks;
+- `slices` does long work between its turns;
 - `line_buffer` makes lines of received bytes; `channel` passes lines and sockets to another process;
 - `containers` has Queue and Stack; `backoff` has the delays between attempts;
 - `process` forks, limits and ends processes; `socket_file` is a listening UNIX socket with a name;

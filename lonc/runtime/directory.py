@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -88,6 +89,16 @@ class Directory:
         fd = self._readable()
         try:
             return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def portions(self, size: int) -> Iterator[list[str]]:
+        """The names, in lists of `size`. Raises OSError."""
+        fd = self._readable()
+        try:
+            with os.scandir(fd) as entries:
+                while names := [entry.name for entry in itertools.islice(entries, size)]:
+                    yield names
         finally:
             os.close(fd)
 

@@ -84,6 +84,12 @@ class Name:
         return self.text
 
 
+def host_of(text: str) -> str | None:
+    """The host of the transaction with that name; None if no transaction can have that name."""
+    match = _NAME.fullmatch(text)
+    return None if match is None else match[5]
+
+
 class Listing(NamedTuple):
     """The names in the directory, each list sorted."""
 
@@ -131,12 +137,14 @@ def newest(directory: Path, host: str) -> tuple[int, int] | None:
 def save(settings: Settings, request: bytes, host: str) -> None:
     """Save `request`, without its newline, behind all transactions that wait for `host`.
 
-    When this returns, the request is on the disk and will be carried out. Raises OSError; Misconfigured
-    if the key file cannot be used. Then nothing is saved.
+    When this returns, the request is on the disk and will be carried out. Raises OSError, also if
+    loncMaxDelayed or loncMaxDelayedBytes is reached; Misconfigured if the key file cannot be used. Then
+    nothing is saved.
     """
     directory = settings.delayed_directory
     keys = None if settings.delayed_key_file is None else read_keys(settings.delayed_key_file)
     make_directory(directory)
+    require_room(settings, len(request) + 1, host)
     with Directory(directory) as opened:
         fd, temporary, text = _create(opened, request, host)
         with opened.filling(fd, temporary, text):  # replaces no file: see _create
@@ -151,6 +159,28 @@ def save(settings: Settings, request: bytes, host: str) -> None:
             with contextlib.suppress(OSError):
                 opened.unlink(text)
             raise
+
+
+def require_room(settings: Settings, size: int, host: str) -> None:
+    """Raises OSError unless the host may have one more file, of `size` bytes."""
+    directory = settings.delayed_directory
+    texts = [text for text in _list(directory) if host_of(text) == host]
+    if len(texts) >= settings.max_delayed:
+        raise OSError(errno.EDQUOT, describe_full(host, len(texts)))
+    held = 0
+    if texts:
+        with Directory(directory) as opened:
+            found = map(opened.stat, texts)
+            held = sum(each.st_size for each in found if each is not None)
+    if held + size > settings.max_delayed_bytes:
+        raise OSError(
+            errno.EDQUOT, f"delayed transactions for {host} have {held} bytes: `critical` saves no more"
+        )
+
+
+def describe_full(host: str, count: int) -> str:
+    """The sentence about a host that has as many delayed transactions as it may have."""
+    return f"{count} delayed transactions for {host} are the most: `critical` saves no more"
 
 
 def unseal(settings: Settings, sealed: bytes, name: Name) -> bytes:

@@ -435,10 +435,10 @@ def test_a_look_that_fails_while_one_is_in_flight_changes_nothing(bench, restore
     bench.look()
     bench.file("3.0.1.put.l1", b"3\n")
     restore_afterwards(replay)
-    waiting = replay.waiting
-    replay.waiting = _fails
+    oldest = replay.oldest
+    replay.oldest = _fails
     bench.replay._look()
-    replay.waiting = waiting
+    replay.oldest = oldest
     assert bench.errors == [f"cannot read {bench.directory}: it fails"]
     assert bench.states() == [FileState.IN_FLIGHT, FileState.SETTLED]
     bench.answer()
