@@ -13,7 +13,7 @@ The packages; each imports only packages that stand below it:
 - `wire`: the protocol of lond
 - `sources`: all files that configure lonc, as one value: `configuration`, `setting_types` and
   `configuration_file`, and `hosts`, which read files by `source_file`
-- `replies`, `errors`, `log`: used by all of them
+- `replies`, `errors`, `escape`, `log`: used by all of them
 - `runtime`: the event loop, processes and files; knows nothing of lonc
 
 A request passes `child.listener`, `child.client`, `child.pool`, `child.lond_connection` and

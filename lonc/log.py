@@ -2,8 +2,8 @@
 
     2026-11-24T02:12:05.123+00:00 INFO 1234 msul1: ready: connected
 
-That is: the time with its zone, level, process, host (`parent` for the parent), a sentence. Control
-characters in what clients and londs sent are escaped. A log that cannot be written does not end lonc.
+That is: the time with its zone, level, process, host (`parent` for the parent), a sentence. What
+cannot be printed is escaped. A log that cannot be written does not end lonc.
 
 A daemon's standard error is a file. Before each line the process compares the file with its name: after
 the file or its directory was moved or removed, a new file is opened.
@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import traceback
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+from lonc.escape import escaped
 
 # O_NONBLOCK: else opening would hang if the name has become that of a FIFO.
 LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
@@ -32,8 +33,6 @@ LOGGED_AT_MOST = 100  # different messages in that time; they may contain what a
 COUNTED_AT_MOST = 1000  # different messages beyond those; a bound of memory
 
 logger = logging.getLogger("lonc")
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class _Log(logging.Handler):
@@ -157,11 +156,6 @@ class RateLimitedLog:
 def log_as(host: str) -> None:
     """Name `host` in all further lines: this process is its child."""
     _Log.host = host
-
-
-def escaped(text: str) -> str:
-    """`text` with its control characters escaped, so that it is one line."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def in_one_line(crash: Exception) -> str:

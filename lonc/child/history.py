@@ -7,6 +7,7 @@ from collections import deque
 from datetime import datetime
 
 from lonc.child.reachability import HostState
+from lonc.escape import escaped
 from lonc.log import REPEAT_AFTER, RateLimitedLog, logger
 from lonc.runtime.event_loop import Deadline, EventLoop
 
@@ -27,11 +28,8 @@ def wall_clock() -> str:
 class History:
     """The last MAX_CHANGES `changes` and the `last_error` of one host.
 
-    A change is (time, state, cause or None), an error (time, sentence). `version` differs whenever one
-    of them does.
-
-    From the moment when the host is DEAD until a connection succeeds, or it is disabled, failed attempts
-    are counted, and logged as one line in REPEAT_AFTER.
+    A change is (time, state, cause or None), an error (time, sentence); causes and sentences are
+    escaped. `version` differs whenever one of them does.
     """
 
     def __init__(self, loop: EventLoop, state: HostState) -> None:
@@ -52,6 +50,7 @@ class History:
         A change is logged. A cause without a change is an error, unless the child is draining.
         Returns whether the state has changed.
         """
+        why = None if why is None else escaped(why)
         if state is self._state:
             if why is not None and state is not HostState.DRAINING:
                 self._record_failure(why)
@@ -79,6 +78,7 @@ class History:
 
     def record_error(self, why: str) -> None:
         """Record an error; the same sentence is logged once a minute."""
+        why = escaped(why)
         self.version += 1
         self.last_error = wall_clock(), why
         self._rate_limited.warn(why)
@@ -96,6 +96,7 @@ class History:
             self.record_error(why)
 
     def _count_failure(self, why: str) -> None:
+        why = escaped(why)
         self.version += 1
         self.last_error = wall_clock(), why
         self._failed_attempts += 1

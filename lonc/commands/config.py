@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 
-from lonc.commands.output import print_error
+from lonc.commands.output import print_error, say
 from lonc.configuration import DECLARATIONS
 from lonc.configuration_file import Configuration, find_configuration, read_configuration
 from lonc.errors import DONE, MISCONFIGURED, LoncError
@@ -29,7 +29,7 @@ def config(options: argparse.Namespace) -> int:
         ]
         heading = ["SETTING", "RUNNING", "FILES", "RESTART", "FROM"]
         if not rows:
-            print("lonc runs with the settings of the files")
+            say("lonc runs with the settings of the files")
     else:
         rows = [[name, text, *_origin_and_restart(configuration, name)] for name, text in texts.items()]
         heading = ["SETTING", "VALUE", "RESTART", "FROM"]
@@ -60,4 +60,4 @@ def _print_table(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        print(line.rstrip())
+        say(line.rstrip())

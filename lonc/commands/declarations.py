@@ -352,6 +352,11 @@ COMMANDS = (
                 default=1,
                 help="number of requests in flight (with -); lond may receive them in any order",
             ),
+            Argument(
+                "--raw",
+                action="store_true",
+                help="print replies unchanged on a terminal too, where control characters are escaped",
+            ),
             _HOST,
             Argument("request", metavar="REQUEST", help="the request, or - for lines of standard input"),
         ],

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from lonc.commands.loading import load_settings
-from lonc.commands.output import print_error, printable
+from lonc.commands.output import print_error, say
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, LoncError, UsageError
+from lonc.escape import escaped
 from lonc.lifecycle.privileges import hand_over, identity
 from lonc.monitoring.health import short_time
 from lonc.spool import admin
@@ -38,15 +39,15 @@ def keygen(options: argparse.Namespace) -> int:
         ) from error
     except OSError as error:
         raise LoncError(f"cannot write {file}: {error.strerror}") from error
-    print(f"{file}: the key {key_id} seals from now on")
+    say(f"{file}: the key {key_id} seals from now on")
     if is_new:
-        print("Its owner and group may read it: lonc must be one of them, and programs that save.")
-        print("Keep a copy elsewhere: without it nobody can read what was sealed.")
+        say("Its owner and group may read it: lonc must be one of them, and programs that save.")
+        say("Keep a copy elsewhere: without it nobody can read what was sealed.")
     if file != settings.delayed_key_file:
-        print(f"Write `PerlSetVar loncDelayedKeyFile {file}` into the configuration, and `lonc reload`.")
-    print("`lonc delayed reseal` seals with it what waits already.")
+        say(f"Write `PerlSetVar loncDelayedKeyFile {file}` into the configuration, and `lonc reload`.")
+    say("`lonc delayed reseal` seals with it what waits already.")
     if not is_new:
-        print("When `lonc delayed list`, also with --bad, shows an older key no more, it may go.")
+        say("When `lonc delayed list`, also with --bad, shows an older key no more, it may go.")
     return DONE
 
 
@@ -62,13 +63,13 @@ def list_(options: argparse.Namespace) -> int:
     entries = admin.bad(settings) if options.bad else admin.waiting(settings)
     rows = [row for entry in entries if (row := _row(entry)) is not None]
     if not rows:
-        print("no bad transactions" if options.bad else "no delayed transactions")
+        say("no bad transactions" if options.bad else "no delayed transactions")
         return DONE
     rows.insert(0, ("NAME", "HOST", "AGE", "SIZE", "SEALED"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, host, age, size, sealed in rows:
         words = name.ljust(widths[0]), host.ljust(widths[1])
-        print(*words, age.rjust(widths[2]), size.rjust(widths[3]), sealed, sep="  ")
+        say("  ".join([*words, age.rjust(widths[2]), size.rjust(widths[3]), sealed]))
     return DONE
 
 
@@ -102,7 +103,7 @@ def show(options: argparse.Namespace) -> int:
     status = _each([options.name], show_one)
     for request in found:
         if sys.stdout.isatty():
-            print(printable(request))
+            say(escaped(request))
         else:
             sys.stdout.buffer.write(request + b"\n")
     return status
@@ -160,9 +161,9 @@ def _each(names: Sequence[str], act: Callable[[str], str | None]) -> int:
             statuses.add(error.exit_status if isinstance(error, LoncError) else FAILED)
         else:
             if result is not None:
-                print(f"{shown}: {result}", flush=True)
+                say(f"{shown}: {result}")
     return FAILED if FAILED in statuses else max(statuses)
 
 
 def _shown(name: str) -> str:
-    return printable(os.fsencode(name))
+    return escaped(os.fsencode(name))

@@ -1,19 +1,18 @@
-"""What commands print: the one shape of error lines, and text that others wrote."""
+"""What commands print: lines in which everything that others wrote is escaped."""
 
 from __future__ import annotations
 
 import sys
 
+from lonc.escape import escaped
+
+
+def say(text: object) -> None:
+    """Print on standard output, each line escaped."""
+    print("\n".join(map(escaped, str(text).split("\n"))), flush=True)
+
 
 def print_error(text: object) -> None:
-    """Print on standard error, `lonc: ` before each line of `text`."""
-    for line in str(text).splitlines():
-        print(f"lonc: {line}", file=sys.stderr)
-
-
-def printable(line: bytes) -> str:
-    """Text that is safe on a terminal: what cannot be printed is escaped."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in line.decode(errors="backslashreplace")
-    )
+    """Print on standard error, `lonc: ` before each line of `text`, which is escaped."""
+    for line in str(text).removesuffix("\n").split("\n"):
+        print(f"lonc: {escaped(line)}", file=sys.stderr)

@@ -19,10 +19,11 @@ from typing import Generic, TypeVar
 
 from lonc import lonnet
 from lonc.commands.loading import load
-from lonc.commands.output import print_error, printable
+from lonc.commands.output import print_error, say
 from lonc.commands.progress import Progress
 from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
+from lonc.escape import escaped
 from lonc.hosts import Host, find_host
 from lonc.spool.sealing import require_keys
 from lonc.spool.spool import require_room
@@ -39,13 +40,17 @@ def send(options: argparse.Namespace) -> int:
     if not 1 <= options.parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel must be 1 to {MAX_PARALLEL}")
     request = os.fsencode(options.request)
+    escape = sys.stdout.isatty() and not options.raw  # a reply could control the terminal
     status = DONE
     sender = _Sender(settings, _id(options.host, host), options.critical)
     with Progress() as progress, contextlib.closing(sender):
         requests = progress.count_requests(sys.stdin.buffer) if request == b"-" else iter([request])
         for reply in sender.send(requests, options.parallel):
-            sys.stdout.buffer.write(reply + b"\n")
-            sys.stdout.buffer.flush()
+            if escape:
+                say(escaped(reply))
+            else:
+                sys.stdout.buffer.write(reply + b"\n")
+                sys.stdout.buffer.flush()
             if reply in (lonnet.CON_LOST, lonnet.CON_FAILED):
                 status = FAILED
                 print_socket_error(settings, host.name)
@@ -133,7 +138,7 @@ def ping(options: argparse.Namespace) -> int:
     answers = [workers.submit(id_.encode()) for id_, _ in targets]
     for (id_, host), answer in zip(targets, answers, strict=True):
         reply, seconds = answer.result()
-        print(f"{id_:<{width}}  {seconds * 1000:8.1f} ms  {printable(reply)}", flush=True)
+        say(f"{id_:<{width}}  {seconds * 1000:8.1f} ms  {escaped(reply)}")
         if reply == lonnet.CON_LOST:
             status = FAILED
             print_socket_error(settings, host.name)

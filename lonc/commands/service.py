@@ -6,14 +6,13 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from lonc.commands.loading import load, loader, tolerant
-from lonc.commands.output import print_error
+from lonc.commands.output import print_error, say
 from lonc.configuration import AUTO, CLASSIC, LOCAL, Settings
 from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
@@ -38,7 +37,7 @@ def start(options: argparse.Namespace) -> int:
 
     load_again = loader(options)
     sources = load_again().require_startable(allow_empty=options.empty)
-    print(start.start(sources, load_again, options.take_over))
+    say(start.start(sources, load_again, options.take_over))
     return DONE
 
 
@@ -48,7 +47,7 @@ def stop(options: argparse.Namespace) -> int:
         _, hosts = load(options)
     except Misconfigured:
         hosts = []  # unknown which sockets are lonc's, so none is removed
-    print(stop_daemon(settings, hosts))
+    say(stop_daemon(settings, hosts))
     return DONE
 
 
@@ -60,9 +59,8 @@ def restart(options: argparse.Namespace) -> int:
     sources.require_startable(allow_empty=_serves_no_host(sources.settings))
     for obstacle in start.obstacles(sources, load_again, options.take_over):
         raise CannotStart(f"{obstacle}; nothing is stopped")
-    print(stop_daemon(sources.settings, sources.hosts))
-    sys.stdout.flush()
-    print(start.start(sources, load_again, options.take_over))
+    say(stop_daemon(sources.settings, sources.hosts))
+    say(start.start(sources, load_again, options.take_over))
     return DONE
 
 
@@ -85,7 +83,7 @@ def order(name: str, options: argparse.Namespace) -> int:
     host = getattr(options, "host", None)
     order = f"{name} {host}" if host else name
     outcome = json.loads(ask(settings, order, RELOAD_WITHIN))
-    (print_error if outcome["exit"] else print)(outcome["text"])
+    (print_error if outcome["exit"] else say)(outcome["text"])
     status: int = outcome["exit"]
     return status
 
@@ -108,17 +106,17 @@ def check(options: argparse.Namespace) -> int:
         file = find_configuration(options.configuration, os.environ)
         sources = read_sources(file).require_no_faults()
     except Misconfigured as error:
-        print(error)
+        say(error)
         return error.exit_status
     settings, hosts = sources.settings, sources.hosts
     for name, origin in sources.configuration.origins.items():
         if origin.derived:
-            print(f"{origin.file}:{origin.line}: {origin.derived}: {name} is {settings.texts()[name]}")
+            say(f"{origin.file}:{origin.line}: {origin.derived}: {name} is {settings.texts()[name]}")
     for warning in _warnings(file, settings, hosts):
-        print(warning)
+        say(warning)
     for obstacle in start.obstacles(sources, partial(read_sources, file)):
-        print(f"{file}: warning: it will not start: {obstacle}")
-    print(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
+        say(f"{file}: warning: it will not start: {obstacle}")
+    say(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
     return DONE
 
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 
 from lonc.commands.loading import tolerant
-from lonc.commands.output import print_error
+from lonc.commands.output import print_error, say
 from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_tables
@@ -37,7 +37,7 @@ def status(options: argparse.Namespace) -> int:
         try:
             report = _ask(settings)
         except LoncError as error:
-            print(f"lonc is running, pid {found.pid}")
+            say(f"lonc is running, pid {found.pid}")
             print_error(error)
             return STATUSES[instance.State.UNKNOWN]
         _show(report, options, settings)
@@ -45,9 +45,9 @@ def status(options: argparse.Namespace) -> int:
         print_error(f"cannot tell whether it runs: {found.why}")
     else:
         left = f"; it left {settings.pid_file} behind" if found.state is instance.State.DEAD else ""
-        print(f"lonc is not running{left}")
+        say(f"lonc is not running{left}")
         if (other := other_lonc(settings, read_tables(settings).hosts)) is not None:
-            print(f"another lonc serves: {other}")
+            say(f"another lonc serves: {other}")
     return STATUSES[found.state]
 
 
@@ -101,15 +101,15 @@ def check_health(options: argparse.Namespace) -> int:
     try:
         report = current(options)
     except NotRunning as error:
-        print(f"LONC CRITICAL - {error}")
+        say(f"LONC CRITICAL - {error}")
         return Level.CRITICAL
     except (LoncError, OSError) as error:
-        print(f"LONC UNKNOWN - {' '.join(str(error).split())}")
+        say(f"LONC UNKNOWN - {' '.join(str(error).split())}")
         return Level.UNKNOWN
     limits = Thresholds(**{name: getattr(options, name) for name in vars(DEFAULT)})
     health = Health(report, limits)
     sentence = health.sentence.replace("|", "/")  # performance data begins at the first |
-    print(f"LONC {health.level.name} - {sentence} | {' '.join(_performance(report, limits))}")
+    say(f"LONC {health.level.name} - {sentence} | {' '.join(_performance(report, limits))}")
     return health.level
 
 

@@ -36,6 +36,7 @@ from lonc import __version__
 from lonc.configuration import Settings
 from lonc.demo.store import Store
 from lonc.errors import CannotStart, ProtocolError
+from lonc.escape import escaped
 from lonc.hosts import Host
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import EventLoop
@@ -135,7 +136,7 @@ class Session:
             try:
                 data = self._tunnel.receive(data)
             except ProtocolError as error:
-                print(f"closed a connection: {error}", flush=True)
+                print(f"closed a connection: {escaped(str(error))}", flush=True)
                 self._channel.send(self._tunnel.data_to_send())  # the TLS alert with the reason
                 self.close()
                 return
@@ -173,7 +174,7 @@ class Session:
         try:
             key = _take_key(file)
         except (OSError, ValueError) as error:
-            print(f"the key file {os.fsdecode(file)!r} is rejected: {error}", flush=True)
+            print(f"the key file {os.fsdecode(file)!r} is rejected: {escaped(str(error))}", flush=True)
             self._refuse()
         else:
             self._channel.send(b"ok:local\n")

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lonc.configuration import Settings
+from lonc.escape import escaped
 from lonc.hosts import Host
 from lonc.lifecycle.instance import read_pid_file
-from lonc.log import escaped
 from lonc.runtime.socket_file import CHILDREN_END_WITHIN, listening_pid
 
 SAME_MOMENT = 2.0  # seconds; a program writes its pid file that soon after its start, or later

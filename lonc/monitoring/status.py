@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
@@ -29,12 +28,10 @@ NO_CHILD = "no child"
 NOT_ANSWERING = "not answering"
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be encoded in UTF-8
-
-
 def _is_time(text: str) -> bool:
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
+        # (Any character may separate date and time.)
+        return datetime.fromisoformat(text).tzinfo is not None and text.isprintable()
     except ValueError:
         return False
 
@@ -42,7 +39,7 @@ def _is_time(text: str) -> bool:
 # The bounds of each value, beyond its type; all that show a report rely on them.
 Count = Annotated[int, lambda count: 0 <= count < 10**18]
 Seconds = Annotated[float, lambda seconds: 0 <= seconds < 1e12]  # excludes NaN
-Text = Annotated[str, lambda text: not _SURROGATE.search(text)]
+Text = Annotated[str, str.isprintable]  # one line that cannot control a terminal
 Time = Annotated[str, _is_time]  # ISO 8601, with time zone
 Latency = Annotated[dict[Text, Seconds], lambda times: times.keys() == {"p50", "p90", "p99", "max"}]
 SecondsOfMinute = Annotated[float, lambda seconds: 0 <= seconds <= MINUTE]

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lonc.errors import LoncError, NotRunning, UsageError
+from lonc.escape import escaped
 from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, text_if_known
 from lonc.monitoring.text import fit
@@ -95,7 +96,7 @@ class Top:
                     report, error = self._ask()
                     ask_at = time.monotonic() + self._every
                 if report is None:
-                    live.update(Text(error, style="red"), refresh=True)
+                    live.update(Text(escaped(error), style="red"), refresh=True)
                 else:
                     live.update(self.render(report, console.height, console.width), refresh=True)
                 key = keys.next(max(0.0, ask_at - time.monotonic()))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from lonc.errors import Fault, Misconfigured
+from lonc.escape import escaped
 from lonc.log import logger
 from lonc.monitoring.status import FilesStatus
 from lonc.source_file import FileState
@@ -109,8 +110,8 @@ def _differing(states: Sequence[FileState], others: Sequence[FileState]) -> Iter
 
 
 def _as_text(value: object) -> str:
-    """A name of a file may have bytes that are not UTF-8."""
-    return os.fsencode(str(value)).decode(errors="backslashreplace")
+    """A name of a file may have any bytes."""
+    return escaped(os.fsencode(str(value)))
 
 
 def _short(at: datetime) -> str:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
+from lonc.escape import escaped_bytes
 from lonc.runtime.directory import Directory, unguessable, write_all
 from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import read_keys
@@ -40,10 +41,6 @@ DELAYED, FAILED, SENT = "D", "F", "S"  # kinds of records in the permanent log
 _NAME = re.compile(
     rf"([0-9]{{1,18}})\.([0-9]{{1,18}})\.([0-9]{{1,18}})\.(\w{{0,16}})\.({HOST_ID.pattern})", re.ASCII
 )
-
-# Bytes that could end a line or control a terminal: ASCII control characters, and in UTF-8 those from
-# U+0080 on and the line and paragraph separators.
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 # The part of a request that is not secret: the word before its first colon or blank.
 _COMMAND = re.compile(rb"(?:encrypt:)?[^: \t]*")
@@ -279,9 +276,14 @@ def record(settings: Settings, kind: str, host: str, request: bytes) -> None:
     """
     if settings.delayed_key_file is not None or _TRAVELS_ENCRYPTED.match(request):
         request = command_of(request)
-    printable = _CONTROL.sub(lambda match: b"".join(rb"\x%02x" % byte for byte in match[0]), request)
     now = time.time()
-    line = b"%d:%b:%b:%b:%b\n" % (now, kind.encode(), host.encode(), printable, time.ctime(now).encode())
+    line = b"%d:%b:%b:%b:%b\n" % (
+        now,
+        kind.encode(),
+        host.encode(),
+        escaped_bytes(request),
+        time.ctime(now).encode(),
+    )
     fd = _open_log(settings.perm_log)
     try:
         if _lacks_newline(fd):

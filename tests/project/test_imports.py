@@ -43,6 +43,7 @@ PURE = {
     "child/transaction",
     "child/work_queue",
     "errors",
+    "escape",
     "monitoring/statistics",
     "replies",
     "runtime/backoff",
