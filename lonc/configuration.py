@@ -35,6 +35,7 @@ from lonc.setting_types import (
 EAGER, ON_DEMAND = "eager", "ondemand"  # loncChildren
 BY_ID, BY_DNS = "id", "dns"  # loncSocketName
 CLASSIC, AUTO, LOCAL, SSL, INSECURE = KEY_MODES = ("classic", "auto", "local", "ssl", "insecure")
+LONGEST_DRAIN = 86400  # seconds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -117,7 +118,7 @@ class Settings:
         help="The least severe messages that are logged. `debug` logs each request too, except those"
              " that begin with `encrypt:`.")
     drain_timeout: float = setting(
-        "loncDrainTimeout", "30", seconds(0, 86400),
+        "loncDrainTimeout", "30", seconds(0, LONGEST_DRAIN),
         help="The time that `lonc stop` gives accepted requests to finish. A reload has no such limit.")
     table_watch: int = setting(
         "loncTableWatch", "1", whole(0, 2),

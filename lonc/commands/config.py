@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 from lonc.commands.output import print_error, say
 from lonc.configuration import DECLARATIONS
 from lonc.configuration_file import Configuration, find_configuration, read_configuration
 from lonc.errors import DONE, MISCONFIGURED, LoncError
-from lonc.lifecycle.control_client import ask
+from lonc.escape import escaped
+from lonc.lifecycle.control_client import CANNOT_READ, ask_json
 
 DEFAULT = "default"
 NEVER_SET = "-"
@@ -42,11 +42,10 @@ def config(options: argparse.Namespace) -> int:
 
 def _running(configuration: Configuration) -> dict[str, str]:
     """The settings of the daemon, by name. Raises LoncError."""
-    try:
-        texts = json.loads(ask(configuration.settings, "settings"))
-        return {str(name): str(text) for name, text in texts.items() if name != "exit"}
-    except (ValueError, AttributeError):
-        raise LoncError("its answer cannot be read: is it of another version?") from None
+    texts = ask_json(configuration.settings, "settings")
+    if not isinstance(texts, dict):
+        raise LoncError(CANNOT_READ)
+    return {str(name): str(text) for name, text in texts.items() if name != "exit"}
 
 
 def _origin_and_restart(configuration: Configuration, name: str) -> list[str]:
@@ -56,7 +55,7 @@ def _origin_and_restart(configuration: Configuration, name: str) -> list[str]:
 
 
 def _print_table(rows: list[list[str]]) -> None:
-    cells = [[text or NEVER_SET for text in row] for row in rows]
+    cells = [[escaped(text) or NEVER_SET for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))

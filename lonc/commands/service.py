@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -18,9 +17,9 @@ from lonc.configuration_file import find_configuration
 from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
-from lonc.lifecycle.control_client import ask
+from lonc.lifecycle.control_client import ask_outcome, ask_report
 from lonc.lifecycle.stop import stop as stop_daemon
-from lonc.monitoring.status import Report, describe_stray
+from lonc.monitoring.status import describe_stray
 from lonc.parent.spool_scan import count_strays
 from lonc.sources import read_sources
 from lonc.spool import spool
@@ -67,8 +66,8 @@ def restart(options: argparse.Namespace) -> int:
 def _serves_no_host(settings: Settings) -> bool:
     """Whether a daemon runs that has been started with an empty table."""
     try:
-        return not Report.from_line(ask(settings, "status")).hosts
-    except (LoncError, ValueError):
+        return not ask_report(settings).hosts
+    except LoncError:
         return False
 
 
@@ -82,10 +81,9 @@ def order(name: str, options: argparse.Namespace) -> int:
         raise LoncError(found.why)
     host = getattr(options, "host", None)
     order = f"{name} {host}" if host else name
-    outcome = json.loads(ask(settings, order, RELOAD_WITHIN))
-    (print_error if outcome["exit"] else say)(outcome["text"])
-    status: int = outcome["exit"]
-    return status
+    outcome = ask_outcome(settings, order, RELOAD_WITHIN)
+    (print_error if outcome.status else say)(outcome.text)
+    return outcome.status
 
 
 def run(options: argparse.Namespace) -> int:

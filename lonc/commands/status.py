@@ -15,7 +15,7 @@ from lonc.configuration import Settings, did_you_mean
 from lonc.errors import DONE, LoncError, NotRunning, UsageError
 from lonc.hosts import find_host, read_tables
 from lonc.lifecycle import instance
-from lonc.lifecycle.control_client import ask
+from lonc.lifecycle.control_client import ask_report
 from lonc.lifecycle.other_lonc import other_lonc
 from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
@@ -35,7 +35,7 @@ def status(options: argparse.Namespace) -> int:
     found = instance.settled(settings)
     if found.state is instance.State.RUNNING:
         try:
-            report = _ask(settings)
+            report = ask_report(settings)
         except LoncError as error:
             say(f"lonc is running, pid {found.pid}")
             print_error(error)
@@ -121,14 +121,7 @@ def current(options: argparse.Namespace) -> Report:
         raise NotRunning("lonc is not running")
     if found.state is not instance.State.RUNNING:
         raise LoncError(found.why)
-    return _ask(settings)
-
-
-def _ask(settings: Settings) -> Report:
-    try:
-        return Report.from_line(ask(settings, "status"))
-    except ValueError:
-        raise LoncError("its answer cannot be read: is it of another version?") from None
+    return ask_report(settings)
 
 
 def _performance(report: Report, limits: Thresholds) -> list[str]:

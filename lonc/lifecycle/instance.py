@@ -187,6 +187,14 @@ def find(settings: Settings) -> Found:
     return Found(State.STARTING, pid, f"lonc, pid {holder}, has not finished its start")
 
 
+def holder_of_lock(settings: Settings) -> int | None:
+    """The pid of the process that holds `lonc.lock`; 0 if it is unknown, None if none does.
+
+    Raises OSError.
+    """
+    return _look(settings.lock_file)[0]
+
+
 def _look(path: Path) -> tuple[int | None, bytes]:
     """As `look_at_lock`, also where there is no file. Raises OSError with the path as its filename."""
     try:

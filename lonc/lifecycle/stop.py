@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from lonc.configuration import Settings
+from lonc.configuration import LONGEST_DRAIN, Settings
 from lonc.errors import CannotStart, LoncError, NoPermission
 from lonc.hosts import Host
-from lonc.lifecycle.control_client import ask
-from lonc.lifecycle.instance import State, find, hold, settled
+from lonc.lifecycle.control_client import ask_json
+from lonc.lifecycle.instance import PAUSE, State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
 from lonc.parent.socket_names import remove_left_links
 from lonc.runtime.socket_file import CHILDREN_END_WITHIN, listening_pid
@@ -37,44 +38,101 @@ def stop(settings: Settings, hosts: Sequence[Host]) -> str:
     if found.pid is None:
         raise LoncError(found.why)
     try:
-        pidfd = os.pidfd_open(found.pid)
-    except ProcessLookupError:
-        return "lonc is stopped"
-    try:
-        if find(settings).pid != found.pid:  # the pid may be another process's by now
-            return "lonc is stopped"
-        drained_within = _request_stop(settings, pidfd)
-        if _ends_within(pidfd, drained_within + KILL_AFTER):
-            return "lonc is stopped"
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _ends_within(pidfd, KILL_AFTER)
+        with _daemon(settings, found.pid) as daemon:
+            if find(settings).pid != found.pid:  # the pid may be another process's by now
+                return "lonc is stopped"
+            drained_within = _request_stop(settings, daemon)
+            if daemon.ends_within(drained_within + KILL_AFTER):
+                return "lonc is stopped"
+            daemon.signal(signal.SIGKILL)
+            daemon.ends_within(KILL_AFTER)
     except PermissionError as error:
         raise NoPermission(f"cannot end process {found.pid}: {error.strerror}") from error
     except ProcessLookupError:
         return "lonc is stopped"
-    finally:
-        os.close(pidfd)
     _clear_up(settings, hosts)
     return "lonc did not end in time, and was killed"
 
 
-def _request_stop(settings: Settings, pidfd: int) -> float:
+class _Daemon(Protocol):
+    """The process of the daemon."""
+
+    def signal(self, signum: int) -> None:
+        """Raises ProcessLookupError if it has ended, and PermissionError."""
+
+    def ends_within(self, seconds: float) -> bool: ...
+
+
+class _ByDescriptor:
+    """Known by a pidfd, so that another process that gets the pid is not meant."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+
+    def signal(self, signum: int) -> None:
+        signal.pidfd_send_signal(self._pidfd, signum)
+
+    def ends_within(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+
+class _ByLock:
+    """Known by the lock that it holds, where there is no pidfd, as in older containers."""
+
+    def __init__(self, settings: Settings, pid: int) -> None:
+        self._settings = settings
+        self._pid = pid
+
+    def signal(self, signum: int) -> None:
+        if self._ended():
+            raise ProcessLookupError
+        os.kill(self._pid, signum)
+
+    def ends_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self._ended():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(PAUSE)
+        return True
+
+    def _ended(self) -> bool:
+        return find(self._settings).pid != self._pid
+
+
+@contextlib.contextmanager
+def _daemon(settings: Settings, pid: int) -> Iterator[_Daemon]:
+    """Raises ProcessLookupError if it has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (OSError, AttributeError):  # EPERM, ENOSYS; or Python was built without it
+        yield _ByLock(settings, pid)
+        return
+    try:
+        yield _ByDescriptor(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _request_stop(settings: Settings, daemon: _Daemon) -> float:
     """Order it to stop, or signal it if it does not answer; returns the seconds that it may drain.
 
     (The order may be repeated. A second TERM would end the draining.)
     """
     try:
-        drained_within: float = json.loads(ask(settings, "stop"))["drained_within"]
+        answer = ask_json(settings, "stop")
     except LoncError:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        return settings.drain_timeout
-    return drained_within
-
-
-def _ends_within(pidfd: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+        answer = None
+    match answer:
+        # By the setting in force, which may be another than that of the file, but is in its range.
+        case {"drained_within": int(seconds) | float(seconds)} if 0 <= seconds <= LONGEST_DRAIN:
+            return seconds
+    daemon.signal(signal.SIGTERM)
+    return settings.drain_timeout
 
 
 def _clear_up(settings: Settings, hosts: Sequence[Host]) -> None:
@@ -98,6 +156,6 @@ def _remove_files(
         for path in paths:
             if path.is_socket() and listening_pid(path, patience=CHILDREN_END_WITHIN) is None:
                 path.unlink()
-        remove_key_files(settings.socket_directory)
         remove_left_links(settings.socket_directory)
+        remove_key_files(settings.socket_directory)
     return []

@@ -74,11 +74,17 @@ def listening_pid(path: Path, patience: float = 0.0) -> int | None:
             if refusal not in (0, errno.EAGAIN):
                 return None
             if time.monotonic() >= deadline:
-                pid: int = struct.unpack(
-                    "3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                )[0]
-                return pid
+                return peer_pid(probe)
         time.sleep(PAUSE)
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The pid of the process that listens at the other end; 0 if it is in another container.
+
+    By the kernel: of the process that called listen(2), also while a connection waits in the backlog.
+    """
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
 
 
 def require_no_other_file(path: Path) -> None:

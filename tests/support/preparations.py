@@ -74,6 +74,18 @@ def ask_impatiently():
     instance.settled.__defaults__ = (0.2,)
 
 
+def refuse_pidfd(error, impatiently=False):
+    """pidfd_open fails with that error, as in older containers."""
+
+    def refuse(pid, flags=0):
+        number = getattr(errno, error)
+        raise OSError(number, os.strerror(number))
+
+    os.pidfd_open = refuse
+    if impatiently:
+        ask_impatiently()
+
+
 def ping_for(seconds):
     send.PING_TIMEOUT = seconds
 
