@@ -17,7 +17,7 @@ from lonc.spool.scan import Census, Unchanged, census, count_names
 from lonc.spool.spool import BAD, Name, describe_full, move_to_bad
 
 ABANDONED_AFTER = 86400.0  # seconds until an unfinished file is removed
-FILE_COST = 50.0  # microseconds, to move or remove a file
+FILE_COST = 100.0  # microseconds, to move or remove a file
 
 
 def count_strays(names: Iterable[Name], hosts: Collection[str]) -> dict[str, int]:

@@ -20,11 +20,15 @@ from lonc.errors import LoncError, Misconfigured, UsageError
 from lonc.runtime.directory import Directory
 from lonc.spool import spool
 from lonc.spool.locks import SpoolLocks
-from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, sealed_by
+from lonc.spool.sealing import FOOT, HEAD, LONGEST_ID, Keyring, is_sealed, longest_sealed, sealed_by
 from lonc.spool.spool import BAD, Name
 
 # LON-CAPA's lonnet reads its file back two seconds after writing it.
 READ_BACK_WITHIN = 3.0
+
+
+class TooLong(LoncError):
+    """A file is longer than any request."""
 
 
 class Entry(NamedTuple):
@@ -107,7 +111,7 @@ def request(settings: Settings, entry: Entry) -> bytes:
     used; ValueError if it does not open.
     """
     with _opened(entry) as (_, fd):
-        return _request(settings, _content(fd), entry)
+        return _request(settings, _content(settings, fd), entry)
 
 
 def reseal(settings: Settings, keys: Keyring, entry: Entry, plain: bool = False) -> str | None:
@@ -122,7 +126,7 @@ def reseal(settings: Settings, keys: Keyring, entry: Entry, plain: bool = False)
             return None
         _wait_for_writer(entry)
         with _locked(settings, entry) as (directory, fd):
-            content = _content(fd)
+            content = _content(settings, fd)
             if is_sealed(content):
                 content = keys.open(content, entry.host, entry.name.text)
             if content.count(b"\n") != 1 or not content.endswith(b"\n"):  # lonnet writes in place
@@ -158,10 +162,14 @@ def drop(settings: Settings, entry: Entry) -> str:
     Raises LoncError, OSError.
     """
     with _locked(settings, entry) as (directory, fd):
-        content = _content(fd)
+        content = None
+        with contextlib.suppress(TooLong):
+            content = _content(settings, fd)
         directory.unlink(entry.path.name)
         directory.sync()
     try:
+        if content is None:
+            raise ValueError("it is too long for a record")
         dropped = _request(settings, content, entry)
     except (ValueError, Misconfigured):
         dropped = b"" if entry.name is None else entry.name.command.encode()
@@ -246,6 +254,13 @@ def _locked(settings: Settings, entry: Entry) -> Iterator[tuple[Directory, int]]
             locks.release(fd)
 
 
-def _content(fd: int) -> bytes:
-    with open(fd, "rb", closefd=False) as file:
-        return file.read()
+def _content(settings: Settings, fd: int) -> bytes:
+    """All of a file that has not more bytes than a request may have. Raises TooLong, OSError."""
+    longest = longest_sealed(settings.max_request + 1)
+    content = b""
+    if os.fstat(fd).st_size <= longest:
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(longest + 1)  # it may grow
+        if len(content) <= longest:
+            return content
+    raise TooLong(f"it is longer than {settings.max_request} bytes")
