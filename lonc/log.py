@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lonc.escape import escaped
+from lonc.runtime.directory import Directory
 
-# O_NONBLOCK: else opening would hang if the name has become that of a FIFO.
-LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 LOG_MODE = 0o640  # not for all users: the sentences name hosts and addresses
 STANDARD_ERROR = 2
 
@@ -62,12 +61,14 @@ def _follow(file: Path) -> None:
 
     Raises OSError; then standard error stays as it was.
     """
+    # (A look by path changes nothing, and is all that a line costs while the file is the same.)
     try:
         if os.path.samestat(os.stat(file), os.fstat(STANDARD_ERROR)):
             return
     except FileNotFoundError:
         pass
-    fd = os.open(file, LOG_FLAGS, LOG_MODE)
+    with Directory(file.parent) as directory:
+        fd = directory.open_to_append(file.name, LOG_MODE)
     os.dup2(fd, STANDARD_ERROR, inheritable=True)
     os.close(fd)
 

@@ -27,9 +27,8 @@ from pathlib import Path
 
 from lonc.configuration import Settings
 from lonc.errors import Busy, CannotStart, NoPermission
-from lonc.lifecycle import privileges
 from lonc.lifecycle.privileges import Identity
-from lonc.runtime.directory import replace_file
+from lonc.runtime.directory import Directory, replace_file
 from lonc.runtime.lock_file import MAX_CONTENT, Held, LockFile, look_at_lock
 from lonc.runtime.socket_file import listening_pid
 from lonc.spool import spool
@@ -72,8 +71,15 @@ class Instance:
     def _remove_pid_file(self, pid: bytes) -> None:
         """Remove lonc.pid if it names `pid`: it may be that of Perl's lonc."""
         with contextlib.suppress(OSError):
-            if pid and read_pid_file(self._pid_file) == pid:
-                self._pid_file.unlink()
+            if not pid:
+                return
+            with Directory(self._pid_file.parent) as directory:
+                fd = directory.open(self._pid_file.name)
+                try:
+                    if os.read(fd, MAX_CONTENT) == pid:
+                        directory.unlink_if(self._pid_file.name, os.fstat(fd).st_ino)
+                finally:
+                    os.close(fd)
 
 
 def read_pid_file(path: Path) -> bytes:
@@ -109,20 +115,16 @@ def directories(settings: Settings) -> list[tuple[Path, str]]:
 
 def make_directories(settings: Settings, owner: Identity | None = None) -> None:
     """Make the directories that are missing, and give them to `owner`. Raises CannotStart."""
-    # (The umask sets the mode: by the time of a chmod, another user may have replaced the directory.)
-    umask = os.umask(0o777 & ~DIRECTORY_MODE)
-    try:
-        for directory, setting in directories(settings):
-            try:
-                directory.mkdir(DIRECTORY_MODE)
-                if owner is not None:
-                    privileges.hand_over(directory, owner, group=True)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
-    finally:
-        os.umask(umask)
+    ids = None if owner is None else (owner.uid, owner.gid)
+    for directory, setting in directories(settings):
+        try:
+            if not os.path.exists(directory):
+                with Directory(directory.parent) as above:
+                    above.make_subdirectory(directory.name, DIRECTORY_MODE, ids)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise CannotStart(f"cannot make {directory} ({setting}): {error.strerror}") from error
 
 
 def _make_delayed(settings: Settings) -> None:
@@ -144,6 +146,17 @@ def _lock(stack: contextlib.ExitStack, path: Path, busy: type[CannotStart]) -> L
         raise CannotStart(f"cannot open {path}: {error.strerror}") from error
     stack.callback(lock.close)
     return lock
+
+
+def held_by_others(settings: Settings) -> Iterator[str]:
+    """A sentence for each lock that another process than our daemon holds: no start could get it."""
+    with contextlib.suppress(NoPermission):
+        daemon = find(settings).pid
+        for path in (settings.socket_lock, settings.lock_file):
+            with contextlib.suppress(OSError):
+                holder, _ = _look(path)
+                if holder is not None and holder != daemon:
+                    yield f"{path.parent} is in use by another process, pid {holder}"
 
 
 class State(Enum):

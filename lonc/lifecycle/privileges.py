@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart, Misconfigured
+from lonc.runtime.directory import Directory
 from lonc.runtime.process import fork
 from lonc.sources import Load
 from lonc.spool.spool import BAD
@@ -142,33 +143,37 @@ def permissions_of_others(path: Path) -> int:
 def own_files(settings: Settings) -> list[Path]:
     """Files that a daemon or a client library has made, and that root owns if they ran as root."""
     delayed = settings.delayed_directory
-    locks = [settings.lock_file, settings.socket_lock]
+    locks = [settings.lock_file, settings.socket_lock, settings.spool_lock]
     return [settings.log_file, settings.perm_log, *locks, delayed, delayed / BAD]
 
 
 def hand_over(path: Path, who: Identity, group: bool = False) -> None:
     """Give `path` to `who`, and its group if `group`; only a file or directory that root owns.
 
-    A file with several names is left alone, and no link is followed: the owner of the directory could
-    have made them. Raises OSError.
+    A file with several names is left alone, and no link is followed, also on the way to it: the owner of
+    a directory could have made them. Nothing is given away in a directory of a third user. Raises
+    OSError.
     """
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if _may_hand_over(os.fstat(fd)):
-            os.chown(f"/proc/self/fd/{fd}", who.uid, who.gid if group else -1)
-    finally:
-        os.close(fd)
+    with Directory(path.parent) as directory:
+        fd = directory.open_path(path.name)
+        try:
+            if _may_hand_over(directory, os.fstat(fd), who):
+                os.chown(f"/proc/self/fd/{fd}", who.uid, who.gid if group else -1)
+        finally:
+            os.close(fd)
 
 
-def would_hand_over(path: Path) -> bool:
+def would_hand_over(path: Path, who: Identity) -> bool:
     """Whether `hand_over` would change its owner."""
-    try:
-        return _may_hand_over(path.lstat())
-    except OSError:
+    with contextlib.suppress(OSError), Directory(path.parent) as directory:
+        found = directory.stat(path.name)
+        return found is not None and _may_hand_over(directory, found, who)
+    return False
+
+
+def _may_hand_over(directory: Directory, found: os.stat_result, who: Identity) -> bool:
+    if directory.fstat().st_uid not in (0, who.uid):
         return False
-
-
-def _may_hand_over(found: os.stat_result) -> bool:
     one_name = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
     return one_name and found.st_uid == 0
 
@@ -197,6 +202,8 @@ def missing_permissions(
         elif os.path.exists(path) and not os.access(path, os.R_OK):
             yield f"{who} cannot read {path}: {_how_to_read(who, path)}"
     for path in [settings.socket_directory, settings.log_directory, *files]:
+        if path in _replaced_by_the_daemon(settings) and _is_of_a_third_user(path, who):
+            continue
         if (closed := _closed_directory_above(who, path)) is not None:
             yield closed
         elif os.path.exists(path) and not os.access(path, _needed_access(path)):
@@ -204,12 +211,23 @@ def missing_permissions(
     yield from _unreadable_saved_files(who, settings)
 
 
+def _replaced_by_the_daemon(settings: Settings) -> list[Path]:
+    """What another user may have put in place of the daemon's own: the daemon renames that."""
+    return [settings.delayed_directory / BAD, settings.spool_lock]
+
+
+def _is_of_a_third_user(path: Path, who: Identity) -> bool:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_uid not in (0, who.uid)
+    return False
+
+
 def _needed_access(path: Path) -> int:
     return os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
 
 
 def _how_to_read(who: Identity, path: Path) -> str:
-    return f"chgrp {who.group} {path} && chmod g+r {path}"
+    return f"chgrp -h {who.group} {path} && chmod g+r {path}"
 
 
 def _how_to_write(who: Identity, path: Path) -> str:
@@ -221,7 +239,7 @@ def _how_to_write(who: Identity, path: Path) -> str:
     if owner != 0 and path.is_dir() and _holds_files_of(owner, path):
         theirs = _user_name(owner)
         return f"{theirs} keeps other files there, so run lonc as {theirs} (loncUser {theirs})"
-    return f"chown {who.user} {path}"
+    return f"chown -h {who.user} {path}"
 
 
 def _holds_files_of(uid: int, directory: Path) -> bool:
@@ -251,7 +269,7 @@ def _unreadable_saved_files(who: Identity, settings: Settings) -> Iterator[str]:
             found = directory.stat()
             if found.st_mode & stat.S_ISGID and found.st_gid != who.gid:
                 theirs = _group_name(found.st_gid)
-                how = f"set loncGroup {theirs}, or chgrp -R {who.group} {directory}"
+                how = f"set loncGroup {theirs}, or chgrp -hR {who.group} {directory}"
                 yield f"{who.group} (loncGroup) cannot read what others save in {directory}: {how}"
                 return
 

@@ -81,6 +81,7 @@ def obstacles(sources: Sources, load: Load, take_over: bool = False) -> Iterator
     log = settings.log_file
     if os.path.isdir(log) or (os.path.exists(log) and not os.access(log, os.W_OK)):
         yield f"cannot write {log}"
+    yield from instance.held_by_others(settings)
     yield from _missing_to_user(settings, load)
 
 
@@ -226,7 +227,9 @@ def _missing_to_user(settings: Settings, load: Load) -> list[str]:
     unusable = _unusable_files(settings)  # (also imports what the user may be unable to read)
     if who is None:
         return unusable
-    files = [path for path in privileges.own_files(settings) if not privileges.would_hand_over(path)]
+    files = [
+        path for path in privileges.own_files(settings) if not privileges.would_hand_over(path, who)
+    ]
 
     def ask() -> list[str]:
         return list(privileges.missing_permissions(who, settings, files, load)) or _unusable_files(

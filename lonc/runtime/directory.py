@@ -118,6 +118,10 @@ class Directory:
         """Open a file that exists, which may not be a link; neither waits for a FIFO. Raises OSError."""
         return os.open(name, flags | _SAFE, dir_fd=self._fd)
 
+    def open_path(self, name: str) -> int:
+        """A descriptor of the name itself, also of a link; nothing is opened. Raises OSError."""
+        return os.open(name, _PATH, dir_fd=self._fd)
+
     def open_to_append(self, name: str, mode: int) -> int:
         """Open `name` for appending; a new file has `mode`, whatever the umask.
 
@@ -158,14 +162,19 @@ class Directory:
         """Create a file and open it. Raises FileExistsError, also for a link; OSError."""
         return os.open(name, flags | os.O_CREAT | os.O_EXCL | _SAFE, mode, dir_fd=self._fd)
 
-    def make_subdirectory(self, name: str, mode: int) -> None:
-        """Make the directory `name` with `mode`, whatever the umask. Raises OSError."""
+    def make_subdirectory(self, name: str, mode: int, owner: tuple[int, int] | None = None) -> None:
+        """Make the directory `name` with `mode`, whatever the umask, and give it to a user and a group.
+
+        Raises OSError.
+        """
         os.mkdir(name, 0o700, dir_fd=self._fd)
         try:
             with self.subdirectory(name) as made:
                 # Else another user has put a directory there since.
                 if made.fstat().st_uid == os.geteuid() and not made.names():
                     made.chmod(mode)
+                    if owner is not None:
+                        os.chown(made.path_of("."), *owner)
             self.sync()
         except OSError:
             with contextlib.suppress(OSError):

@@ -7,10 +7,13 @@ child does not inherit it. A process loses it when it closes any descriptor of t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 from pathlib import Path
+
+from lonc.runtime.directory import Directory, unguessable
 
 MODE = 0o600  # whoever can open it can hold it
 MAX_CONTENT = 100  # bytes
@@ -28,14 +31,14 @@ class Held(Exception):
 class LockFile:
     """The lock at `path`, held until `close`. The file is created, with mode 0600, and never removed.
 
-    Its content is a short text for those who look. Raises Held, and OSError, also if the file is another
-    user's and this process is not root.
+    Its content is a short text for those who look. A file of another user is renamed, unless its lock is
+    held: that user could hold it at any time. Raises Held, and OSError, also for a file of root if this
+    process is not root.
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, MODE
-        )
+        with Directory(path.parent) as directory:
+            self._fd = _open(directory, path.name)
         try:
             os.fchmod(self._fd, MODE)
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,11 +67,38 @@ def look_at_lock(path: Path) -> tuple[int | None, bytes]:
 
     Not for the process that holds it. Raises OSError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with Directory(path.parent) as directory:
+        fd = directory.open(path.name)
     try:
         return _holder(fd), os.read(fd, MAX_CONTENT)
     finally:
         os.close(fd)
+
+
+def _open(directory: Directory, name: str) -> int:
+    """Open or create the file, as this user's. Raises Held, OSError."""
+    while True:
+        fd = None
+        try:
+            fd = directory.open(name, os.O_RDWR)
+            owner = os.fstat(fd).st_uid
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return directory.create(name, MODE)
+            continue
+        except OSError:
+            found = directory.stat(name)
+            if found is None or found.st_uid in (0, os.geteuid()):
+                raise
+            owner = found.st_uid
+        if fd is not None:
+            if owner == os.geteuid():
+                return fd
+            pid = _holder(fd)
+            os.close(fd)
+            if pid is not None:
+                raise Held(pid)
+        directory.rename(name, unguessable(name))
 
 
 def _holder(fd: int) -> int | None:

@@ -249,16 +249,14 @@ def test_a_link_in_place_of_a_new_directory_is_not_followed(tmp_path, monkeypatc
     victim = tmp_path / "victim"
     victim.mkdir()
     victim.chmod(0o755)
-    mkdir = Path.mkdir
 
-    def make(path, mode):
-        mkdir(path, mode)
-        path.rmdir()
-        path.symlink_to(victim)
+    def make(name, mode, dir_fd):
+        os.symlink(victim, name, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "mkdir", make)
+    monkeypatch.setattr(os, "mkdir", make)
     settings = Settings(socket_directory=tmp_path / "sockets", daemons=tmp_path, user="nobody")
-    make_directories(settings, identity(settings))
+    with pytest.raises(CannotStart, match=r"cannot make .*sockets"):
+        make_directories(settings, identity(settings))
     assert owner_and_mode(victim) == (0, 0, "0o755")
 
 
@@ -439,7 +437,7 @@ class TestLifeAsTheUser:
             assert done.returncode == (0 if command == "check" else 1)
             said = (done.stdout + done.stderr).decode()
             group = grp.getgrgid(GID).gr_name
-            how = f"chgrp {group} {file} && chmod g+r {file}"
+            how = f"chgrp -h {group} {file} && chmod g+r {file}"
             assert f"nobody (loncUser) cannot read {file}: {how}" in said
         file.chmod(0o640)
         theirs.start_lond("l1")
@@ -513,7 +511,7 @@ class TestLifeAsTheUser:
         eventually(lambda: not path.exists())
         bad = settings.delayed_directory / "bad"
         eventually(lambda: bad.exists() and os.listdir(bad) == ["impossible"])
-        assert owner_and_mode(bad) == (UID, daemon, "0o2770")
+        assert owner_and_mode(bad) == (UID, daemon, "0o700")
         assert owner_and_mode(settings.perm_log) == (UID, daemon, "0o660")
         assert saying(STRANGER, daemon, record) == "recorded"
         kinds = [line.split(":")[1] for line in settings.perm_log.read_text().splitlines()]
@@ -652,25 +650,25 @@ class TestWhatItNeeds:
                 0,
                 0o600,
                 "nobody (loncUser) cannot read {path}, as a reload has to:"
-                " chgrp {group} {path} && chmod g+r {path}",
+                " chgrp -h {group} {path} && chmod g+r {path}",
             ),
             (
                 TABLE,
                 0,
                 0o640,
                 "nobody (loncUser) cannot read {path}, as a reload has to:"
-                " chgrp {group} {path} && chmod g+r {path}",
+                " chgrp -h {group} {path} && chmod g+r {path}",
             ),
             ("tabs", 0, 0o750, "nobody (loncUser) cannot enter {path}: chmod o+x {path}"),
             ("daemons", 0, 0o700, "nobody (loncUser) cannot enter {path}: chmod o+x {path}"),
-            (SOCKETS, 0, 0o750, "nobody (loncUser) cannot write {path}: chown nobody {path}"),
+            (SOCKETS, 0, 0o750, "nobody (loncUser) cannot write {path}: chown -h nobody {path}"),
             (SOCKETS, UID, 0o570, "nobody (loncUser) cannot write {path}: chmod u+rwX {path}"),
             (
                 SOCKETS,
                 UID,
                 0o2770,
                 "{group} (loncGroup) cannot read what others save in {path}:"
-                " set loncGroup root, or chgrp -R {group} {path}",
+                " set loncGroup root, or chgrp -hR {group} {path}",
             ),
             (
                 SOCKETS,
@@ -678,12 +676,12 @@ class TestWhatItNeeds:
                 0o753,
                 "everybody can write to {path} (lonSockDir): chmod o-w {path}",
             ),
-            (LOGS, 0, 0o755, "nobody (loncUser) cannot write {path}: chown nobody {path}"),
+            (LOGS, 0, 0o755, "nobody (loncUser) cannot write {path}: chown -h nobody {path}"),
             (
                 f"{LOGS}/lonc.log",
                 STRANGER,
                 0o644,
-                "nobody (loncUser) cannot write {path}: chown nobody {path}",
+                "nobody (loncUser) cannot write {path}: chown -h nobody {path}",
             ),
             (f"{LOGS}/lonnet.perm.log", UID, 0o440, None),
         ],
