@@ -251,6 +251,12 @@ class Settings:
         "loncAllowInsecure", "1", zero_or_one,
         help="Whether `classic` and `insecure` may be used, also with a lond that knows no other mode."
              " With them, everyone with access to the network can read all requests.")
+    allow_plain_replies: bool = setting(
+        "loncAllowPlainReplies", "0", zero_or_one,
+        help="Whether lond may answer an enciphered request in clear in the modes other than `classic`:"
+             " anybody on the way could have written such a reply. With `0` it ends the connection, and"
+             " the request gets `con_lost`. Where `lonSockCreate` is set, the default is `1`: LON-CAPA's"
+             " lond is believed to answer `auth` so.")
     certificate_directory: Path | None = setting(
         "lonCertificateDirectory", None, absolute, example="/home/httpd/lonCerts",
         help="The directory of the next three files, unless their names are absolute. `ssl` needs all"

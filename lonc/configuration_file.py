@@ -162,6 +162,7 @@ def _derive(values: dict[str, Any], origins: dict[str, Origin]) -> None:
         ("socket_name", BY_DNS, ""),
         ("key_mode", AUTO if certified else INSECURE, f", {certificates}"),
         ("children", ON_DEMAND, ""),
+        ("allow_plain_replies", True, ""),
     ):
         if attribute not in values:
             values[attribute] = value

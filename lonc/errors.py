@@ -12,7 +12,8 @@
     ├── NotRunning      there is no daemon: cli prints it; `top` waits for one
     ├── NoPermission    the daemon belongs to another user: cli prints it
     └── ProtocolError   lond broke the protocol: lond_connection closes the connection
-        └── OutOfStep   replies come one request late: the same, and it is counted
+        ├── OutOfStep   replies come one request late: the same, and it is counted
+        └── PlainReply  an enciphered request was answered in clear: the same; lond is no less alive
 
 runtime/ has exceptions of its own, since it knows nothing of lonc:
 
@@ -49,6 +50,7 @@ EXIT_STATUSES = (
     (FAILED, "reload", "A child did not start, or a changed setting needs a restart."),
     (DONE, "send", "lond replied, or the request was saved (`con_delayed`)."),
     (FAILED, "send", "There was no reply (`con_lost`), or it could not be saved (`con_failed`)."),
+    (FAILED, "ping", "A host did not reply, or another id replied than the one that was asked."),
     (0, "status", "lonc is running."),
     (1, "status", "lonc is dead, and its pid file exists."),
     (3, "status", "lonc is not running."),
@@ -130,3 +132,7 @@ class ProtocolError(LoncError):
 
 class OutOfStep(ProtocolError):
     """Replies on a connection belong to the requests before: lond has said a line unasked."""
+
+
+class PlainReply(ProtocolError):
+    """lond has answered an enciphered request in clear, where that is not allowed."""

@@ -67,6 +67,7 @@ def test_every_setting_can_be_set(read):
         PerlSetVar lonSockCreate /f
         PerlSetVar loncKeyMode ssl
         PerlSetVar loncAllowInsecure 0
+        PerlSetVar loncAllowPlainReplies 1
         PerlSetVar lonCertificateDirectory /d
         PerlSetVar lonnetCertificate certificate.pem
         PerlSetVar lonnetPrivateKey /e/key.pem
@@ -111,6 +112,7 @@ def test_every_setting_can_be_set(read):
         create_socket=Path("/f"),
         key_mode="ssl",
         allow_insecure=False,
+        allow_plain_replies=True,
         certificate_directory=Path("/d"),
         certificate=Path("certificate.pem"),
         private_key=Path("/e/key.pem"),
@@ -444,6 +446,9 @@ class TestLaterLonCapa:
         settings, faults = read(self.HEAD + more)
         assert faults == []
         assert (settings.socket_name, settings.key_mode, settings.children) == (name, mode, children)
+        assert settings.allow_plain_replies
+        settings, _ = read(self.HEAD + more + "PerlSetVar loncAllowPlainReplies 0\n")
+        assert not settings.allow_plain_replies
 
     def test_their_origin_says_why(self, tmp_path):
         file = tmp_path / "loncapa.conf"

@@ -74,6 +74,7 @@ from lonc.wire.key_exchange import LOCALHOST, KeyExchange, is_asked_locally
 from lonc.wire.lond_protocol import LondProtocol
 
 MAX_LOGGED = 200  # bytes of a request
+WRONG_KEY_AGAIN = 3600.0  # seconds without a wrong key, after which one is logged again
 
 READY = b"ready\n"
 PONG = b"pong\n"
@@ -199,6 +200,7 @@ class Child:
         self._idle_until = math.inf  # then an on-demand child without clients leaves
         self._idle_alarm = self._loop.alarm(self._leave_if_idle)
         self._clients_have_left = False
+        self._wrong_key_at = -math.inf  # when a connection last had one
         self._handover: Handover | None = None
         self._stopping = False
         # The services of a client. A call of the pool itself costs less than one through a method here.
@@ -234,6 +236,8 @@ class Child:
                 self._key_exchange.choose,
                 several_ids=len(self._host.ids) > 1,
                 learn_ping=self._settings.sync_interval > 0,
+                allow_plain_replies=self._settings.allow_plain_replies,
+                on_wrong_key=self._record_wrong_key,
             ),
             self._connector,
             self._timeouts,
@@ -323,6 +327,14 @@ class Child:
                 log = logger.warning if unwanted else logger.info
                 log("keys are exchanged in mode %s (of %s), with lond %s", mode, wanted, version)
         self._pool.connection_ready(connection)
+
+    def _record_wrong_key(self, complaint: str) -> None:
+        """Callback: count it, and log it unless that was done and it goes on."""
+        now = self._loop.now
+        self._statistics.wrong_key(now)
+        if now - self._wrong_key_at > WRONG_KEY_AGAIN:
+            self._history.record_error(complaint)
+        self._wrong_key_at = now
 
     def _pool_changed(self, why: str | None) -> None:
         self._set_title()

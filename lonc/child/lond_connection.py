@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lonc.child.connector import Attempt, Connector
 from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_data
 from lonc.child.transaction import Transaction
-from lonc.errors import OutOfStep, ProtocolError
+from lonc.errors import OutOfStep, PlainReply, ProtocolError
 from lonc.monitoring.statistics import Reason
 from lonc.runtime.event_loop import READ, EventLoop, Watch
 from lonc.runtime.line_buffer import RECEIVE_SIZE, Line
@@ -211,6 +211,8 @@ class LondConnection:
             self.heard = True
             if isinstance(error, OutOfStep):
                 self.failure = Reason.OUT_OF_STEP
+            elif isinstance(error, PlainReply):
+                self.replied = True  # the host can be reached
             with contextlib.suppress(OSError):
                 self._socket.send(self.protocol.tls_alert)
             self.close(str(error))

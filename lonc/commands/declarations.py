@@ -365,7 +365,8 @@ COMMANDS = (
         "ping",
         "trying",
         "ask hosts for their ids and print the response times",
-        "Asks hosts for their ids, in parallel, and waits up to ten seconds for each reply.",
+        "Asks hosts for their ids, in parallel, and waits up to ten seconds for each reply. A reply with"
+        " another id than the one that was asked is reported.",
         "ping msul1 msul2",
         send.ping,
         [Argument("hosts", metavar="HOST", nargs="*", help="ids of hosts in hosts.tab; default: all")],

@@ -25,11 +25,14 @@ from lonc.configuration import Settings
 from lonc.errors import DONE, FAILED, CannotStart, UsageError
 from lonc.escape import escaped
 from lonc.hosts import Host, find_host
+from lonc.replies import NO_ID
+from lonc.setting_types import HOST_ID
 from lonc.spool.sealing import require_keys
 from lonc.spool.spool import require_room
 
 PING_TIMEOUT = 10.0  # seconds
 MAX_PARALLEL = 256  # threads
+UNSET_ID = "default"  # a later lond's id for a connection on which there was no `sethost`
 
 T = TypeVar("T")
 
@@ -142,7 +145,24 @@ def ping(options: argparse.Namespace) -> int:
         if reply == lonnet.CON_LOST:
             status = FAILED
             print_socket_error(settings, host.name)
+        elif other := _other_id(id_, reply):
+            status = FAILED
+            print_error(f"{id_}: the reply is of {other}: {_why_other_id(other)}")
     return status
+
+
+def _other_id(asked: str, reply: bytes) -> str | None:
+    """The host id that has replied to `ping`, if it is not the one that was asked."""
+    text = reply.decode(errors="replace")
+    if text == asked or NO_ID.match(reply) or not HOST_ID.fullmatch(text):
+        return None
+    return text
+
+
+def _why_other_id(other: str) -> str:
+    if other == UNSET_ID:
+        return "lond was not asked for a host, so its keys do not fit; try loncKeyMode insecure"
+    return "the address or DNS name in the table leads to another host"
 
 
 def _ping(settings: Settings, host: bytes) -> tuple[bytes, float]:

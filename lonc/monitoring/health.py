@@ -119,6 +119,10 @@ class Health:
                 Level.WARNING if host.out_of_step else Level.OK,
                 f"has had connections out of step in the last hour: {host.out_of_step}",
             ),
+            Verdict(
+                Level.WARNING if host.wrong_keys else Level.OK,
+                f"has had connections whose key did not fit in the last hour: {host.wrong_keys}",
+            ),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
             Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),

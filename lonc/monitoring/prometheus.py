@@ -43,6 +43,11 @@ _GAUGES = (
         lambda host: host.out_of_step,
     ),
     (
+        "lonc_wrong_keys",
+        "Connections of the last hour whose key did not fit.",
+        lambda host: host.wrong_keys,
+    ),
+    (
         "lonc_connections_limit",
         "Most connections to the host's lond, loncMaxConnections.",
         lambda host: host.max_connections,

@@ -129,6 +129,7 @@ class Slot:
     waited: Waited | None = None
     failures: int = 0
     out_of_step: int = 0  # of the failures
+    wrong_keys: int = 0  # connections whose key did not fit
     saturated: float = 0.0
     done: int = 0
 
@@ -139,7 +140,7 @@ class Slot:
 
     def is_empty(self) -> bool:
         """Whether nothing is counted in it; valid after `close`."""
-        return not (self.done or self.failures or self.saturated)
+        return not (self.done or self.failures or self.wrong_keys or self.saturated)
 
     def count_waited(self, latency: float, wait: float, lond: float) -> None:
         """Count a transaction that has waited; in seconds."""
@@ -155,6 +156,7 @@ class Slot:
                 sum_.add(part)
         self.failures += other.failures
         self.out_of_step += other.out_of_step
+        self.wrong_keys += other.wrong_keys
         self.saturated += other.saturated
         self.done += other.done
 
@@ -166,6 +168,7 @@ class Slot:
                 sum_.subtract(part)
         self.failures -= other.failures
         self.out_of_step -= other.out_of_step
+        self.wrong_keys -= other.wrong_keys
         self.saturated -= other.saturated
         self.done -= other.done
 
@@ -290,6 +293,11 @@ class Statistics:
         self.failed += count
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
+    def wrong_key(self, now: float) -> None:
+        """Count a connection whose key does not fit."""
+        self._close_slots(now)
+        self._slot.wrong_keys += 1
+
     def saturated(self, now: float) -> None:
         """From now on all connections are busy."""
         if now >= self._slot_ends_at:
@@ -317,6 +325,7 @@ class Statistics:
             "failed": self.failed,
             "reasons": {reason.value: count for reason, count in self.reasons.items()},
             "out_of_step": hour.out_of_step,
+            "wrong_keys": hour.wrong_keys,
             "sent": self.sent,
             "received": self.received,
             "last_minute": minute.latencies().percentiles(),

@@ -72,6 +72,7 @@ class HostStatus:
     failed: Count | None = None  # transactions that failed
     reasons: dict[Text, Count] | None = None  # number of failures by reason
     out_of_step: Count | None = None  # of the last hour; each is a connection that was closed
+    wrong_keys: Count | None = None  # of the last hour; connections whose key did not fit
     ping_known: bool | None = None  # lond knows `ping`, so connections can be found out of step
     sent: Count | None = None  # bytes of requests that got a reply
     received: Count | None = None  # bytes of these replies

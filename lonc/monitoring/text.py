@@ -58,6 +58,8 @@ def host_to_text(host: HostStatus, health: Health) -> str:
         lines.append("connections out of step are not found: lond does not know ping")
     if host.out_of_step:
         lines.append(f"connections out of step in the last hour: {host.out_of_step}")
+    if host.wrong_keys:
+        lines.append(f"connections whose key did not fit in the last hour: {host.wrong_keys}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (

@@ -53,8 +53,10 @@ answer is another one now.
 A lond that does not know the mode answers with the challenge; the mode then is insecure.
 
 A request that starts with `encrypt:`, or with `sethost:ID:encrypt:`, is sent without that word and
-enciphered. A reply that starts with `enc:` is deciphered. Anything else that arrives, or arrives at
-another time, ends the connection: a line without a request would become the reply to the next one.
+enciphered. A reply that starts with `enc:` is deciphered. A reply in clear to an enciphered request may
+be anybody's on the way: it is passed on in the classic mode, and else only if that is allowed. Anything
+else that arrives, or arrives at another time, ends the connection: a line without a request would become
+the reply to the next one.
 """
 
 from __future__ import annotations
@@ -66,9 +68,11 @@ from enum import Enum
 from typing import Protocol
 
 from lonc.configuration import CLASSIC, INSECURE
-from lonc.errors import OutOfStep, ProtocolError
+from lonc.errors import OutOfStep, PlainReply, ProtocolError
+from lonc.replies import NO_ID
 from lonc.runtime.line_buffer import Line, LineBuffer, LineTooLong
 from lonc.wire.cipher import LineCipher, shared_key
+from lonc.wire.wrong_key import complaint, sign_in_clear, sign_in_text
 
 ENCRYPT = b"encrypt:"
 SET_HOST = b"sethost:"  # followed by an id and a colon
@@ -144,6 +148,10 @@ def _always() -> bool:
     return True
 
 
+def _ignore(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Opening:
     """How a connection begins.
@@ -185,19 +193,27 @@ class LondProtocol:
     - `choose(address)`: returns the Opening for the lond at that address, or raises ProtocolError;
     - `learn_ping`: whether to learn the answer to `ping` at the end of the dialogue;
     - `several_ids`: lond serves several host ids, so each request is sent with the id that it is for:
-      `server_id`, unless the request itself starts with `sethost:ID:`.
+      `server_id`, unless the request itself starts with `sethost:ID:`;
+    - `allow_plain_replies`: whether to pass on a reply in clear to an enciphered request, also if the
+      mode is not classic;
+    - `on_wrong_key(sentence)`: the reply to the first enciphered request shows that the key does not
+      fit; it is passed on nevertheless.
 
     The caller sends `data_to_send` and reports it by `data_sent`. Every method that raises ProtocolError
     leaves the state Disconnected.
     """
 
     __slots__ = (
+        "_allow_plain_replies",
         "_choose",
         "_cipher",
         "_client_id",
+        "_enciphered",
         "_host_prefix",
+        "_key_is_tried",
         "_learn_ping",
         "_lines",
+        "_on_wrong_key",
         "_opening",
         "_server_id",
         "_tunnel",
@@ -217,6 +233,8 @@ class LondProtocol:
         choose: Callable[[str], Opening] = init,
         several_ids: bool = False,
         learn_ping: bool = False,
+        allow_plain_replies: bool = False,
+        on_wrong_key: Callable[[str], None] = _ignore,
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but not auto
@@ -230,6 +248,10 @@ class LondProtocol:
         self._host_prefix = f"sethost:{server_id}:".encode() if several_ids else b""
         self._opening = INIT
         self._cipher: LineCipher | None = None
+        self._enciphered = False  # the request in flight
+        self._key_is_tried = False  # an enciphered request has been answered
+        self._allow_plain_replies = allow_plain_replies
+        self._on_wrong_key = on_wrong_key
         self._tunnel: Tunnel | None = None  # while received data may be TLS
         self._lines = LineBuffer(max_reply)
         self.data_to_send: Line | memoryview = b""
@@ -410,7 +432,7 @@ class LondProtocol:
             self._step(Event.UNCHECKED)
 
     def _learn_ping_answer(self, answer: Line) -> None:
-        if not _NO_PING.match(answer):
+        if not NO_ID.match(answer):
             self.ping_answer = bytes(answer)
 
     def _send_checked_request(self, request: Line) -> None:
@@ -439,20 +461,38 @@ class LondProtocol:
         if request.startswith(ENCRYPT):
             assert self._cipher is not None
             request = self._cipher.encipher(request[len(ENCRYPT) : -1])
+            self._enciphered = True
         return host_prefix + request if host_prefix else request
 
     def _read_reply(self, reply: Line) -> Line:
         if not reply.startswith(b"enc:"):
+            if self._enciphered:
+                self._examine_plain_reply(reply)
             return reply
         assert self._cipher is not None
         try:
             text = self._cipher.decipher(reply)
         except ProtocolError as error:
             raise self._fail(f"lond sent {error}") from None
+        if self._enciphered:
+            self._try_key(sign_in_text(text))
         if b"\n" in text:
             raise self._fail("lond sent an enc: line with a newline in it")
         text += b"\n"
         return text
+
+    def _examine_plain_reply(self, reply: Line) -> None:
+        self._try_key(sign_in_clear(reply))
+        if self.mode != CLASSIC and not self._allow_plain_replies:
+            self.disconnect()
+            raise PlainReply("lond answered an enciphered request in clear (see loncAllowPlainReplies)")
+
+    def _try_key(self, sign: str | None) -> None:
+        """An enciphered request has been answered; `sign` shows that the key does not fit."""
+        first = not self._key_is_tried
+        self._enciphered, self._key_is_tried = False, True
+        if first and sign is not None:
+            self._on_wrong_key(complaint(sign, self.mode))
 
     def _release(self, _: Line) -> None:
         """Free all memory now: references to this object may last until the collector of cycles runs."""
@@ -463,7 +503,6 @@ class LondProtocol:
 
 
 _KEY = re.compile(rb"[0-9A-Fa-f]{32}")
-_NO_PING = re.compile(rb"(?:(?:unknown_cmd|refused|rejected|error|no_such_host|con_lost)\b|\n)")
 
 Action = Callable[[LondProtocol, Line], Line | None]
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from support import preparations
 from support.machine import LONC, Terminal, program
+from support.scripted_lond import ScriptedLond
 
 
 @pytest.fixture
@@ -30,6 +31,35 @@ def test_ping_asks_all_side_by_side(two):
     replies = [line.split()[-1] for line in done.stdout.decode().splitlines()]
     assert replies == ["con_lost", "l1", "con_lost", "con_lost", "con_lost"]
     os.kill(hung, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (b"l1", None),
+        (b"unknown_cmd", None),
+        (b"refused", None),
+        (b"l2", "the reply is of l2: the address or DNS name in the table leads to another host"),
+        (
+            b"default",
+            "the reply is of default: lond was not asked for a host, so its keys do not fit; try"
+            " loncKeyMode insecure",
+        ),
+    ],
+)
+def test_ping_says_so_if_another_id_replies(machine, reply, sentence):
+    def script(peer):
+        peer.greet()
+        while peer.hear() is not None:
+            peer.say(reply)
+
+    with ScriptedLond(machine.address(1), machine.port, script):
+        machine.run()
+        done = machine.command("ping", "l1")
+        assert done.stdout.endswith(b" ms  " + reply + b"\n")
+        assert done.stderr.decode() == (f"lonc: l1: {sentence}\n" if sentence else "")
+        assert done.returncode == (1 if sentence else 0)
+        machine.stop()
 
 
 @pytest.mark.parametrize("parallel", [1, 8])

@@ -88,6 +88,11 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             "1 of 1 host is degraded: l1 has had connections out of step in the last hour: 2",
         ),
         (
+            [well(wrong_keys=1)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has had connections whose key did not fit in the last hour: 1",
+        ),
+        (
             [small_pool()],
             Level.WARNING,
             "1 of 1 host is degraded: l1 has all 5 connections busy for 48 of 60 s, waits of 1.0 s:"

@@ -26,6 +26,8 @@ def host():
     statistics.failed_for(1.0, Reason.LOST, 2)
     statistics.failed_for(1.0, Reason.DEAD, 3)
     statistics.failed_for(1.0, Reason.OUT_OF_STEP, 1)
+    for _ in range(2):
+        statistics.wrong_key(1.0)
     return HostStatus(
         'l"1\\',
         "ready",
@@ -79,6 +81,7 @@ def test_the_figures_are_those_of_the_status(samples):
     assert samples["lonc_transactions_total", L1, ("result", "host dead")] == 3
     assert samples["lonc_transactions_total", L1, ("result", "out of step")] == 1
     assert samples["lonc_out_of_step", L1] == 1
+    assert samples["lonc_wrong_keys", L1] == 2
     assert samples["lonc_connections", L1, ("state", "Idle")] == 4
     assert samples["lonc_queue_length", L1] == 2
     assert samples["lonc_in_flight_oldest_seconds", L1] == 213.5

@@ -33,6 +33,15 @@ def test_counters(statistics):
     assert statistics.reasons == {Reason.DEAD: 2, Reason.LOST: 1}
 
 
+def test_connections_whose_key_did_not_fit_are_counted_for_an_hour(statistics):
+    assert statistics.report(1000.0)["wrong_keys"] == 0
+    for now in (1001.0, 1900.0):
+        statistics.wrong_key(now)
+    assert statistics.report(1900.0)["wrong_keys"] == 2
+    assert statistics.report(5000.0)["wrong_keys"] == 1
+    assert statistics.report(6000.0)["wrong_keys"] == 0
+
+
 def test_connections_out_of_step_are_counted_for_an_hour(statistics):
     assert statistics.report(1000.0)["out_of_step"] == 0
     statistics.failed_for(1001.0, Reason.OUT_OF_STEP, 1)

@@ -120,6 +120,13 @@ def test_whether_connections_out_of_step_are_found_and_how_many_were():
         assert host_to_text(host, Health(report)).splitlines()[1:] == lines
 
 
+def test_connections_whose_key_did_not_fit():
+    host = HostStatus("l1", "ready", wrong_keys=2)
+    report = Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {})
+    lines = host_to_text(host, Health(report)).splitlines()[1:]
+    assert lines == ["l1: connections whose key did not fit in the last hour: 2"]
+
+
 def test_on_a_narrow_terminal_columns_are_left_out_before_names_are_cut_short():
     host = dataclasses.replace(L1, host="a-host-with-a-long-name")
     lines = to_text(Report(Phase.RUNNING, 41, "1.0", SINCE, [host], {}), width=80).splitlines()

@@ -203,6 +203,125 @@ class TestFilesThatOthersCanRead:
         assert machine.children() == before
 
 
+class TestAWrongKey:
+    """lond takes this machine for a2, so its key is another one."""
+
+    ADVICE = "the key does not fit: lond may know this host under another id; try loncKeyMode insecure"
+
+    def lond(self, machine, answer):
+        """Deciphers a request and answers it in the way `answer(deciphered)` says."""
+        cipher = LineCipher(shared_key("l1", "a2", BUILD_KEY + b"\n"))
+
+        def script(peer):
+            peer.greet()
+            while (line := peer.hear()) is not None:
+                if line.startswith(b"enc:"):
+                    line = answer(cipher, bytes(cipher.decipher(line + b"\n")))
+                peer.say(line)
+
+        return ScriptedLond(machine.address(1), machine.port, script)
+
+    def ask_on_three_connections(self, machine):
+        for _ in range(3):
+            machine.ask(b"encrypt:eget:dom:user:passwd:password")
+            machine.ask(b"encrypt:eget:dom:user:passwd:password")
+            assert machine.ask(b"ping") == b"ping"
+            assert machine.command("disable", "l1").returncode == 0
+            assert machine.command("enable", "l1").returncode == 0
+
+    @pytest.mark.parametrize(
+        ("answer", "sign"),
+        [
+            (
+                lambda cipher, request: bytes(cipher.encipher(b"the password is hush"))[:-1],
+                "a reply is no text when it is deciphered",
+            ),
+            (
+                lambda cipher, request: b"unknown_cmd" if b"eget" not in request else b"ok",
+                "lond answered an enciphered request with unknown_cmd (or does not know that command)",
+            ),
+        ],
+    )
+    def test_is_logged_once_and_counted_by_connection(self, machine, answer, sign):
+        machine.configure(loncMaxConnections=1)
+        with self.lond(machine, answer):
+            machine.run()
+            self.ask_on_three_connections(machine)
+            assert machine.log().count("the key does not fit") == 1
+            assert f"WARNING {machine.children()['l1']} l1: {sign}: {self.ADVICE}\n" in machine.log()
+            assert machine.status()["wrong_keys"] == 3
+            judged = machine.command("check-health")
+            assert judged.returncode == 1
+            assert b"l1 has had connections whose key did not fit in the last hour: 3" in judged.stdout
+            shown = machine.command("status", "l1").stdout.decode()
+            assert "l1: connections whose key did not fit in the last hour: 3" in shown
+            machine.stop()
+
+    def test_is_not_seen_in_a_right_one(self, machine):
+        machine.start_lond("l1")
+        machine.run()
+        assert machine.ask(b"encrypt:echo:x") == b"x"
+        assert machine.ask(b"encrypt:nonsense") == b"unknown_cmd"  # enciphered
+        assert machine.status()["wrong_keys"] == 0
+        assert "key" not in machine.log()
+
+
+@pytest.fixture
+def replying_in_clear(machine):
+    def script(peer):
+        peer.hear()
+        for answer in (b"12345", b"ok", b"2.11", b"ok", BUILD_KEY):
+            peer.say(answer)
+            peer.hear()
+        while True:
+            peer.say(b"authorized")
+            if peer.hear() is None:
+                return
+
+    def script_in_classic(peer):
+        peer.greet()
+        while peer.hear() is not None:
+            peer.say(b"authorized")
+
+    def start(**settings):
+        machine.configure(**{"loncMaxConnections": 1, **QUICK, **settings})
+        classic = settings["loncKeyMode"] == "classic"
+        return ScriptedLond(machine.address(1), machine.port, script_in_classic if classic else script)
+
+    return start
+
+
+def test_a_reply_in_clear_to_an_enciphered_request_ends_the_connection(machine, replying_in_clear):
+    with replying_in_clear(loncKeyMode="insecure") as lond:
+        machine.run()
+        for _ in range(5):
+            assert machine.ask(b"encrypt:auth:dom:user:pw") == b"con_lost"
+        status = machine.status()
+        assert status["last_error"][1] == (
+            "lost a connection: lond answered an enciphered request in clear (see loncAllowPlainReplies)"
+        )
+        assert status["state"] in ("ready", "connecting")  # lond has replied: it is not DEAD
+        assert lond.accepted >= 5
+        machine.stop()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loncKeyMode": "classic"},
+        {"loncKeyMode": "insecure", "loncAllowPlainReplies": 1},
+    ],
+)
+def test_a_reply_in_clear_is_passed_on_in_classic_and_where_that_is_allowed(
+    machine, replying_in_clear, settings
+):
+    with replying_in_clear(**settings) as lond:
+        machine.run()
+        assert [machine.ask(b"encrypt:auth:dom:user:pw") for _ in range(3)] == [b"authorized"] * 3
+        assert lond.accepted == 1
+        machine.stop()
+
+
 def test_key_files_of_a_daemon_that_was_killed_are_removed_by_the_next(machine):
     serve_at_localhost(machine)
 
@@ -320,7 +439,7 @@ def test_the_key_that_lond_has_taken_enciphers(machine):
         peer.say(b"ok")
         cipher = LineCipher(bytes.fromhex(seen[0].decode()))
         assert bytes(cipher.decipher(peer.hear() + b"\n")) == b"secret"
-        peer.say(b"heard")
+        peer.say(bytes(cipher.encipher(b"heard")).removesuffix(b"\n"))
         peer.hear()
 
     machine.configure(loncKeyMode="local")

@@ -229,6 +229,7 @@ class TestRequestsForLoncItself:
             "failed": 0,
             "reasons": {},
             "out_of_step": 0,
+            "wrong_keys": 0,
             "sent": len("ping\n"),
             "received": len("l1\n"),
             "seconds": took,

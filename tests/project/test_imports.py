@@ -51,6 +51,7 @@ PURE = {
     "runtime/line_buffer",
     "wire/cipher",
     "wire/lond_protocol",
+    "wire/wrong_key",
 }
 IMPURE = {"logging", "os", "selectors", "signal", "socket", "time"}
 

@@ -16,7 +16,7 @@ from support.dialogue import (
     ssl,
 )
 
-from lonc.errors import OutOfStep, ProtocolError
+from lonc.errors import OutOfStep, PlainReply, ProtocolError
 from lonc.wire.cipher import LineCipher
 from lonc.wire.lond_protocol import TRANSITIONS, Event, LondProtocol, Opening, State
 
@@ -75,6 +75,96 @@ def test_a_reply_in_clear_to_an_encrypted_request_is_passed_on_unchanged(talk):
         """
     )
     assert talk.protocol.state is State.IDLE
+
+
+class TestAReplyInClearToAnEncipheredRequest:
+    """In the modes other than classic."""
+
+    def begin(self, choose, **options):
+        talk = Talk(10**6, choose, **options)
+        if choose is local:
+            talk.play(f"> init:local:/f:1\n< ok:local\n{VERSION_AND_HOST}")
+        else:
+            talk.play(f"> init::1\n< 12345\n> 12345\n< ok\n{VERSION_AND_HOST}")
+            talk.play(f"> ekey\n< {BUILD_KEY}")
+        assert talk.protocol.state is State.IDLE
+        return talk
+
+    @pytest.mark.parametrize("choose", [local, insecure])
+    @pytest.mark.parametrize("request_", [b"encrypt:x\n", b"sethost:msul1:encrypt:x\n"])
+    def test_ends_the_connection(self, choose, request_):
+        talk = self.begin(choose)
+        talk.protocol.start_request(request_)
+        talk.sent()
+        with pytest.raises(PlainReply, match="answered an enciphered request in clear"):
+            talk.protocol.receive(b"authorized\n")
+        assert talk.protocol.state is State.DISCONNECTED
+
+    @pytest.mark.parametrize("choose", [local, insecure])
+    def test_may_be_allowed(self, choose):
+        talk = self.begin(choose, allow_plain_replies=True)
+        talk.protocol.start_request(b"encrypt:x\n")
+        talk.sent()
+        assert talk.protocol.receive(b"authorized\n") == b"authorized\n"
+        assert talk.protocol.state is State.IDLE
+
+    @pytest.mark.parametrize("choose", [local, insecure])
+    def test_is_none_to_the_next_request_in_clear(self, choose):
+        talk = self.begin(choose)
+        key = CIPHER if choose is insecure else LineCipher(bytes.fromhex("0123456789abcdef" * 2))
+        for _ in range(2):
+            talk.protocol.start_request(b"encrypt:x\n")
+            talk.sent()
+            assert talk.protocol.receive(bytes(key.encipher(b"secret"))) == b"secret\n"
+            talk.play("? ping\n> ping\n< msul1\n= msul1")
+
+
+class TestAWrongKey:
+    @pytest.fixture
+    def complaints(self):
+        return []
+
+    @pytest.fixture
+    def talk(self, talk, complaints):
+        talk = Talk(talk.size, on_wrong_key=complaints.append)
+        talk.play(HANDSHAKE)
+        return talk
+
+    def ask(self, talk, reply, request=b"encrypt:x\n"):
+        talk.protocol.start_request(request)
+        talk.sent()
+        talk.pending = bytes(reply)
+        talk.arrive()
+        assert talk.protocol.state is State.IDLE
+        return talk.replies.pop()
+
+    def test_shows_in_the_reply_to_the_first_enciphered_request(self, talk, complaints):
+        assert self.ask(talk, b"unknown_cmd\n", b"x\n") == b"unknown_cmd\n"
+        assert complaints == []
+        assert self.ask(talk, CIPHER.encipher(b"\1\2")) == b"\1\2\n"
+        assert self.ask(talk, CIPHER.encipher(b"\1\2")) == b"\1\2\n"
+        assert complaints == [
+            "a reply is no text when it is deciphered: the key does not fit: lond may know this host"
+            " under another id; try loncKeyMode insecure"
+        ]
+
+    def test_shows_in_what_lond_could_not_read(self, talk, complaints):
+        assert self.ask(talk, b"unknown_cmd\n") == b"unknown_cmd\n"
+        assert [each.partition(":")[0] for each in complaints] == [
+            "lond answered an enciphered request with unknown_cmd (or does not know that command)"
+        ]
+
+    @pytest.mark.parametrize("reply", [CIPHER.encipher(b"text"), b"refused\n"])
+    def test_does_not_show_where_the_first_reply_is_in_order(self, talk, complaints, reply):
+        self.ask(talk, reply)
+        self.ask(talk, b"unknown_cmd\n")
+        self.ask(talk, CIPHER.encipher(b"\xff"))
+        assert complaints == []
+
+    def test_shows_also_where_the_reply_ends_the_connection(self, talk, complaints):
+        with pytest.raises(ProtocolError, match="newline"):
+            self.ask(talk, CIPHER.encipher(b"one\ntwo"))
+        assert len(complaints) == 1
 
 
 @pytest.mark.parametrize("malformed", ["enc:", "enc:99:2c38521fdc9c5b90", "enc:1:zz"])
