@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lonc.child.connector import Attempt, Connector
-from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_data
+from lonc.child.keepalive import LARGE_REQUEST, Keepalive, since_data, unanswered
 from lonc.child.transaction import Transaction
 from lonc.errors import OutOfStep, PlainReply, ProtocolError
 from lonc.monitoring.statistics import Reason
@@ -174,6 +174,13 @@ class LondConnection:
     def request_started(self) -> float:
         """When the last request was started, by the loop's clock."""
         return self._deadline - self._timeouts.request
+
+    def awaits_acknowledgement(self) -> bool:
+        """Whether lond's machine has not acknowledged all of the request. Asks the kernel."""
+        try:
+            return self._transaction is not None and unanswered(self._socket)
+        except OSError:
+            return False
 
     def retire(self) -> None:
         """Call `on_retired` instead of `on_idle` from now on."""

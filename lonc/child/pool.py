@@ -37,6 +37,7 @@ class Connection(Protocol):
     def still_idle(self) -> bool: ...
     def heard_since(self, when: float) -> bool: ...
     def request_started(self) -> float: ...
+    def awaits_acknowledgement(self) -> bool: ...
     def retire(self) -> None: ...
     def close(self, why: str) -> None: ...
 
@@ -63,7 +64,8 @@ class Pool(Generic[C]):
     """The connections to one host, and the transactions that wait for one.
 
     A connection is attempting (until its dialogue has ended), idle, or else busy. If all connections are
-    silent while a transaction waits, one more is attempted as a probe.
+    silent while a transaction waits, one more is attempted as a probe. It is closed again, unless
+    lond's machine does not even acknowledge what was sent on another: then it serves.
 
     There are at most `max_connections` connections and one probe, or `descriptors()` if that is less.
     `backoff` gives the delays before retries. `make_lond_connection()` returns a connection that has
@@ -104,6 +106,7 @@ class Pool(Generic[C]):
         self._young: Queue[C] = Queue()  # ready for less than limits.max_lifetime
         self._idle: Stack[C] = Stack()
         self._work: WorkQueue[C] = WorkQueue()
+        self._surplus = False  # a probe serves, too
         self._full = False  # as many connections as may be are established
         self._saturated = False  # `_full`, and none of them is idle
         self._draining = False
@@ -220,7 +223,10 @@ class Pool(Generic[C]):
             self._young.enqueue(connection, now)
             self._alarm.ring_by(now + self._limits.max_lifetime)
         self._notify("connected" if first else None)
-        if len(self) > self._max_connections:
+        # A probe serves in place of a connection on which not even lond's machine answers.
+        if len(self) > self._max_connections and not any(
+            each.awaits_acknowledgement() for each in self.reachability.established
+        ):
             self._close(connection, "it was a probe")
             return
         self.server_to_idle(connection)
@@ -251,6 +257,8 @@ class Pool(Generic[C]):
             connection.start_request(transaction)
         elif self._connect_refusal is not None:
             self._close(connection, self._connect_refusal[0])
+        elif self._surplus:
+            self._close(connection, "it is one too many")
         else:
             now = self._clock.now
             self._idle.push(connection, now)
@@ -393,7 +401,9 @@ class Pool(Generic[C]):
 
     def _notify(self, why: str | None) -> None:
         """After each change of connections, retries or state: what is refused now? Then call back."""
-        self._full = len(self.reachability.established) >= self._max_connections
+        count = len(self.reachability.established)
+        self._full = count >= self._max_connections
+        self._surplus = count > self._max_connections
         self._update_saturation()
         refusal = self._connect_refusal
         if refusal is None and self.reachability.state is HostState.DEAD:
@@ -422,6 +432,7 @@ class Pool(Generic[C]):
             oldest is not None
             and self._connect_refusal is None
             and self.reachability.probe_due(oldest[1], self._limits.silence)
+            and len(self) <= self._max_connections
             and len(self) < self._descriptors()
         ):
             self._attempt()

@@ -391,6 +391,44 @@ def test_if_all_connections_are_silent_while_a_request_waits_one_more_is_tried()
     assert host.pool.state is HostState.READY
 
 
+def test_a_probe_serves_in_place_of_a_connection_that_is_not_acknowledged():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(1.0)
+    for name in ("hangs", "waits", "waits too"):
+        host.ask(name)
+    host.made[0].acknowledged = False
+    host.clock.advance(10.0)
+    stuck, probe = host.made
+    probe.become_ready()
+    assert probe.transaction is not None
+    probe.answer()
+    host.clock.advance(30.0)  # the probe itself is silent by now: there is no other beside it
+    assert host.made == [stuck, probe]
+    probe.answer()
+    assert probe.closed  # nothing waits, and one connection is allowed
+    assert not stuck.closed
+    assert host.outcomes == {"waits": "reply", "waits too": "reply"}
+
+
+def test_a_probe_that_serves_is_one_of_all_when_the_other_has_ended():
+    host = Host(max_connections=1)
+    host.pool.open()
+    host.made[0].become_ready()
+    host.clock.advance(1.0)
+    for name in ("hangs", "waits"):
+        host.ask(name)
+    host.made[0].acknowledged = False
+    host.clock.advance(10.0)
+    stuck, probe = host.made
+    probe.become_ready()
+    stuck.close("Connection timed out")
+    probe.answer()
+    assert host.open == [probe]
+    assert host.outcomes == {"waits": "reply", "hangs": "lost a connection: Connection timed out"}
+
+
 def test_a_probe_that_succeeds_is_closed_and_the_request_goes_on_waiting():
     host = Host(max_connections=1)
     host.pool.open()

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 
+import pytest
 from support import preparations
 from support.machine import LONC, eventually, program, read_line
 from support.scripted_lond import ScriptedLond
@@ -61,7 +62,7 @@ def test_a_pool_that_is_too_small_is_reported_with_the_setting_to_raise(machine)
         assert 2 * LOND < status["last_minute_wait"]["p50"] <= status["last_minute_wait"]["max"]
         assert status["last_minute_lond"]["p50"] >= LOND
         assert status["lond_seconds"] < status["wait_seconds"]
-        assert status["seconds"] == round(status["wait_seconds"] + status["lond_seconds"], 6)
+        assert status["seconds"] == pytest.approx(status["wait_seconds"] + status["lond_seconds"])
         assert (status["max_connections"], status["oldest_in_flight"]) == (2, 0)
         assert 3.0 <= status["saturated_last_minute"] == status["saturated_seconds"] <= 60
 

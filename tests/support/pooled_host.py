@@ -29,6 +29,7 @@ class FakeConnection:
         self.vanished = False
         self.heard_at = self.started_at = -math.inf
         self.retired = False
+        self.acknowledged = True
 
     def connect(self, probe):
         self.probe = probe
@@ -55,6 +56,9 @@ class FakeConnection:
     def heard_since(self, when):
         assert not self.closed
         return self.heard_at >= when
+
+    def awaits_acknowledgement(self):
+        return not self.acknowledged
 
     def retire(self):
         assert not self.closed

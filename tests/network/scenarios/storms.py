@@ -16,6 +16,7 @@ from network.scenarios.measuring import (
 from support.critics import DELAYED, Critics
 
 IN_TIME = 26.0  # seconds: loncPeerTimeout + loncConnectTimeout + 1, at their defaults
+TWICE = 12.0  # seconds that a request has waited in the first outage of two
 CALM = 5.0  # seconds before and after a storm
 
 
@@ -39,7 +40,7 @@ def _flapping(wan, scale):
 def _asymmetric(wan, scale):
     for direction in (BACK, OUT):
         wan.down(direction)
-        time.sleep(10 * scale)
+        time.sleep((TWICE - 2) * scale)
         wan.up(direction)
         time.sleep(2 * scale)
 
@@ -69,6 +70,8 @@ def storm(machine, name, scale=1.0, clients=20, in_time=IN_TIME, delay_ms=20.0, 
 
     After it every request has `in_time` seconds to end, and every saved one a minute more.
     """
+    if name == "asymmetric":
+        in_time += TWICE * scale
     lond = start(machine, delay_ms=delay_ms, **{"loncDelayedInterval": 1, **settings})
     critics = Critics(machine.settings(), rate=10, users=5)
     with Crowd(machine.sockets / "l1", clients, size=size) as crowd:
