@@ -160,6 +160,8 @@ class Child:
             on_drained=self._clients_gone,
             on_no_clients=self._start_idle_time,
             has_predecessor=predecessor is not None,
+            max_per_user=settings.max_clients_per_user or math.inf,
+            idle_timeout=settings.client_idle_timeout or math.inf,
         )
         if predecessor is not None:
             Succession(
