@@ -126,7 +126,9 @@ class Reloader:
         if served.has_table_hosts:
             sources.require_hosts()
         hosts = served.with_requested(sources.hosts, settings)
-        settings = with_user_limit(within_limits(settings, len(hosts)))
+        settings = within_limits(settings, len(hosts))
+        if all_hosts:
+            settings = with_user_limit(settings)
         served.bind(hosts, settings)
         served.certified_until = certified_until
         return sources, settings, hosts
