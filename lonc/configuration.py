@@ -201,6 +201,16 @@ class Settings:
     max_clients: int = setting(
         "loncMaxClients", "1000", whole(1, 1_000_000),
         help="The most clients of one host at a time. Further clients wait until one disconnects.")
+    max_clients_per_user: int | None = setting(
+        "loncMaxClientsPerUser", None, whole(1, 1_000_000), example="500",
+        help="The most clients of one host that run as the same user. For a further one, the client of"
+             " that user that has been idle longest is disconnected; if none is idle, the further one"
+             " is. Without it, half of `loncMaxClients` if several users are in the sockets' group, else"
+             " all.")
+    client_idle_timeout: float = setting(
+        "loncClientIdleTimeout", "0", seconds(0, 31536000),
+        help="The time after which a client without a request in flight is disconnected. `0` sets no"
+             " limit.")
     max_request: int = setting(
         "loncMaxRequest", "16777216", whole(1, 1 << 40, "bytes"),
         help="The longest request.")

@@ -6,7 +6,8 @@ That is: the time with its zone, level, process, host (`parent` for the parent),
 cannot be printed is escaped. A log that cannot be written does not end lonc.
 
 A daemon's standard error is a file. Before each line the process compares the file with its name: after
-the file or its directory was moved or removed, a new file is opened.
+the file or its directory was moved or removed, a new file is opened. A process that logs nothing does so
+every ten seconds, when the parent pings the children.
 """
 
 from __future__ import annotations
@@ -44,13 +45,16 @@ class _Log(logging.Handler):
         self._file = file
         self._last_line_is_cut = False  # by a full disk
 
+    def follow(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                _follow(self._file)
+
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         text = escaped(record.getMessage())
         line = f"{time} {record.levelname} {record.process} {self.host}: {text}\n"
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                _follow(self._file)
+        self.follow()
         with contextlib.suppress(OSError):
             data = (b"\n" if self._last_line_is_cut else b"") + line.encode()
             self._last_line_is_cut = os.write(STANDARD_ERROR, data) < len(data)
@@ -71,6 +75,13 @@ def _follow(file: Path) -> None:
         fd = directory.open_to_append(file.name, LOG_MODE)
     os.dup2(fd, STANDARD_ERROR, inheritable=True)
     os.close(fd)
+
+
+def follow() -> None:
+    """Open the log again if it was moved, for a process that logs nothing."""
+    for handler in logger.handlers:
+        if isinstance(handler, _Log):
+            handler.follow()
 
 
 def open_log(level: str, file: Path | None = None) -> None:

@@ -312,6 +312,7 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
     settings, faults = read_settings(uncommented)
     assert faults == []
     without_default = (
+        "max_clients_per_user",
         "bind_address",
         "delayed_key_file",
         "create_socket",

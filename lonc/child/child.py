@@ -64,7 +64,7 @@ from lonc.child.resolver import OnFound, Resolver, fixed_address
 from lonc.child.transaction import Transaction
 from lonc.configuration import CLASSIC, INSECURE, ON_DEMAND, Settings
 from lonc.hosts import Host
-from lonc.log import logger
+from lonc.log import follow, logger
 from lonc.monitoring.statistics import Statistics
 from lonc.runtime.backoff import Backoff
 from lonc.runtime.channel import Channel
@@ -160,6 +160,8 @@ class Child:
             on_drained=self._clients_gone,
             on_no_clients=self._start_idle_time,
             has_predecessor=predecessor is not None,
+            max_per_user=settings.max_clients_per_user or math.inf,
+            idle_timeout=settings.client_idle_timeout or math.inf,
         )
         if predecessor is not None:
             Succession(
@@ -284,6 +286,7 @@ class Child:
         match line:
             case b"ping\n":
                 self._channel.send(PONG)
+                follow()
             case b"status\n":
                 self._channel.send(b"status " + self.status_line())
             case b"retry\n":

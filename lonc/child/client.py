@@ -77,6 +77,7 @@ class Client(Transaction):
         "_ended",
         "_in_flight",
         "_lines",
+        "_loop",
         "_on_left",
         "_pass_on",
         "_services",
@@ -84,6 +85,7 @@ class Client(Transaction):
         "_socket",
         "_unsent",
         "_watch",
+        "active",
     )
 
     def __init__(
@@ -95,12 +97,14 @@ class Client(Transaction):
         on_left: Callable[[Client], None],
     ) -> None:
         connection.setblocking(False)
+        self._loop = loop
         self._socket = connection
         self._services = services
         self._on_left = on_left
         self._lines = LineBuffer(max_request)
         self.request = b""
         self.since = 0.0
+        self.active = loop.now  # when it last sent, got or took something
         self._in_flight = False  # its request is queued or sent
         self._pass_on: PassOn | None = None  # called after the reply, instead of serving the next line
         self._unsent: bytes | memoryview = b""
@@ -131,6 +135,11 @@ class Client(Transaction):
         return user in (0, os.geteuid()) or group == os.getegid()
 
     @property
+    def in_flight(self) -> bool:
+        """Whether a request of it is under way."""
+        return self._in_flight
+
+    @property
     def is_idle(self) -> bool:
         """Whether it has no request in flight and has been sent all its replies."""
         return not self._in_flight and not self._unsent
@@ -138,6 +147,7 @@ class Client(Transaction):
     def client_request(self) -> None:
         """Callback: the socket is readable: the client has sent data, or closed its sending side."""
         busy = self._in_flight or self._unsent
+        self.active = self._loop.now
         try:
             data = self._socket.recv(READ_AHEAD - len(self._lines) if busy else READ_AHEAD)
         except BlockingIOError:
@@ -157,6 +167,7 @@ class Client(Transaction):
 
     def client_writable(self) -> None:
         """Callback: more of the reply can be sent."""
+        self.active = self._loop.now
         self._send(self._unsent)
         self._serve_lines()
 
@@ -174,6 +185,7 @@ class Client(Transaction):
             raise AssertionError("a transaction ends once")
         self._in_flight = False
         self.request = b""
+        self.active = self._loop.now
         if self._watch.events == FORGOTTEN:
             return
         self._send(reply)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 from lonc.child.client import Client, Passing, Services
 from lonc.runtime.event_loop import FORGOTTEN, HANGUP_ONLY, READ, EventLoop
 from lonc.runtime.socket_file import RETRY_ACCEPT
+
+IDLE_LOOKS = 10  # at clients that may be idle, in each `idle_timeout`
 
 
 class NextChild(Protocol):
@@ -22,6 +26,10 @@ class NextChild(Protocol):
 
 class Listener:
     """Accepts clients, at most `max_clients` at a time; more wait in the backlog.
+
+    Of one user it accepts at most `max_per_user`: for a further one the client of that user that has
+    been idle longest is disconnected, or, if none is idle, the further one. A client that has no request
+    in flight is disconnected after `idle_timeout` seconds.
 
     `listening` is closed as soon as this child accepts no more: otherwise clients in the backlog of a
     removed host would wait until its last request has ended.
@@ -46,8 +54,10 @@ class Listener:
         on_drained: Callable[[], None],
         on_no_clients: Callable[[], None],
         has_predecessor: bool = False,
+        max_per_user: float = math.inf,
+        idle_timeout: float = math.inf,
     ) -> None:
-        self.clients: dict[Client, None] = {}  # in the order of their arrival
+        self.clients: dict[Client, int] = {}  # with their users, in the order of their arrival
         self.expected: int | None = None if has_predecessor else 0  # None: not announced yet
         self._loop = loop
         self._socket = listening
@@ -60,6 +70,10 @@ class Listener:
         self._draining = False
         self._accept_failed = False
         self._next_child: NextChild | None = None
+        self._max_per_user = max_per_user
+        self._of_user: Counter[int] = Counter()  # number of clients by user
+        self._idle_timeout = idle_timeout
+        self._idle_alarm = loop.alarm(self._disconnect_idle)
         self._watch = loop.watch(
             listening, self.new_client, events=HANGUP_ONLY if has_predecessor else READ
         )
@@ -80,7 +94,11 @@ class Listener:
                 self._pause(f"cannot accept: {error.strerror}")
                 self._loop.after(RETRY_ACCEPT, self.descriptor_closed)
                 return
-            self._add(connection)
+            client = self._add(connection)
+            user = self.clients[client]
+            if self._of_user[user] > self._max_per_user and not self._make_room(user, client):
+                self._on_full(f"user {user} has {self._max_per_user} clients, all busy: one is refused")
+                client.close()
 
     def expect(self, count: int) -> None:
         """At most `count` clients may still be passed on to this child."""
@@ -137,8 +155,35 @@ class Listener:
 
     def _add(self, connection: socket.socket) -> Client:
         client = Client(self._loop, connection, self._services, self._max_request, self._client_left)
-        self.clients[client] = None
+        user, _ = client.owner
+        self.clients[client] = user
+        self._of_user[user] += 1
+        if self._idle_timeout < math.inf:
+            self._idle_alarm.ring_by(self._loop.now + self._idle_timeout)
         return client
+
+    def _make_room(self, user: int, new: Client) -> bool:
+        """Disconnect the client of `user` that has been idle longest; False if only `new` is idle."""
+        idle = [
+            client
+            for client, its_user in self.clients.items()
+            if its_user == user and client.is_idle and client is not new
+        ]
+        if not idle:
+            return False
+        min(idle, key=lambda client: client.active).drain()  # serves a line that has just arrived
+        return True
+
+    def _disconnect_idle(self) -> None:
+        """Callback of the alarm."""
+        now, timeout = self._loop.now, self._idle_timeout
+        for client in list(self.clients):
+            if not client.in_flight and client.active + timeout <= now:
+                client.drain() if client.is_idle else client.close()
+        if self.clients:
+            first = min(client.active for client in self.clients)
+            # Seldom enough that looking at all of them costs nothing.
+            self._idle_alarm.ring_by(max(first + timeout, now + timeout / IDLE_LOOKS))
 
     def _pause(self, why: str) -> None:
         self._watch.want(read=False)
@@ -150,7 +195,10 @@ class Listener:
 
     def _client_left(self, client: Client) -> None:
         """Callback: a client has left or was passed on."""
-        del self.clients[client]
+        user = self.clients.pop(client)
+        self._of_user[user] -= 1
+        if not self._of_user[user]:
+            del self._of_user[user]
         self._accept_failed = False
         self._announce()
         self._resume()

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from lonc.commands.loading import tolerant
 from lonc.commands.output import print_error, say
@@ -20,6 +21,8 @@ from lonc.lifecycle.other_lonc import other_lonc
 from lonc.monitoring import text
 from lonc.monitoring.health import DEFAULT, Health, Level, Threshold, Thresholds
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
+from lonc.runtime.directory import Directory
+from lonc.runtime.trust import changeable_by_others
 
 # The exit statuses that the LSB defines for `status`.
 STATUSES = {
@@ -53,9 +56,7 @@ def status(options: argparse.Namespace) -> int:
 
 def _show(report: Report, options: argparse.Namespace, settings: Settings) -> None:
     if options.html is not None:
-        from lonc.monitoring import html
-
-        html.write(report, options.html)
+        _write_page(report, options.html)
     elif options.json:
         sys.stdout.write(report.to_line().decode())
     elif options.host is not None:
@@ -66,6 +67,38 @@ def _show(report: Report, options: argparse.Namespace, settings: Settings) -> No
         colour = terminal and not os.environ.get("NO_COLOR")
         width = shutil.get_terminal_size((100, 0)).columns if terminal else None
         sys.stdout.write(text.to_text(report, colour, width))
+
+
+def _write_page(report: Report, place: Path) -> None:
+    """Write the status page; as root, as the owner of the directory, who may have made links there.
+
+    Raises LoncError.
+    """
+    from lonc.lifecycle.privileges import answered_as, owner_of
+    from lonc.monitoring import html
+
+    contents = html.files(report)
+    try:
+        with Directory(place) as directory:
+            owner = owner_of(directory.fstat(), place)
+            if os.geteuid() != 0:
+                html.write(contents, directory)
+                return
+            trusted = {0} if owner is None else {0, owner.uid}
+            if (way := changeable_by_others(place, trusted)) is not None:
+                raise LoncError(f"root does not write to {place}, which others can change: {way}")
+
+            def write() -> list[str]:
+                try:
+                    html.write(contents, directory)
+                except LoncError as error:
+                    return [str(error)]
+                return []
+
+            for sentence in answered_as(owner, write):
+                raise LoncError(sentence)
+    except OSError as error:
+        raise LoncError(f"cannot write {place}: {error.strerror}") from error
 
 
 def _host(report: Report, named: str, settings: Settings) -> HostStatus:

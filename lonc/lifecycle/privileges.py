@@ -22,7 +22,8 @@ from lonc.configuration import Settings
 from lonc.errors import CannotStart, Misconfigured
 from lonc.runtime.directory import Directory
 from lonc.runtime.process import fork
-from lonc.sources import Load
+from lonc.runtime.trust import changeable_by_others, group_name, user_name
+from lonc.sources import Load, Sources
 from lonc.spool.spool import BAD
 
 
@@ -63,14 +64,19 @@ def _owner(directory: Path) -> Identity | None:
         found = directory.stat()
     except OSError:
         return None
+    return owner_of(found, directory)
+
+
+def owner_of(found: os.stat_result, directory: Path) -> Identity | None:
+    """The owner of `directory`, whose status is `found`; None if that is root."""
     if found.st_uid == 0:
         return None
     why = f"the owner of {directory}"
     try:
         user = pwd.getpwuid(found.st_uid)
     except KeyError:  # a number without a name
-        return Identity(str(found.st_uid), _group_name(found.st_gid), found.st_uid, found.st_gid, why)
-    return Identity(user.pw_name, _group_name(user.pw_gid), user.pw_uid, user.pw_gid, why)
+        return Identity(str(found.st_uid), group_name(found.st_gid), found.st_uid, found.st_gid, why)
+    return Identity(user.pw_name, group_name(user.pw_gid), user.pw_uid, user.pw_gid, why)
 
 
 def become(who: Identity) -> None:
@@ -138,6 +144,24 @@ def permissions_of_others(path: Path) -> int:
         return path.stat().st_mode & stat.S_IRWXO
     except OSError:
         return 0
+
+
+def untrusted_files(sources: Sources, who: Identity | None) -> Iterator[str]:
+    """A sentence for each file that root or `who` would believe, and that another user could change.
+
+    The configuration names the user that root becomes, and the directories that root makes for it, so
+    that user must not write there either. Root trusts nobody but itself, another user itself and root.
+    """
+    us = {0, os.geteuid()}
+    daemon = us if who is None else us | {who.uid}
+    settings = sources.settings
+    files = {state.path: us for state in sources.configuration.files}
+    for path in [*settings.table_files, *settings.secrets]:
+        files.setdefault(path, daemon)
+    for path, trusted in files.items():
+        with contextlib.suppress(OSError):  # it cannot be read either
+            if (way := changeable_by_others(path, trusted)) is not None:
+                yield f"{path} can be changed by others: {way}"
 
 
 def own_files(settings: Settings) -> list[Path]:
@@ -237,7 +261,7 @@ def _how_to_write(who: Identity, path: Path) -> str:
     if owner == who.uid:
         return f"chmod u+rwX {path}"
     if owner != 0 and path.is_dir() and _holds_files_of(owner, path):
-        theirs = _user_name(owner)
+        theirs = user_name(owner)
         return f"{theirs} keeps other files there, so run lonc as {theirs} (loncUser {theirs})"
     return f"chown -h {who.user} {path}"
 
@@ -245,13 +269,6 @@ def _how_to_write(who: Identity, path: Path) -> str:
 def _holds_files_of(uid: int, directory: Path) -> bool:
     with os.scandir(directory) as entries:
         return any(entry.stat(follow_symlinks=False).st_uid == uid for entry in entries)
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _closed_directory_above(who: Identity, path: Path) -> str | None:
@@ -268,14 +285,7 @@ def _unreadable_saved_files(who: Identity, settings: Settings) -> Iterator[str]:
         with contextlib.suppress(OSError):
             found = directory.stat()
             if found.st_mode & stat.S_ISGID and found.st_gid != who.gid:
-                theirs = _group_name(found.st_gid)
+                theirs = group_name(found.st_gid)
                 how = f"set loncGroup {theirs}, or chgrp -hR {who.group} {directory}"
                 yield f"{who.group} (loncGroup) cannot read what others save in {directory}: {how}"
                 return
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

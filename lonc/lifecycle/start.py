@@ -44,11 +44,10 @@ def run(sources: Sources, load: Load, take_over: bool = False) -> None:
 
     `take_over`: also where another lonc serves, as the original. Raises CannotStart.
     """
-    settings = sources.settings
     require_idea()
     os.umask(UMASK)
     forbid_core_dumps()
-    who = _become_the_user(settings, load)
+    who = _become_the_user(sources, load)
     if as_whom := _as_whom(who):
         logger.info("lonc runs%s", as_whom)
     with _sole_instance(sources, take_over) as daemon:
@@ -81,6 +80,8 @@ def obstacles(sources: Sources, load: Load, take_over: bool = False) -> Iterator
     log = settings.log_file
     if os.path.isdir(log) or (os.path.exists(log) and not os.access(log, os.W_OK)):
         yield f"cannot write {log}"
+    if os.geteuid() == 0:
+        yield from _untrusted_files(sources)
     yield from instance.held_by_others(settings)
     yield from _missing_to_user(settings, load)
 
@@ -145,7 +146,7 @@ def _be_daemon(report_fd: int, sources: Sources, load: Load, take_over: bool) ->
         report.close()
 
     try:
-        who = _become_the_user(settings, load)
+        who = _become_the_user(sources, load)
         _open_log(settings)
         with DaemonContext(
             detach_process=True,
@@ -196,9 +197,13 @@ def _as_whom(who: Identity | None) -> str:
     return "" if who is None or who.why == "loncUser" else f", as {who}"
 
 
-def _become_the_user(settings: Settings, load: Load) -> Identity | None:
+def _become_the_user(sources: Sources, load: Load) -> Identity | None:
     """Make missing directories and become the daemon's user; returns it. Raises CannotStart."""
+    settings = sources.settings
     who = privileges.identity(settings)
+    if os.geteuid() == 0:
+        for sentence in privileges.untrusted_files(sources, who):
+            raise CannotStart(sentence)
     instance.make_directories(settings, who if os.geteuid() == 0 else None)
     privileges.require_closed(settings.socket_directory, "lonSockDir")
     if who is None:
@@ -216,6 +221,13 @@ def _become_the_user(settings: Settings, load: Load) -> Identity | None:
     for sentence in privileges.missing_permissions(who, settings, files, load):
         raise CannotStart(sentence)
     return who
+
+
+def _untrusted_files(sources: Sources) -> list[str]:
+    try:
+        return list(privileges.untrusted_files(sources, privileges.identity(sources.settings)))
+    except CannotStart:  # reported elsewhere
+        return []
 
 
 def _missing_to_user(settings: Settings, load: Load) -> list[str]:

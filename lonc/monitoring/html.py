@@ -10,7 +10,7 @@ from pathlib import Path
 from lonc.errors import LoncError
 from lonc.monitoring.health import Health, Level, Verdict, short_time
 from lonc.monitoring.status import HostStatus, Report, text_if_known
-from lonc.runtime.directory import replace_file
+from lonc.runtime.directory import Directory
 
 MODE = 0o644  # the web server may run as another user
 MAX_CHANGES = 30  # on the page, of all hosts together
@@ -23,14 +23,19 @@ _HEADINGS = (
 )  # fmt: skip
 
 
-def write(report: Report, directory: Path) -> None:
-    """Write both files into `directory`, each atomically. Raises LoncError."""
+def files(report: Report) -> dict[str, bytes]:
+    """The content of both files, by their names."""
+    page = render(report, datetime.now().astimezone())
+    return {"status.json": report.to_line(), "index.html": page.encode()}
+
+
+def write(contents: dict[str, bytes], directory: Directory) -> None:
+    """Write the files into `directory`, each atomically. Raises LoncError."""
     try:
-        replace_file(directory / "status.json", report.to_line(), MODE)
-        page = render(report, datetime.now().astimezone())
-        replace_file(directory / "index.html", page.encode(), MODE)
+        for name, content in contents.items():
+            directory.replace(name, content, MODE)
     except OSError as error:
-        raise LoncError(f"cannot write {directory}: {error.strerror}") from error
+        raise LoncError(f"cannot write {directory.path}: {error.strerror}") from error
 
 
 def render(report: Report, now: datetime) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from lonc.child.child import LEAVING, PONG, READY, Child
 from lonc.configuration import Settings
 from lonc.hosts import Host
-from lonc.log import in_one_line, log_as, logger
+from lonc.log import follow, in_one_line, log_as, logger
 from lonc.monitoring.status import NO_CHILD, HostStatus
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import Deadline, EventLoop
@@ -144,6 +144,7 @@ class ChildProcess:
             return
         self._unanswered += 1
         self.send_order(b"ping")
+        follow()
         self._next_ping = self._ping_in(PING_EVERY)
 
     def _ping_in(self, seconds: float) -> Deadline:

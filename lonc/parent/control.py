@@ -29,8 +29,8 @@ class LineServer:
     """Listens at `path`, a socket file of that `mode`. Raises CannotStart if it cannot be bound.
 
     `on_line(transaction)` is called for each line; it completes the transaction with the answer, at once
-    or later. While MAX_CLIENTS are connected, a client that waits for no answer is disconnected for each
-    new one.
+    or later. While MAX_CLIENTS are connected, one is disconnected for each new one: of those that wait
+    for no answer the one that came first, or else of all. Its order is carried out all the same.
     """
 
     own_prefixes: tuple[bytes, ...] = ()  # for Client: every line goes to `queue_transaction`
@@ -50,7 +50,7 @@ class LineServer:
             self,
             max_clients=MAX_CLIENTS,
             max_request=MAX_LINE,
-            on_full=self._disconnect_idle_client,
+            on_full=self._make_room,
             on_drained=lambda: None,
             on_no_clients=lambda: None,
         )
@@ -67,7 +67,7 @@ class LineServer:
     def report_growth(self, count: int) -> None:
         """Bytes are not counted here: lines are short."""
 
-    def _disconnect_idle_client(self, why: str) -> None:
+    def _make_room(self, why: str) -> None:
         for client in list(self._listener.clients):
             if client.is_idle:
                 client.client_request()  # its line may have arrived already
@@ -75,3 +75,4 @@ class LineServer:
                 client.close()
                 return
         self._log.warn(why)
+        next(iter(self._listener.clients)).close()

@@ -14,6 +14,7 @@ from lonc.child.transaction import Transaction
 from lonc.errors import DONE, AtStart, CannotStart
 from lonc.log import logger
 from lonc.monitoring.status import Phase
+from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import CONTROL_MODE, LineServer, outcome
 from lonc.parent.orders import Orders
 from lonc.parent.preflight import require_usable, within_limits
@@ -101,7 +102,8 @@ class Parent:
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Check the settings and bind all sockets; `stack` removes them. Raises CannotStart."""
         served = self._served_hosts
-        served.settings = settings = within_limits(served.settings, len(served.hosts))
+        settings = with_user_limit(within_limits(served.settings, len(served.hosts)))
+        served.settings = settings
         served.certified_until = require_usable(settings)
         remove_keys = partial(remove_key_files, settings.socket_directory)
         remove_keys()  # left by a daemon that was killed

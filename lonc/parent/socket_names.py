@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from pathlib import Path
 
 from lonc.errors import CannotStart
 from lonc.log import logger
+from lonc.runtime.directory import Directory
 
 MAX_SPELLINGS = 16  # of one name: a client must not fill the directory with links
 LOCK = ".lock"  # behind the name of a socket
@@ -29,7 +29,7 @@ class Spellings:
     """The links to the socket `name` in `directory`."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._directory = directory
+        self._path = directory
         self._name = name
         self._links: set[str] = set()
 
@@ -38,55 +38,46 @@ class Spellings:
 
         Raises CannotStart if anything else is there, or there are MAX_SPELLINGS.
         """
-        link = self._directory / spelled
         if len(self._links | {spelled}) > MAX_SPELLINGS:
             raise CannotStart(f"{self._name} has {MAX_SPELLINGS} spellings already")
         try:
-            os.symlink(self._name, link)
+            with Directory(self._path) as directory:
+                if directory.target(spelled) != self._name:
+                    directory.link(spelled, self._name)
         except OSError as error:
-            if _target(link) != self._name:
-                raise CannotStart(f"cannot link {link} to {self._name}: {error.strerror}") from error
+            why = f"cannot link {self._path / spelled} to {self._name}: {error.strerror}"
+            raise CannotStart(why) from error
         self._links.add(spelled)
-        remove_left_lock(link)
+        remove_left_lock(self._path / spelled)
 
     def remove(self) -> None:
         """Remove the links. A name that has become a socket of its own stays."""
-        for spelled in self._links:
-            _remove_link(self._directory / spelled, self._name)
+        if self._links:
+            with contextlib.suppress(OSError), Directory(self._path) as directory:
+                for spelled in self._links:
+                    if directory.target(spelled) == self._name:
+                        directory.unlink(spelled)
         self._links.clear()
 
 
 def remove_left_links(directory: Path) -> None:
     """Remove the links that a daemon has left that was killed."""
-    with contextlib.suppress(OSError):
-        for link in list(directory.iterdir()):
-            target = _target(link)
-            if target is not None and same_but_for_case(target, link.name):
-                _remove_link(link, target)
+    with contextlib.suppress(OSError), Directory(directory) as opened:
+        for name in opened.names():
+            target = opened.target(name)
+            if target is not None and same_but_for_case(target, name):
+                opened.unlink(name)
 
 
 def remove_left_lock(socket_path: Path) -> None:
     """Remove the lock file of the socket, if there is one; a host may have that name, so no socket."""
     lock = socket_path.with_name(socket_path.name + LOCK)
     try:
-        if stat.S_ISREG(lock.lstat().st_mode):
-            lock.unlink()
-            logger.info("%s was left by an ended daemon, and is removed", lock)
-    except FileNotFoundError:
-        pass
+        with Directory(lock.parent) as directory:
+            found = directory.stat(lock.name)
+            if found is None or not stat.S_ISREG(found.st_mode):
+                return
+            if directory.unlink_if(lock.name, found.st_ino):
+                logger.info("%s was left by an ended daemon, and is removed", lock)
     except OSError as error:
         logger.warning("cannot remove %s, for which clients wait: %s", lock, error.strerror)
-
-
-def _target(link: Path) -> str | None:
-    """What it leads to; None if it is no link."""
-    try:
-        return os.readlink(link)
-    except OSError:
-        return None
-
-
-def _remove_link(link: Path, target: str) -> None:
-    if _target(link) == target:
-        with contextlib.suppress(OSError):
-            link.unlink()

@@ -114,6 +114,15 @@ class Directory:
         found = self.stat(name)
         return found is not None and os.path.samestat(found, os.fstat(fd))
 
+    def target(self, name: str) -> str | None:
+        """Where the link `name` leads; None if it is no link. Raises OSError for other reasons."""
+        try:
+            return os.readlink(name, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+            return None
+
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
         """Open a file that exists, which may not be a link; neither waits for a FIFO. Raises OSError."""
         return os.open(name, flags | _SAFE, dir_fd=self._fd)
@@ -227,6 +236,10 @@ class Directory:
     def rename(self, name: str, new: str, to: Directory | None = None) -> None:
         """Rename a file, into the directory `to` if given. Raises OSError."""
         os.rename(name, new, src_dir_fd=self._fd, dst_dir_fd=(to or self)._fd)
+
+    def link(self, name: str, target: str) -> None:
+        """Make the symbolic link `name`. Raises FileExistsError, OSError."""
+        os.symlink(target, name, dir_fd=self._fd)
 
     def unlink(self, name: str) -> None:
         """Raises OSError."""

@@ -79,7 +79,7 @@ class KeyExchange:
             LOCAL,
             f"init:local:{file}:{__version__}\n".encode(),
             key=key,
-            key_file_taken=lambda: not os.path.lexists(file),
+            key_file_taken=partial(_is_gone, file),
             insecure_fallback=self._settings.allow_insecure,
             on_key_exchange_ended=partial(_remove, file),
         )
@@ -109,7 +109,7 @@ def require_certificates(settings: Settings) -> datetime | None:
     """
     needed = settings.needed_certificates
     try:
-        if settings.key_mode in (LOCAL, AUTO):
+        if settings.key_mode in (LOCAL, AUTO, INSECURE):
             import secrets  # noqa: F401
         if needed is None:
             return None
@@ -138,6 +138,15 @@ def _write(file: Path, key: bytes) -> None:
             raise
         finally:
             os.close(fd)
+
+
+def _is_gone(file: Path) -> bool:
+    """Whether it has been removed; not if that cannot be known."""
+    try:
+        with Directory(file.parent) as directory:
+            return directory.stat(file.name) is None
+    except OSError:
+        return False
 
 
 def _remove(file: Path) -> None:

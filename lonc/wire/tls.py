@@ -208,7 +208,7 @@ def valid_until(certificate: Path) -> datetime:
 
 
 def require_files(certificates: Certificates) -> None:
-    """Raises CannotStart if a file cannot be read, or all users can read the private key."""
+    """Raises CannotStart if a file cannot be read, or all users can write it or read the key."""
     for file, setting in zip(certificates, CERTIFICATE_SETTINGS, strict=True):
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -225,6 +225,8 @@ def require_files(certificates: Certificates) -> None:
                 f"{file} ({setting}) can be read by others, mode {stat.S_IMODE(mode):04o}:"
                 f" chmod o-rwx {file}"
             )
+        if mode & stat.S_IWOTH:
+            raise CannotStart(f"all users can write to {file} ({setting}): chmod o-w {file}")
 
 
 def _no_password() -> bytes:

@@ -1,3 +1,4 @@
+import os
 import socket
 import time
 
@@ -5,7 +6,7 @@ import pytest
 from support.fake_child import MAX_REQUEST, FakeChild
 
 from lonc.child.client import Passing
-from lonc.child.listener import Listener
+from lonc.child.listener import IDLE_LOOKS, Listener
 
 
 @pytest.fixture
@@ -392,3 +393,109 @@ def test_if_the_next_child_ends_during_the_handover_a_request_in_flight_is_serve
         fake.turn()
     assert busy.recv(100) == b"1\n2\n"
     assert len(next_child.passed) == 1
+
+
+class TestClientsOfOneUser:
+    @pytest.fixture
+    def limited(self, fake):
+        fake.listener.drain()
+        fake.events.clear()
+        fake.listener = fake.make(max_clients=10, max_per_user=2)
+        return fake
+
+    def test_the_one_that_has_been_idle_longest_makes_room(self, limited):
+        first, second = limited.connect(), limited.connect()
+        first.sendall(b"lonc:status\n")
+        limited.turn()
+        assert first.recv(10) == b"own\n"  # so the second is idle for longer
+        third = limited.connect()
+        assert second.recv(1) == b""
+        for client in (first, third):
+            client.sendall(b"lonc:status\n")
+            limited.turn()
+            assert client.recv(10) == b"own\n"
+        assert len(limited.listener.clients) == 2
+
+    def test_a_line_that_has_just_arrived_is_served(self, limited):
+        first, second = limited.connect(), limited.connect()
+        second.sendall(b"lonc:status\n")
+        limited.turn()
+        first.sendall(b"late\n")
+        third = socket.socket(socket.AF_UNIX)
+        limited.clients.append(third)
+        third.connect(str(limited.path))
+        limited.listener.new_client()
+        (transaction,) = limited.waiting
+        transaction.complete(b"1\n")
+        assert first.recv(10) == b"1\n"
+        limited.turn()
+        assert first.recv(10) == b""
+
+    def test_if_none_is_idle_another_is_refused(self, limited):
+        for _ in range(2):
+            limited.connect().sendall(b"x\n")
+            limited.turn()
+        assert limited.connect().recv(1) == b""
+        assert limited.events == [f"user {os.getuid()} has 2 clients, all busy: one is refused"]
+        for transaction in limited.waiting:
+            transaction.complete(b"1\n")
+        assert limited.clients[0].recv(10) == b"1\n"
+
+    def test_one_that_has_left_does_not_count(self, limited):
+        for _ in range(5):
+            limited.connect().close()
+            limited.turn()
+        clients = [limited.connect(), limited.connect()]
+        assert limited.events == []
+        assert len(limited.listener._of_user) == 1
+        for client in clients:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+class TestIdleClients:
+    @pytest.fixture
+    def timed(self, fake):
+        fake.listener.drain()
+        fake.events.clear()
+        fake.listener = fake.make(max_clients=10, idle_timeout=100.0)
+        return fake
+
+    def pass_time(self, fake, seconds):
+        fake.loop.now += seconds
+        fake.listener._idle_alarm._ring()
+
+    def test_a_client_without_a_request_is_disconnected_after_the_timeout(self, timed):
+        idle = timed.connect()
+        half = timed.connect()
+        half.sendall(b"half a li")
+        timed.turn()
+        idle.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            idle.recv(1)
+        self.pass_time(timed, 100.1)
+        assert idle.recv(1) == b""
+        assert half.recv(1) == b""
+
+    def test_a_client_that_waits_for_a_reply_is_not(self, timed):
+        client = timed.connect()
+        client.sendall(b"x\n")
+        timed.turn()
+        self.pass_time(timed, 1000)
+        timed.waiting[0].complete(b"1\n")
+        assert client.recv(10) == b"1\n"
+
+    def test_a_client_that_reads_nothing_is(self, timed):
+        client = timed.connect()
+        client.sendall(b"x\n")
+        timed.turn()
+        timed.waiting[0].complete(b"x" * 10**6 + b"\n")
+        self.pass_time(timed, 200)
+        assert len(timed.listener.clients) == 0
+
+    def test_the_alarm_is_set_for_the_next_one_but_seldom(self, timed):
+        timed.connect()
+        assert timed.listener._idle_alarm.when < timed.loop.now + 100.1
+        self.pass_time(timed, 99.9)
+        assert timed.listener._idle_alarm.when >= timed.loop.now + 100 / IDLE_LOOKS

@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from lonc.errors import LoncError
-from lonc.monitoring.html import render, write
+from lonc.monitoring.html import files, render, write
 from lonc.monitoring.status import HostStatus, Phase, Report
+from lonc.runtime.directory import Directory
 
 SINCE = "2026-11-24T02:00:00+00:00"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=timezone.utc)
@@ -39,6 +40,11 @@ BUSY = HostStatus(
 DEAD = HostStatus(
     "gone", "DEAD", state_since=SINCE, last_error=(SINCE, EVIL), changes=((SINCE, "DEAD", EVIL),)
 )
+
+
+def written(made, place):
+    with Directory(place) as directory:
+        write(files(made), directory)
 
 
 class Page(HTMLParser):
@@ -91,21 +97,22 @@ def test_a_partial_report_is_shown():
 
 def test_both_files_are_written_whole_and_readable(tmp_path):
     os.umask(os.umask(0o077))
-    write(report(BUSY), tmp_path)
+    written(report(BUSY), tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["index.html", "status.json"]
     assert (tmp_path / "index.html").stat().st_mode & 0o777 == 0o644
     assert json.loads((tmp_path / "status.json").read_text())["hosts"][0]["host"] == "busy"
 
 
-def test_a_missing_directory_is_an_error(tmp_path):
-    with pytest.raises(LoncError, match=r"cannot write .*none: No such file"):
-        write(report(BUSY), tmp_path / "none")
+def test_a_file_that_cannot_be_replaced_is_an_error(tmp_path):
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(LoncError, match=rf"cannot write {tmp_path}: Is a directory"):
+        written(report(BUSY), tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [400, 1200])
 def test_a_browser_shows_the_page_without_an_error(tmp_path, width):
-    write(report(BUSY, DEAD), tmp_path)
+    written(report(BUSY, DEAD), tmp_path)
     picture = tmp_path / "page.png"
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",

@@ -108,23 +108,36 @@ class TestTooMany:
         assert len(bench.transactions) == 1
         assert not bench.is_closed(new)
 
-    def test_a_client_that_waits_for_an_answer_stays_connected(self, bench, caplog):
+    def test_if_all_wait_for_an_answer_the_one_that_came_first_is_disconnected(self, bench, caplog):
         clients = [bench.connect(b"reload\n") for _ in range(MAX_CLIENTS)]
         bench.turn()
-        bench.connect(b"status\n")
+        new = bench.connect(b"status\n")
         bench.turn()
-        assert not any(bench.is_closed(each) for each in clients)
-        assert len(bench.transactions) == MAX_CLIENTS
+        assert [bench.is_closed(each) for each in clients] == [True] + [False] * (MAX_CLIENTS - 1)
+        assert len(bench.transactions) == MAX_CLIENTS + 1  # the order is carried out all the same
+        bench.transactions[0].complete(b"late\n")
+        bench.transactions[-1].complete(b"1\n")
+        assert new.recv(100) == b"1\n"
         assert [message.split(":")[0] for message in caplog.messages] == ["lonc.ctl"]
 
-    def test_a_client_whose_line_has_just_arrived_stays_connected(self, bench):
+    def test_a_client_that_does_not_read_its_answer_is_disconnected_too(self, bench):
+        for _ in range(MAX_CLIENTS):
+            bench.connect(b"status\n")
+            bench.turn()
+            bench.transactions[-1].complete(b"x" * 10**6 + b"\n")
+        new = bench.connect(b"status\n")
+        bench.turn()
+        bench.transactions[-1].complete(b"1\n")
+        assert new.recv(100) == b"1\n"
+
+    def test_a_line_that_has_just_arrived_is_carried_out(self, bench):
         clients = [bench.connect() for _ in range(MAX_CLIENTS)]
         bench.turn()
         # Before the loop turns, all have sent and one more has come.
         for client in clients:
             client.sendall(b"reload\n")
-        bench.server._disconnect_idle_client("full")
-        assert not any(bench.is_closed(each) for each in clients)
+        bench.server._make_room("full")
+        assert [bench.is_closed(each) for each in clients] == [True] + [False] * (MAX_CLIENTS - 1)
         assert len(bench.transactions) == MAX_CLIENTS
 
     def test_one_whose_read_ahead_is_full_is_still_served_to_its_end(self, bench):
@@ -132,7 +145,10 @@ class TestTooMany:
         count = READ_AHEAD // MAX_LINE + 10
         bench.connect(line * count)
         bench.turn()
-        bench.server._disconnect_idle_client("full")
+        idle = bench.connect()
+        bench.turn()
+        bench.server._make_room("full")
+        assert bench.is_closed(idle)
         for number in range(count):
             assert len(bench.transactions) == number + 1
             bench.transactions[number].complete(b"1\n")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,8 @@ def test_the_log_of_a_user_is_rotated_by_that_user(public):
 
 def test_the_unit_of_systemd_runs_the_program_where_it_was_installed():
     unit = (ETC / "systemd" / "lonc.service").read_text()
-    assert "ExecStart=/opt/lonc/bin/lonc run\n" in unit
-    assert "ExecReload=/opt/lonc/bin/lonc reload\n" in unit
+    assert "ExecStart=/opt/lonc/bin/python -I -m lonc run\n" in unit
+    assert "ExecReload=/opt/lonc/bin/python -I -m lonc reload\n" in unit
 
 
 def test_the_unit_of_systemd_confines_lonc_to_what_it_needs():
@@ -143,7 +144,7 @@ def test_the_unit_of_systemd_confines_lonc_to_what_it_needs():
 def test_systemd_accepts_the_unit(tmp_path):
     unit = tmp_path / "lonc.service"
     text = (ETC / "systemd" / "lonc.service").read_text()
-    unit.write_text(text.replace("/opt/lonc/bin/lonc", str(BIN_LONC)))
+    unit.write_text(text.replace("/opt/lonc/bin/python", sys.executable))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
     )

@@ -330,3 +330,16 @@ class TestSubdirectories:
         assert opened == str(tmp_path)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+def test_a_link_is_made_and_read_and_replaces_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with Directory(tmp_path) as directory:
+        directory.link("link", "file")
+        assert [directory.target(name) for name in ("link", "file", "none")] == ["file", None, None]
+        for name in ("link", "file"):
+            with pytest.raises(FileExistsError):
+                directory.link(name, "other")
+        with pytest.raises(OSError, match="File name too long"):
+            directory.target("x" * 256)
+    assert os.readlink(tmp_path / "link") == "file"

@@ -26,7 +26,7 @@ class FakeChild:
         self.clients = []
         self.listener = self.make(max_clients=3)
 
-    def make(self, max_clients):
+    def make(self, max_clients, **limits):
         return Listener(
             self.loop,
             self.listening.dup(),  # the parent keeps one too
@@ -36,6 +36,7 @@ class FakeChild:
             on_full=self.events.append,
             on_drained=lambda: self.events.append("drained"),
             on_no_clients=lambda: None,
+            **limits,
         )
 
     def answer(self, request, client):

@@ -152,6 +152,12 @@ def test_a_key_file_that_cannot_be_written_is_a_sentence(choose, tmp_path):
     assert re.fullmatch("cannot write the key file .*: Permission denied", as_nobody(try_it))
 
 
+def test_a_key_file_of_which_nothing_is_known_is_not_taken(choose, tmp_path):
+    opening = choose("local", "127.0.0.1")
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    assert not opening.key_file_taken()
+
+
 def test_only_key_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / f"{KEY_FILE}0123").write_bytes(b"0" * 32)
     (tmp_path / ".l1").touch()
