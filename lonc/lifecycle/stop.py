@@ -19,7 +19,7 @@ from lonc.lifecycle.control_client import ask_json
 from lonc.lifecycle.instance import PAUSE, State, find, hold, settled
 from lonc.lifecycle.privileges import answered_as, identity
 from lonc.parent.socket_names import remove_left_links
-from lonc.runtime.socket_file import CHILDREN_END_WITHIN, listening_pid
+from lonc.runtime.socket_file import remove_left_socket
 
 KILL_AFTER = 5.0  # seconds beyond the drain timeout
 
@@ -154,8 +154,7 @@ def _remove_files(
         if settings.create_socket is not None:
             paths.append(settings.create_socket)
         for path in paths:
-            if path.is_socket() and listening_pid(path, patience=CHILDREN_END_WITHIN) is None:
-                path.unlink()
+            remove_left_socket(path)
         remove_left_links(settings.socket_directory)
         remove_key_files(settings.socket_directory)
     return []

@@ -181,7 +181,7 @@ class Directory:
             with self.subdirectory(name) as made:
                 # Else another user has put a directory there since.
                 if made.fstat().st_uid == os.geteuid() and not made.names():
-                    made.chmod(mode)
+                    made.set_mode(mode)
                     if owner is not None:
                         os.chown(made.path_of("."), *owner)
             self.sync()
@@ -190,7 +190,7 @@ class Directory:
                 os.rmdir(name, dir_fd=self._fd)
             raise
 
-    def chmod(self, mode: int) -> None:
+    def set_mode(self, mode: int) -> None:
         """Raises OSError."""
         fd = self._readable()
         try:

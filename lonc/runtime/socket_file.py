@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 from pathlib import Path
@@ -85,6 +86,16 @@ def peer_pid(connection: socket.socket) -> int:
     """
     pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return pid
+
+
+def remove_left_socket(path: Path) -> None:
+    """Remove the socket at `path`, unless a process listens there."""
+    with contextlib.suppress(OSError), Directory(path.parent) as directory:
+        found = directory.stat(path.name)
+        if found is None or not stat.S_ISSOCK(found.st_mode):
+            return
+        if listening_pid(path, patience=CHILDREN_END_WITHIN) is None:
+            directory.unlink_if(path.name, found.st_ino)
 
 
 def require_no_other_file(path: Path) -> None:

@@ -145,27 +145,28 @@ def add_key(file: Path, like: Path) -> str:
             error.filename = str(directory.path / temporary)
             raise
         with directory.filling(fd, temporary, file.name):
-            key_id, content = _with_new_key(file, fd, like)
+            key_id, content = _with_new_key(directory, file, fd, like)
             write_all(fd, content)
             os.fsync(fd)
         directory.sync()
     return key_id
 
 
-def _with_new_key(file: Path, fd: int, like: Path) -> tuple[str, bytes]:
+def _with_new_key(directory: Directory, file: Path, fd: int, like: Path) -> tuple[str, bytes]:
     """Returns the id of a new key, and the new content of the file.
 
     `fd`, the new file, gets the owner, group and mode that the file has or shall have.
     """
-    if os.path.lexists(file):
+    found = directory.stat(file.name)
+    if found is not None:
         keys, old = _read(file)
-        found = os.stat(file)
         os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, stat.S_IMODE(found.st_mode))
     else:
         keys, old = {}, _COMMENT
         with contextlib.suppress(FileNotFoundError, PermissionError):
-            found = os.stat(like)
+            with Directory(like) as example:
+                found = example.fstat()
             os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, FILE_MODE)
     key_id = _new_id()

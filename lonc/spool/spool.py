@@ -214,7 +214,7 @@ def make_own_directory(directory: Path) -> None:
         found = opened.fstat()
         shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if shared and not found.st_mode & stat.S_ISVTX and found.st_uid == os.geteuid():
-            opened.chmod(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
+            opened.set_mode(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
         with contextlib.suppress(FileNotFoundError), open_bad(opened, make=False):
             pass  # it has its owner and mode now
 
@@ -247,7 +247,7 @@ def _is_the_daemons(bad: Directory, directory: Directory) -> bool:
     """Whether nobody else owns it; closes to others what this user owns."""
     found = bad.fstat()
     if found.st_uid == os.geteuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        bad.chmod(BAD_MODE)
+        bad.set_mode(BAD_MODE)
     owners = [0, os.geteuid()]
     if os.geteuid() == 0:  # at the work of the daemon's user
         owners.append(directory.fstat().st_uid)

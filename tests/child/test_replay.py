@@ -639,6 +639,44 @@ def test_the_next_child_does_not_carry_out_a_file_that_could_not_be_removed(benc
     assert "is rejected (it is empty), and cannot be moved: it fails" in bench.errors[-1]
 
 
+def test_a_file_that_cannot_be_removed_is_emptied_as_that_file_and_not_by_its_name(bench, monkeypatch):
+    path = bench.file("1.0.1.put.l1", b"first\n")
+    victim = bench.directory.parent / "keys"
+    victim.write_text("precious\n")
+    bench.look()
+    path.rename(bench.directory / "elsewhere")
+    path.symlink_to(victim)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "unlink", _fails)
+        bench.answer()
+    assert victim.read_text() == "precious\n"
+    assert path.is_symlink()  # it is not the file that was carried out
+
+
+def test_a_file_with_a_second_name_is_rejected(bench):
+    """The other name may be any file of this file system, which would be sent and emptied."""
+    precious = bench.directory.parent / "keys"
+    precious.write_text("one line\n")
+    (bench.directory / "1.0.1.put.l1").hardlink_to(precious)
+    bench.look()
+    assert (bench.sent, bench.left()) == ([], ["bad"])
+    assert precious.read_text() == "one line\n"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes files of other users")
+def test_where_files_of_others_cannot_be_removed_they_wait(bench, monkeypatch):
+    """In a sticky directory of a third user they would be carried out again and again."""
+    path = bench.file("1.0.1.put.l1")
+    os.chown(path, 1, 1)
+    os.chown(bench.directory, 2, 2)
+    bench.directory.chmod(0o3777)
+    monkeypatch.setattr(os, "geteuid", lambda: 3)
+    bench.look()
+    assert bench.sent == []
+    why = f"cannot remove files of other users in {bench.directory}"
+    assert bench.errors == [f"delayed transactions wait: {why}"]
+
+
 def test_in_a_directory_without_write_permission_no_file_is_carried_out(bench, monkeypatch):
     bench.file("1.0.1.put.l1", b"first\n")
     with monkeypatch.context() as failing:
