@@ -14,7 +14,7 @@ version = next(
 )
 
 TOP = ["rich>=13"]  # a table on the whole screen, and its colours
-METRICS = ["prometheus_client>=0.20"]  # the text formats, and the server that speaks them
+METRICS = ["prometheus_client>=0.20"]  # the text formats, and their negotiation
 
 # An installation must leave nothing in the checkout, so it builds elsewhere. A source distribution
 # cannot: it contains its own egg-info, which must be in the tree.

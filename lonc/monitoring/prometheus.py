@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,8 +18,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lonc.errors import LoncError, UsageError
+from lonc.monitoring.metrics_server import BACKLOG, MetricsServer
 from lonc.monitoring.statistics import REPORTED_BOUNDS
 from lonc.monitoring.status import NOT_ANSWERING, HostStatus, Report
+from lonc.runtime.event_loop import EventLoop
 
 UP = {"ready", "resting", "connecting"}  # the states in which requests can succeed
 HOST = ["host"]
@@ -183,18 +186,53 @@ def serve(current: Callable[[], Report], listen: str) -> None:
     address, _, port = listen.rpartition(":")
     if not (address and port.isascii() and port.isdigit() and int(port) < 65536):
         raise UsageError(f"{listen!r} is not ADDRESS:PORT")
+    loop = EventLoop()
     registry = CollectorRegistry()
-    registry.register(StatusCollector(current))
-    stop_signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, stop_signals
-    )  # before the server starts threads, which inherit the mask
+    registry.register(StatusCollector(_once_a_turn(loop, current)))
     try:
-        server, thread = start_http_server(int(port), address.strip("[]"), registry)
-    except OSError as error:
-        raise LoncError(f"cannot listen at {listen}: {error.strerror}") from error
-    print(f"metrics at http://{address}:{server.server_port}/metrics", flush=True)
-    signal.sigwait(stop_signals)
-    server.shutdown()
-    server.server_close()
-    thread.join()
+        try:
+            listening = _listen(address.strip("[]"), int(port))
+        except OSError as error:
+            raise LoncError(f"cannot listen at {listen}: {error.strerror}") from error
+        server = MetricsServer(loop, listening, make_wsgi_app(registry))
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.on_signal(signum, loop.stop)
+        print(f"metrics at http://{address}:{listening.getsockname()[1]}/metrics", flush=True)
+        loop.run()
+        server.close()
+    finally:
+        loop.close()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Raises OSError."""
+    family, kind, protocol, _, place = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _once_a_turn(loop: EventLoop, current: Callable[[], Report]) -> Callable[[], Report]:
+    """`current`, called once for all requests of a turn: many scrapes must not cost the daemon more."""
+    last: tuple[float, Report | Exception] | None = None
+
+    def call() -> Report:
+        nonlocal last
+        if last is None or last[0] != loop.now:
+            try:
+                last = loop.now, current()
+            except (LoncError, OSError) as error:
+                last = loop.now, error
+        if isinstance(last[1], Exception):
+            raise last[1]
+        return last[1]
+
+    return call
