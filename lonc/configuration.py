@@ -72,14 +72,19 @@ def setting(
 
 
 class Certificates(NamedTuple):
-    """The files that TLS needs: our certificate, its private key, and the authority's certificate."""
+    """The files that TLS needs: our certificate, its private key, and the authority's certificate.
+
+    `revocation_list`: of revoked certificates; None if none is checked.
+    """
 
     certificate: Path
     private_key: Path
     authority: Path
+    revocation_list: Path | None = None
 
 
 CERTIFICATE_SETTINGS = ("lonnetCertificate", "lonnetPrivateKey", "lonnetCertificateAuthority")
+REVOCATION_SETTING = "loncCertificateRevocationList"
 
 
 # fmt: off
@@ -282,6 +287,12 @@ class Settings:
         "lonnetCertificateAuthority", None, file_name, example="loncapaCA.pem",
         help="The certificate of the authority of all hosts. It must have issued the certificate of each"
              " lond, for the host's DNS name in `hosts.tab`.")
+    revocation_list: Path | None = setting(
+        REVOCATION_SETTING, None, file_name, example="loncapaCRL.pem",
+        help="The authority's list of revoked certificates, in PEM, in `lonCertificateDirectory` too."
+             " Certificates in it are refused. Once the list has expired, every certificate is refused:"
+             " renew it, and `lonc reload`. If lond's certificate has a chain, the file needs a list of"
+             " each authority in it. Without this setting no certificate is known to be revoked.")
 # fmt: on
 
     @property
@@ -301,11 +312,13 @@ class Settings:
     @property
     def certificates(self) -> Certificates | None:
         """None unless all four certificate settings are set."""
-        directory = self.certificate_directory
-        files = (self.certificate, self.private_key, self.authority)
-        if directory is None or None in files:
+        directory, revocations = self.certificate_directory, self.revocation_list
+        files = [file for file in (self.certificate, self.private_key, self.authority) if file]
+        if directory is None or len(files) < len(CERTIFICATE_SETTINGS):
             return None
-        return Certificates(*(directory / file for file in files if file is not None))
+        certificate, private_key, authority = (directory / file for file in files)
+        listed = None if revocations is None else directory / revocations
+        return Certificates(certificate, private_key, authority, listed)
 
     @property
     def needed_certificates(self) -> Certificates | None:
@@ -316,7 +329,10 @@ class Settings:
     def secrets(self) -> list[Path]:
         """Files that the daemon must be able to read and others must not."""
         keys = [] if self.delayed_key_file is None else [self.delayed_key_file]
-        return [*(self.needed_certificates or ()), *keys]
+        needed = self.needed_certificates
+        if needed is None:
+            return keys
+        return [needed.certificate, needed.private_key, needed.authority, *keys]
 
     @property
     def log_directory(self) -> Path:

@@ -23,6 +23,7 @@ from lonc.configuration import (
     DECLARATIONS,
     INSECURE,
     ON_DEMAND,
+    REVOCATION_SETTING,
     SSL,
     Settings,
     did_you_mean,
@@ -182,7 +183,8 @@ def _contradictions(
         yield fault("loncAllowInsecure", text)
     names = "lonCertificateDirectory", *CERTIFICATE_SETTINGS
     # With one of them missing, auto would silently be insecure with every host.
-    needed = mode == SSL or (mode == AUTO and any(name in mentioned for name in names))
+    any_set = any(name in mentioned for name in (*names, REVOCATION_SETTING))
+    needed = mode == SSL or (mode == AUTO and any_set)
     if needed and settings.certificates is None:
         text = f"loncKeyMode {mode} needs all of {', '.join(names)}{', or none' * (mode == AUTO)}"
         yield fault("loncKeyMode", text)

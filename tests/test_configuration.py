@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,7 @@ def test_every_setting_can_be_set(read):
         PerlSetVar lonnetCertificate certificate.pem
         PerlSetVar lonnetPrivateKey /e/key.pem
         PerlSetVar lonnetCertificateAuthority authority.pem
+        PerlSetVar loncCertificateRevocationList revoked.pem
         PerlSetVar loncUser nobody
         PerlSetVar loncGroup daemon
         """
@@ -81,6 +82,7 @@ def test_every_setting_can_be_set(read):
         Path("/d/certificate.pem"),
         Path("/e/key.pem"),
         Path("/d/authority.pem"),
+        Path("/d/revoked.pem"),
     )
     assert settings == Settings(
         host_id="my-host_1",
@@ -117,6 +119,7 @@ def test_every_setting_can_be_set(read):
         certificate=Path("certificate.pem"),
         private_key=Path("/e/key.pem"),
         authority=Path("authority.pem"),
+        revocation_list=Path("revoked.pem"),
         user="nobody",
         group="daemon",
     )
@@ -320,6 +323,7 @@ def test_the_configuration_to_start_from_shows_every_setting_at_its_default(tmp_
         "certificate",
         "private_key",
         "authority",
+        "revocation_list",
         "user",
         "group",
     )
@@ -364,7 +368,10 @@ def test_certificates_are_all_four_settings_or_none():
         authority=file,
         key_mode="ssl",
     )
-    assert whole.needed_certificates == whole.certificates == (Path("/d/f.pem"),) * 3
+    assert whole.needed_certificates == whole.certificates == (*(Path("/d/f.pem"),) * 3, None)
+    listed = replace(whole, revocation_list=Path("/r.pem"))
+    assert listed.certificates == (*(Path("/d/f.pem"),) * 3, Path("/r.pem"))
+    assert listed.secrets == [Path("/d/f.pem")] * 3
 
 
 @pytest.mark.parametrize("mode", ["classic", "insecure", "local"])

@@ -322,6 +322,8 @@ class Child:
         report = self._report
         if self._settings.sync_interval:
             report.ping_known = connection.protocol.ping_answer is not None
+        if connection.protocol.fell_back:
+            self._statistics.fell_back(self._loop.now)
         if (mode, version) != (report.mode, report.lond_version):
             report.mode, report.lond_version = mode, version
             if mode != CLASSIC:

@@ -172,7 +172,8 @@ def _shared_name_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
     """Warnings of settings and files that are valid but doubtful."""
-    from lonc.monitoring.health import certificate_verdict
+    from lonc.monitoring.health import certificate_verdict, revocations_verdict
+    from lonc.parent.preflight import revocations_until
     from lonc.wire.key_exchange import require_certificates
 
     if not hosts:
@@ -189,6 +190,12 @@ def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator
         if (
             until is not None
             and (verdict := certificate_verdict(until, datetime.now(timezone.utc))).level
+        ):
+            yield Fault(file, None, f"warning: {verdict.text}")
+        listed_until = revocations_until(settings)
+        if (
+            listed_until is not None
+            and (verdict := revocations_verdict(listed_until, datetime.now(timezone.utc))).level
         ):
             yield Fault(file, None, f"warning: {verdict.text}")
     with contextlib.suppress(OSError):

@@ -184,6 +184,7 @@ def _performance(report: Report, limits: Thresholds) -> list[str]:
         data("delayed", report.total("delayed"), limit=limits.delayed),
         data("out_of_step", report.total("out_of_step")),
         data("wrong_keys", report.total("wrong_keys")),
+        data("insecure", report.total("fallbacks_last_hour")),
         data("done", report.total("done"), "c"),
         data("failed", report.total("failed"), "c"),
     ]

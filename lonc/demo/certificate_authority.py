@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -34,18 +35,47 @@ class Authority:
         """Write the certificate of the authority, as PEM."""
         file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, host: str, certificate: Path, key: Path, until: timedelta = ONE_DAY) -> None:
+    def revoke(self, file: Path, *certificates: Path, until: timedelta = ONE_DAY) -> None:
+        """Write the list of revoked certificates, with `certificates` in it, as PEM.
+
+        `until`: the time from now after which the list has expired.
+        """
+        now = datetime.now(timezone.utc)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - 2 * ONE_DAY)
+            .next_update(now + until)
+        )
+        for certificate in certificates:
+            serial = x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        file.write_bytes(
+            builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+
+    def issue(
+        self,
+        host: str,
+        certificate: Path,
+        key: Path,
+        until: timedelta = ONE_DAY,
+        common_name: str | None = None,
+        dns_names: Sequence[str] | None = None,
+    ) -> None:
         """Write a certificate for the DNS name `host`, and its private key, both as PEM.
 
-        `until`: the time from now after which the certificate has expired. Only this process's user can
-        read the key file, which must not exist yet. Raises OSError.
+        `until`: the time from now after which the certificate has expired. `common_name`, `dns_names`:
+        others than `host`. Only this process's user can read the key file, which must not exist yet.
+        Raises OSError.
         """
         private = ec.generate_private_key(ec.SECP256R1())
-        issued = (
-            _certificate_builder(_x509_name(host), private, self._name, until)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        builder = _certificate_builder(_x509_name(common_name or host), private, self._name, until)
+        names = [x509.DNSName(name) for name in ([host] if dns_names is None else dns_names)]
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        issued = builder.sign(self._key, hashes.SHA256())
         certificate.write_bytes(issued.public_bytes(serialization.Encoding.PEM))
         with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE), "wb") as file:
             file.write(

@@ -72,6 +72,8 @@ DEFAULT = Thresholds()
 
 # Seconds since the certificate has expired; negative: before. Getting another may take some days.
 EXPIRED = Threshold(-14 * 86400.0, -3 * 86400.0)
+# The same of the list of revoked certificates, which is usually renewed every few days.
+LIST_EXPIRED = Threshold(-86400.0, 0.0)
 
 
 class Health:
@@ -123,6 +125,10 @@ class Health:
                 Level.WARNING if host.wrong_keys else Level.OK,
                 f"has had connections whose key did not fit in the last hour: {host.wrong_keys}",
             ),
+            Verdict(
+                Level.WARNING if host.fallbacks_last_hour else Level.OK,
+                f"has had insecure connections in the last hour: {host.fallbacks_last_hour}",
+            ),
             Verdict(limits.failed.level(percent), f"has failed {percent:.0f} % of its requests"),
             Verdict(limits.latency.level(p99), f"takes {short_time(p99)} for a reply"),
             Verdict(limits.age.level(age), f"has a delayed transaction that is {short_time(age)} old"),
@@ -166,6 +172,10 @@ class Health:
             yield Verdict(Level.WARNING, f"bad delayed transactions: {report.bad}")
         if report.certified_until is not None:
             verdict = certificate_verdict(datetime.fromisoformat(report.certified_until), self._now)
+            if verdict.level:
+                yield verdict
+        if report.revocations_until is not None:
+            verdict = revocations_verdict(datetime.fromisoformat(report.revocations_until), self._now)
             if verdict.level:
                 yield verdict
         if not report.hosts:
@@ -219,8 +229,18 @@ def describe_small_pool(host: HostStatus, busy: Threshold = DEFAULT.busy) -> str
 def certificate_verdict(until: datetime, now: datetime) -> Verdict:
     """The verdict on the certificate of this machine, which expires at `until`."""
     since = (now - until).total_seconds()
-    when = f"has expired {short_time(since)} ago" if since >= 0 else f"expires in {short_time(-since)}"
-    return Verdict(EXPIRED.level(since), f"our certificate {when}")
+    return Verdict(EXPIRED.level(since), f"our certificate {_expiry(since)}")
+
+
+def revocations_verdict(until: datetime, now: datetime) -> Verdict:
+    """The verdict on the list of revoked certificates, which expires at `until`."""
+    since = (now - until).total_seconds()
+    more = ": every certificate is refused" if since >= 0 else ""
+    return Verdict(LIST_EXPIRED.level(since), f"the list of revoked certificates {_expiry(since)}{more}")
+
+
+def _expiry(since: float) -> str:
+    return f"has expired {short_time(since)} ago" if since >= 0 else f"expires in {short_time(-since)}"
 
 
 def _percent_failed(host: HostStatus) -> float:

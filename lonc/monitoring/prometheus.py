@@ -79,6 +79,12 @@ _GAUGES = (
     ),
 )
 _COUNTERS = (
+    (
+        "lonc_insecure_fallbacks",
+        "Connections whose key was exchanged in clear, because lond did not know the mode of"
+        " loncKeyMode.",
+        lambda host: host.fallbacks,
+    ),
     ("lonc_sent_bytes", "Bytes of requests that got a reply.", lambda host: host.sent),
     ("lonc_received_bytes", "Bytes of replies from lond.", lambda host: host.received),
     (

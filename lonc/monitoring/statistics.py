@@ -130,6 +130,7 @@ class Slot:
     failures: int = 0
     out_of_step: int = 0  # of the failures
     wrong_keys: int = 0  # connections whose key did not fit
+    fallbacks: int = 0  # connections that fell back to insecure
     saturated: float = 0.0
     done: int = 0
 
@@ -140,7 +141,8 @@ class Slot:
 
     def is_empty(self) -> bool:
         """Whether nothing is counted in it; valid after `close`."""
-        return not (self.done or self.failures or self.wrong_keys or self.saturated)
+        counted = self.done or self.failures or self.wrong_keys or self.fallbacks
+        return not (counted or self.saturated)
 
     def count_waited(self, latency: float, wait: float, lond: float) -> None:
         """Count a transaction that has waited; in seconds."""
@@ -157,6 +159,7 @@ class Slot:
         self.failures += other.failures
         self.out_of_step += other.out_of_step
         self.wrong_keys += other.wrong_keys
+        self.fallbacks += other.fallbacks
         self.saturated += other.saturated
         self.done += other.done
 
@@ -169,6 +172,7 @@ class Slot:
         self.failures -= other.failures
         self.out_of_step -= other.out_of_step
         self.wrong_keys -= other.wrong_keys
+        self.fallbacks -= other.fallbacks
         self.saturated -= other.saturated
         self.done -= other.done
 
@@ -247,6 +251,7 @@ class Statistics:
         self.received = 0  # bytes of these replies
         self.failed = 0
         self.reasons: dict[Reason, int] = {}
+        self.fallbacks = 0  # connections that fell back to insecure
         self._all_time = Slot()
         self._slot = Slot()
         self._slot_ends_at = now + SLOT
@@ -298,6 +303,12 @@ class Statistics:
         self._close_slots(now)
         self._slot.wrong_keys += 1
 
+    def fell_back(self, now: float) -> None:
+        """Count a connection that fell back to insecure."""
+        self._close_slots(now)
+        self._slot.fallbacks += 1
+        self.fallbacks += 1
+
     def saturated(self, now: float) -> None:
         """From now on all connections are busy."""
         if now >= self._slot_ends_at:
@@ -314,7 +325,8 @@ class Statistics:
     def version(self, now: float) -> tuple[float, ...]:
         """A value that differs whenever the report differs."""
         minute = self.saturated_last_minute(now)  # first: it closes slots
-        return self.done, self.failed, self._shifts, minute, round(self.saturated_seconds, 1)
+        counts = self.done, self.failed, self.fallbacks
+        return *counts, self._shifts, minute, round(self.saturated_seconds, 1)
 
     def report(self, now: float) -> dict[str, Any]:
         """All statistics, as the fields of `HostStatus`."""
@@ -326,6 +338,8 @@ class Statistics:
             "reasons": {reason.value: count for reason, count in self.reasons.items()},
             "out_of_step": hour.out_of_step,
             "wrong_keys": hour.wrong_keys,
+            "fallbacks": self.fallbacks,
+            "fallbacks_last_hour": hour.fallbacks,
             "sent": self.sent,
             "received": self.received,
             "last_minute": minute.latencies().percentiles(),

@@ -74,6 +74,8 @@ class HostStatus:
     out_of_step: Count | None = None  # of the last hour; each is a connection that was closed
     wrong_keys: Count | None = None  # of the last hour; connections whose key did not fit
     ping_known: bool | None = None  # lond knows `ping`, so connections can be found out of step
+    fallbacks: Count | None = None  # connections that fell back to insecure
+    fallbacks_last_hour: Count | None = None
     sent: Count | None = None  # bytes of requests that got a reply
     received: Count | None = None  # bytes of these replies
     # A latency has two parts: the wait for a connection, and lond's time after it.
@@ -179,6 +181,7 @@ class Report:
     strays: dict[Text, Count]  # delayed transactions by host, for hosts that are not in hosts.tab
     bad: Count = 0  # delayed transactions that were rejected
     certified_until: Time | None = None  # when the certificate expires, if one is needed
+    revocations_until: Time | None = None  # when the list of revoked certificates expires
     files: FilesStatus = FilesStatus()
 
     @property

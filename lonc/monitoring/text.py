@@ -60,6 +60,8 @@ def host_to_text(host: HostStatus, health: Health) -> str:
         lines.append(f"connections out of step in the last hour: {host.out_of_step}")
     if host.wrong_keys:
         lines.append(f"connections whose key did not fit in the last hour: {host.wrong_keys}")
+    if host.fallbacks_last_hour:
+        lines.append(f"insecure connections in the last hour: {host.fallbacks_last_hour}")
     if host.reasons:
         lines.append("failed: " + ", ".join(f"{why} {count}" for why, count in host.reasons.items()))
     for name, times in (

@@ -123,6 +123,7 @@ class Orders:
     def _query_status(self, on_report: Callable[[Report], None]) -> None:
         def report(statuses: list[HostStatus]) -> None:
             expires = self._served_hosts.certified_until
+            list_expires = self._served_hosts.revocations_until
             on_report(
                 Report(
                     self._phase.current,
@@ -133,6 +134,7 @@ class Orders:
                     self._spool_scan.strays,
                     self._spool_scan.bad,
                     None if expires is None else expires.isoformat(),
+                    None if list_expires is None else list_expires.isoformat(),
                     self._watch.status(),
                 )
             )

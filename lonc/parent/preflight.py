@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 
 from lonc.configuration import Settings
 from lonc.errors import CannotStart
 from lonc.log import logger
+from lonc.monitoring.health import revocations_verdict
 from lonc.parent.control import MAX_CLIENTS
 from lonc.parent.rolling_restart import MAX_PARALLEL
 from lonc.runtime.process import SPARE_DESCRIPTORS, raise_descriptor_limit
@@ -58,6 +59,24 @@ def require_usable(settings: Settings) -> datetime | None:
     certified_until = require_certificates(settings)
     require_keys(settings.delayed_key_file)
     return certified_until
+
+
+def revocations_until(settings: Settings) -> datetime | None:
+    """When the list of revoked certificates expires; None if none is needed.
+
+    Logs if that is soon or was before. To be called after `require_usable`. Raises CannotStart.
+    """
+    needed = settings.needed_certificates
+    if needed is None or needed.revocation_list is None:
+        return None
+    from lonc.wire.tls import list_valid_until
+
+    until = list_valid_until(needed.revocation_list)
+    if until is not None:
+        verdict = revocations_verdict(until, datetime.now(timezone.utc))
+        if verdict.level:
+            logger.warning("%s", verdict.text)
+    return until
 
 
 def _try_address(address: str) -> None:

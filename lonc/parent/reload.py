@@ -17,7 +17,7 @@ from lonc.log import logger, set_level
 from lonc.monitoring.status import Phase
 from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import outcome
-from lonc.parent.preflight import require_usable, within_limits
+from lonc.parent.preflight import require_usable, revocations_until, within_limits
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import Change, ServedHosts
 from lonc.parent.source_watch import SourceWatch
@@ -116,13 +116,14 @@ class Reloader:
         if not all_hosts:
             sources = sources.for_settings(served.settings)
         settings = sources.require_no_faults().settings
-        certified_until = served.certified_until
+        certified_until, listed_until = served.certified_until, served.revocations_until
         if not all_hosts:
             settings = served.settings
         elif changed := served.settings.fixed_changes(settings):
             raise CannotStart(f"{', '.join(changed)} cannot change while lonc runs: restart it")
         else:
             certified_until = require_usable(settings)
+            listed_until = revocations_until(settings)
         if served.has_table_hosts:
             sources.require_hosts()
         hosts = served.with_requested(sources.hosts, settings)
@@ -130,7 +131,7 @@ class Reloader:
         if all_hosts:
             settings = with_user_limit(settings)
         served.bind(hosts, settings)
-        served.certified_until = certified_until
+        served.certified_until, served.revocations_until = certified_until, listed_until
         return sources, settings, hosts
 
     def _restart_children(self, settings: Settings, hosts: Sequence[Host], all_hosts: bool) -> None:

@@ -29,6 +29,7 @@ class ServedHosts:
         self.settings = settings
         self.hosts = hosts
         self.certified_until: datetime | None = None  # expiry of this machine's certificate, if needed
+        self.revocations_until: datetime | None = None  # expiry of the list of revoked ones
         self.supervisors: dict[str, Supervisor] = {}  # by the host's name, in the table's order
         self._loop = loop
         self._children: ChildrenByPid = {}  # of all supervisors, also of hosts that were removed

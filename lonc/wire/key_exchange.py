@@ -16,6 +16,7 @@ from lonc import __version__
 from lonc.configuration import AUTO, CLASSIC, INSECURE, LOCAL, SSL, Settings
 from lonc.errors import CannotStart, ProtocolError
 from lonc.hosts import Host
+from lonc.log import logger
 from lonc.runtime.directory import Directory, write_all
 from lonc.wire.cipher import KEY_BYTES
 from lonc.wire.lond_protocol import INIT, Opening
@@ -44,6 +45,7 @@ class KeyExchange:
         self._host = host
         self._settings = settings
         self._context: ssl.SSLContext | None = None
+        self._common_name_logged = False
 
     def choose(self, peer: str) -> Opening:
         """The Opening for the lond at `peer`. Raises ProtocolError if the settings allow none."""
@@ -96,9 +98,22 @@ class KeyExchange:
         return Opening(
             SSL,
             f"init:ssl:{__version__}\n".encode(),
-            tunnel=Tunnel(self._context, self._host.dnsname or self._host.address),
+            tunnel=Tunnel(
+                self._context,
+                self._host.dnsname or self._host.address,
+                on_common_name=self._log_common_name,
+            ),
             insecure_fallback=self._settings.allow_insecure,
         )
+
+    def _log_common_name(self) -> None:
+        """Callback: lond's certificate names the host by its common name alone. Logged once."""
+        if not self._common_name_logged:
+            self._common_name_logged = True
+            logger.warning(
+                "lond's certificate has no DNS name: it is for %s by its common name alone",
+                self._host.dnsname,
+            )
 
 
 def require_certificates(settings: Settings) -> datetime | None:

@@ -218,6 +218,7 @@ class LondProtocol:
         "_server_id",
         "_tunnel",
         "data_to_send",
+        "fell_back",
         "lond_version",
         "mode",
         "ping_answer",
@@ -238,6 +239,7 @@ class LondProtocol:
     ) -> None:
         self.state = State.CONNECTED
         self.mode = CLASSIC  # one of loncKeyMode, but not auto
+        self.fell_back = False  # from local or ssl to insecure
         self.tls_alert = b""  # after a failure of TLS: the reason, to be sent to lond
         self.lond_version: str | None = None  # what lond answered to `version`
         self.ping_answer: bytes | None = None  # what lond answers to `ping`; None if it knows none
@@ -376,6 +378,7 @@ class LondProtocol:
 
     def _echo_challenge(self, challenge: Line) -> None:
         if self.mode != CLASSIC:
+            self.fell_back = self.mode != INSECURE
             self.mode = INSECURE
         self._key_exchange_ended()
         self.data_to_send = challenge

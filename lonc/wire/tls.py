@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import ssl
 import stat
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
-from lonc.configuration import CERTIFICATE_SETTINGS, Certificates
+from lonc.configuration import CERTIFICATE_SETTINGS, REVOCATION_SETTING, Certificates
 from lonc.errors import CannotStart, ProtocolError
 from lonc.wire.cipher import KEY_DIGITS
 
@@ -40,23 +42,41 @@ _CERTIFICATE_FAULTS = {
     19: "is of another authority",
     20: "is of another authority",
     21: "is of another authority",
+    3: "cannot be checked: there is no list of revoked certificates of its authority",
+    8: "cannot be checked: the list of revoked certificates is not signed by its authority",
+    11: "cannot be checked: the list of revoked certificates is not valid yet",
+    12: "cannot be checked: the list of revoked certificates has expired",
+    23: "is revoked",
     62: "is not for {name}",
     64: "is not for {name}",
 }
 
 
+_NO_LIST = "is no list of revoked certificates"
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----\n?", re.DOTALL)
+
+
 class Tunnel:
     """One side of TLS: with `key`, lond's, which sends it; without, lonc's, which receives it in `key`.
 
-    - `name`: the name that the other side's certificate must be for; None for any, as lond has it.
+    - `name`: the name that the other side's certificate must be for, by one of its DNS names, or if it
+      has none, by its common name; None for any, as lond has it.
+    - `on_common_name()`: it has none.
 
     The caller sends `data_to_send()` after each call of `begin` and `receive`. Raises ProtocolError if
     `name` cannot be in a certificate.
     """
 
-    def __init__(self, context: ssl.SSLContext, name: str | None, key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        name: str | None,
+        key: bytes | None = None,
+        on_common_name: Callable[[], None] | None = None,
+    ) -> None:
         self.key: bytes | None = None
         self._name = name
+        self._on_common_name = on_common_name
         self._key_to_send = key
         self._key_line = b""
         self._incoming = ssl.MemoryBIO()
@@ -115,6 +135,8 @@ class Tunnel:
             if not self._handshake_done:
                 self._tls.do_handshake()
                 self._handshake_done = True
+                if self._on_common_name is not None and not self._has_dns_name():
+                    self._on_common_name()
                 if self._key_to_send is not None:
                     self._send_key(self._key_to_send)
             while text := self._tls.read(KEY_LINE + 1):
@@ -132,6 +154,10 @@ class Tunnel:
             raise ProtocolError("TLS ended before the key was sent")
         if self.key is not None and self._key_to_send is None:
             self._outgoing.read()  # dropped: from now on lonc sends in clear
+
+    def _has_dns_name(self) -> bool:
+        names: Iterable[tuple[str, str]] = (self._tls.getpeercert() or {}).get("subjectAltName", ())  # type: ignore[assignment]
+        return any(kind == "DNS" for kind, _ in names)
 
     def _send_key(self, key: bytes) -> None:
         self._tls.write(key + b"\n")
@@ -194,7 +220,35 @@ def _context(protocol: int, certificates: Certificates) -> ssl.SSLContext:
         raise CannotStart(
             f"{certificates.authority} (lonnetCertificateAuthority) is no certificate: {_short(error)}"
         ) from error
+    if certificates.revocation_list is not None:
+        _load_revocations(context, certificates.revocation_list)
     return context
+
+
+def _load_revocations(context: ssl.SSLContext, file: Path) -> None:
+    """Refuse the certificates that are in the lists of `file`. Raises CannotStart."""
+    before = context.cert_store_stats()
+    try:
+        context.load_verify_locations(file)
+        loaded = context.cert_store_stats()
+    except OSError as error:
+        raise CannotStart(f"{file} ({REVOCATION_SETTING}) {_NO_LIST}: {_short(error)}") from error
+    if loaded["crl"] == before["crl"]:
+        raise CannotStart(f"{file} ({REVOCATION_SETTING}) {_NO_LIST}")
+    if loaded["x509"] != before["x509"]:  # it would be trusted as an authority's
+        raise CannotStart(f"{file} ({REVOCATION_SETTING}) has a certificate, not only lists")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
+def list_valid_until(file: Path) -> datetime | None:
+    """When the first list in `file` expires; None if none does. Raises CannotStart."""
+    from cryptography import x509  # needed by the parent only
+
+    try:
+        lists = [x509.load_pem_x509_crl(found[0]) for found in _LIST.finditer(file.read_bytes())]
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"{file} ({REVOCATION_SETTING}) {_NO_LIST}: {error}") from error
+    return min((each.next_update_utc for each in lists if each.next_update_utc), default=None)
 
 
 def valid_until(certificate: Path) -> datetime:
@@ -209,7 +263,9 @@ def valid_until(certificate: Path) -> datetime:
 
 def require_files(certificates: Certificates) -> None:
     """Raises CannotStart if a file cannot be read, or all users can write it or read the key."""
-    for file, setting in zip(certificates, CERTIFICATE_SETTINGS, strict=True):
+    for file, setting in zip(certificates, (*CERTIFICATE_SETTINGS, REVOCATION_SETTING), strict=True):
+        if file is None:
+            continue
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:

@@ -93,6 +93,12 @@ DEAD = HostStatus("l2", "DEAD", state_since="2026-11-24T09:00:00+00:00")
             "1 of 1 host is degraded: l1 has had connections whose key did not fit in the last hour: 1",
         ),
         (
+            [well(fallbacks=9, fallbacks_last_hour=2)],
+            Level.WARNING,
+            "1 of 1 host is degraded: l1 has had insecure connections in the last hour: 2",
+        ),
+        ([well(fallbacks=9, fallbacks_last_hour=0)], Level.OK, "1 host, all healthy"),
+        (
             [small_pool()],
             Level.WARNING,
             "1 of 1 host is degraded: l1 has all 5 connections busy for 48 of 60 s, waits of 1.0 s:"

@@ -53,6 +53,21 @@ def test_connections_out_of_step_are_counted_for_an_hour(statistics):
     assert statistics.reasons[Reason.OUT_OF_STEP] == 2
 
 
+def test_fallbacks_to_insecure_are_counted_since_the_start_and_for_an_hour(statistics):
+    def counts(now):
+        report = statistics.report(now)
+        return report["fallbacks"], report["fallbacks_last_hour"]
+
+    assert counts(1000.0) == (0, 0)
+    version = statistics.version(1000.0)
+    statistics.fell_back(1001.0)
+    statistics.fell_back(1900.0)
+    assert statistics.version(1900.0) != version
+    assert counts(1900.0) == (2, 2)
+    assert counts(5000.0) == (2, 1)
+    assert counts(6000.0) == (2, 0)
+
+
 @given(st.lists(st.floats(1e-6, 900), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_percentile_is_never_too_small_and_at_most_a_quarter_too_large(times, share):
     statistics = Statistics(0.0)

@@ -32,6 +32,7 @@ class FakeServedHosts:
     def __init__(self, settings):
         self.settings = settings
         self.certified_until = None
+        self.revocations_until = None
         self.supervisors = {name: FakeSupervisor(name) for name in ("a.example.org", "l2")}
         self.names = {"l1": "a.example.org", "l9": "a.example.org", "l2": "l2"}
 

@@ -41,6 +41,7 @@ class FakeServedHosts:
     def __init__(self, settings, hosts):
         self.settings, self.hosts = settings, hosts
         self.certified_until = None
+        self.revocations_until = None
         self.requested = []
         self.supervisors = [FakeSupervisor(each) for each in hosts]
 

@@ -230,6 +230,8 @@ class TestRequestsForLoncItself:
             "reasons": {},
             "out_of_step": 0,
             "wrong_keys": 0,
+            "fallbacks": 0,
+            "fallbacks_last_hour": 0,
             "sent": len("ping\n"),
             "received": len("l1\n"),
             "seconds": took,
