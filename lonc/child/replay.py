@@ -63,6 +63,7 @@ from lonc.spool.spool import SENT, Name, is_ours, move_to_bad, record, unseal
 LOOK_AGAIN = 1.0  # seconds; a program that writes a file in place is expected to finish within them
 MOST_KNOWN = 2000  # files that are looked at: the oldest; the others wait until these are carried out
 LOOK_COST = 3.0  # microseconds
+MOST_TAKEN = 20  # files in a turn of the loop; to reject one takes some 150 microseconds
 MOST_BEHIND = 1000  # files that have been read, and wait for one of the same user
 
 
@@ -152,6 +153,7 @@ class Replay:
         self._more = 0  # files behind those, as of the last look
         self._unchanged = Unchanged(self._directory)
         self._slices = Slices(loop, self._go_on)
+        self._continues = False  # files get their turns in the next turn of the loop
         self._turns: deque[Name] = deque()  # of those whose turn comes before the next look
         self._behind: dict[bytes, deque[Name]] = {}  # by user; older than `_turns`, behind one in flight
         self._flights: dict[Name, _Flight] = {}
@@ -248,13 +250,27 @@ class Replay:
             self._next_look = self._loop.after(seconds, self._look)
 
     def _go_on(self) -> None:
-        """Give files their turns until enough are in flight, or one must wait and all others with it."""
+        """Give files their turns until enough are in flight, or one must wait and all others with it.
+
+        After MOST_TAKEN of them, other events are handled before the next.
+        """
+        taken = 0
         while len(self._flights) < self._most_flights and not self._leaving:
+            if taken == MOST_TAKEN:
+                if not self._continues:
+                    self._continues = True
+                    self._loop.after(0, self._continue)
+                return
             name = self._next()
             if name is None or not self._take(name):
                 break
+            taken += 1
         if not self._flights:
             self._on_nothing_in_flight()
+
+    def _continue(self) -> None:
+        self._continues = False
+        self._go_on()
 
     def _next(self) -> Name | None:
         """The file whose turn is next; None if there is none, or all wait for the one in flight."""

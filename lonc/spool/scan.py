@@ -25,7 +25,7 @@ MOST_ODD = 1000  # names that are no transaction's: the others are found when th
 # Microseconds, rounded up.
 _READ_NAME = 1.0
 _PARSE_NAME = 3.0
-_SORT_NAME = 0.5
+_SORT_NAME = 1.5
 
 _STEP = 200  # names in a step
 
@@ -72,6 +72,7 @@ def oldest(directory: Path, hosts: Collection[str], most: int) -> Generator[floa
             found.sort()
             del found[most:]
             last = str(found[-1][1].time)
+    yield len(found) * _SORT_NAME
     found.sort()
     names = [name for _, name in found[:most]]
     return Oldest(names, count - len(names))

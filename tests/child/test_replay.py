@@ -14,6 +14,7 @@ from lonc.child import replay
 from lonc.child.replay import FileState, Replay, _File
 from lonc.configuration import Settings
 from lonc.errors import LoncError
+from lonc.runtime import slices
 from lonc.runtime.event_loop import EventLoop
 from lonc.spool import admin, spool
 from lonc.spool.locks import SpoolLocks
@@ -77,7 +78,7 @@ class Bench:
     def look(self):
         """Two looks."""
         self.replay.look()
-        self.turn_until(lambda: self.replay._next_look is None)
+        self.turn_until(lambda: self.replay._next_look is None and not self.replay._continues)
 
     def turn_until(self, done):
         deadline = time.monotonic() + 10
@@ -941,3 +942,83 @@ def test_without_a_key_file_sealed_files_wait(sealed):
 
 def _fails(*_, **__):
     raise OSError(5, "it fails")
+
+
+class TestManyFiles:
+    """Only the oldest are looked at, and the directory is read in slices."""
+
+    def test_all_are_carried_out_oldest_first_and_counted(self, bench, restore_afterwards):
+        restore_afterwards(replay)
+        replay.MOST_KNOWN = 3
+        names = [f"{number}.0.1.put.l1" for number in range(1, 11)]
+        for name in reversed(names):
+            bench.file(name, name.encode() + b"\n")
+        bench.look()
+        for number, name in enumerate(names):
+            bench.turn_until(lambda number=number: len(bench.sent) == number + 1)
+            assert bench.sent[-1] == name.encode() + b"\n"
+            assert len(bench.replay._files) <= 3
+            if number == 0:
+                assert (bench.replay.waiting, bench.replay.oldest) == (10, 1)
+            bench.answer()
+        assert bench.left() == []
+        bench.turn_until(lambda: bench.replay.waiting == 0)
+
+    def test_a_file_in_flight_stays_known_though_older_ones_appear(self, bench, restore_afterwards):
+        restore_afterwards(replay)
+        replay.MOST_KNOWN = 2
+        bench.file("9.0.1.put.l1", b"9\n")
+        bench.look()
+        for number in (1, 2, 3):
+            bench.file(f"{number}.0.1.put.l1", b"%d\n" % number)
+        bench.replay._look()
+        assert FileState.IN_FLIGHT in bench.states()
+        bench.fail()
+        for number in range(2, 6):
+            bench.replay._look()
+            bench.turn_until(lambda number=number: len(bench.sent) == number)
+            bench.answer()
+        assert bench.sent == [b"9\n", b"1\n", b"2\n", b"3\n", b"9\n"]
+
+    def test_few_files_are_taken_in_a_turn_of_the_loop(self, bench):
+        count = 3 * replay.MOST_TAKEN
+        for number in range(count):
+            path = bench.file(f"{number}.0.1.put.l1", b"no newline")
+            os.utime(path, (0, 0))
+        bench.replay.look()
+        bench.turn_until(lambda: not bench.replay._next_look)
+        left = []
+        while len(bench.left()) > 1:  # `bad` stays
+            left.append(len(bench.left()))
+            bench.loop.turn(0)
+            assert len(left) < 20
+        assert len(left) >= 2
+
+    def test_an_unchanged_directory_is_not_read_again(self, bench, restore_afterwards):
+        for number in (1, 2):
+            bench.file(f"{number}.0.1.put.l1", b"%d\n" % number)
+        os.utime(bench.directory, (0, 0))
+        bench.dead = True
+        bench.look()
+        restore_afterwards(replay)
+        replay.oldest = _fails
+        for _ in range(2):
+            bench.look()
+        assert bench.errors == []
+        bench.dead = False
+        bench.look()
+        assert bench.sent == [b"1\n"]
+        bench.file("3.0.1.put.l1")
+        bench.replay._look()
+        assert bench.errors == [f"cannot read {bench.directory}: it fails"]
+
+    def test_a_child_that_leaves_reads_no_further(self, bench, restore_afterwards):
+        restore_afterwards(slices)
+        slices.SLICE = 1
+        bench.file("1.0.1.put.l1")
+        bench.replay.look()
+        assert bench.replay._slices.under_way
+        bench.replay.leave()
+        bench.loop.turn(0)
+        assert not bench.replay._slices.under_way
+        assert bench.sent == []
