@@ -800,6 +800,7 @@ def test_a_sealed_file_with_any_byte_altered_is_rejected(sealed):
     sealed.look()
     sealed.answer()
     assert sealed.sent == [b"put:a\n"]
+    sealed.turn_until(lambda: not sealed.replay._continues)
     assert len(os.listdir(sealed.directory / "bad")) == length
 
 
@@ -810,6 +811,7 @@ def test_a_sealed_file_cut_anywhere_is_rejected(sealed):
     sealed.look()
     sealed.answer()
     assert sealed.sent == [b"put:a\n"]
+    sealed.turn_until(lambda: not sealed.replay._continues)
     assert len(os.listdir(sealed.directory / "bad")) == length
 
 
