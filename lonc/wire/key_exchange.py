@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOCALHOST = "127.0.0.1"
 KEY_FILE = ".key."  # prefix of the names of key files; the name of a socket never starts with a dot
 
-# tls and secrets are imported only if the mode needs them: each child would have memory for them.
+# tls is imported only if the mode needs it: each child would have memory for it.
 
 
 def is_asked_locally(host: Host, settings: Settings) -> bool:
@@ -69,10 +69,9 @@ class KeyExchange:
     def _by_file(self, peer: str) -> Opening:
         if peer != LOCALHOST:
             raise ProtocolError(f"loncKeyMode is local, and {peer} is not {LOCALHOST}")
-        import secrets
-
-        key = secrets.token_hex(KEY_BYTES).encode()
-        file = self._settings.socket_directory / f"{KEY_FILE}{secrets.token_hex(KEY_BYTES)}"
+        # Not by the module `secrets`, which does the same: the daemon's user may not be able to read it.
+        key = os.urandom(KEY_BYTES).hex().encode()
+        file = self._settings.socket_directory / f"{KEY_FILE}{os.urandom(KEY_BYTES).hex()}"
         try:
             _write(file, key)
         except OSError as error:
@@ -124,8 +123,6 @@ def require_certificates(settings: Settings) -> datetime | None:
     """
     needed = settings.needed_certificates
     try:
-        if settings.key_mode in (LOCAL, AUTO, INSECURE):
-            import secrets  # noqa: F401
         if needed is None:
             return None
         from lonc.wire.tls import client_context, valid_until

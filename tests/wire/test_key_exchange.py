@@ -1,7 +1,6 @@
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 from dataclasses import replace
@@ -213,7 +212,7 @@ def test_if_writing_a_key_file_fails_none_is_left(choose, tmp_path, monkeypatch)
 
 
 def test_an_existing_file_is_not_used_as_a_key_file(choose, tmp_path, monkeypatch):
-    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    monkeypatch.setattr(os, "urandom", bytes)
     existing = tmp_path / f"{KEY_FILE}{'0' * 32}"
     existing.write_text("another's")
     with pytest.raises(ProtocolError, match=r"cannot write the key file .*: File exists"):
