@@ -62,8 +62,10 @@ def test_the_group_of_a_set_group_id_directory_is_that_of_the_sockets(
     assert with_user_limit(settings).max_clients_per_user == 1000  # no such group
     tmp_path.chmod(0o2750)
     found = SimpleNamespace(st_mode=0o42750, st_gid=70)
-    monkeypatch.setattr(os, "fstat", lambda _: found)
-    assert with_user_limit(settings).max_clients_per_user == 500
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", lambda _: found)
+        limited = with_user_limit(settings)
+    assert limited.max_clients_per_user == 500
 
 
 def test_sockets_of_one_user_only(users, settings, tmp_path):

@@ -6,6 +6,7 @@ modules and classes, so mypy checks every name. Paths and numbers are the only a
 
 import errno
 import os
+import secrets  # noqa: F401 (see `become`)
 import signal
 import socket
 import sys
