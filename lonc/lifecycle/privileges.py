@@ -156,7 +156,9 @@ def untrusted_files(sources: Sources, who: Identity | None) -> Iterator[str]:
     daemon = us if who is None else us | {who.uid}
     settings = sources.settings
     files = {state.path: us for state in sources.configuration.files}
-    for path in [*settings.table_files, *settings.secrets]:
+    needed = settings.needed_certificates
+    lists = [] if needed is None or needed.revocation_list is None else [needed.revocation_list]
+    for path in [*settings.table_files, *settings.secrets, *lists]:
         files.setdefault(path, daemon)
     for path, trusted in files.items():
         with contextlib.suppress(OSError):  # it cannot be read either

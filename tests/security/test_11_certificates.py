@@ -1,5 +1,6 @@
 """A certificate that was revoked, or that is for another host, is refused; a fallback is reported."""
 
+import os
 import shutil
 import ssl
 from datetime import datetime, timedelta, timezone
@@ -186,6 +187,22 @@ def test_a_list_that_cannot_be_used_refuses_a_start_and_a_reload(machine, office
     assert done.returncode == 1
     assert "is no list of revoked certificates" in done.stderr.decode()
     assert machine.ask(b"ping") == b"l1"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives the file to another user")
+def test_a_list_that_another_user_can_change_is_refused(machine, office):
+    listed = machine.directory / "revoked.pem"
+    configure(machine, office, office.issue(HOST), listed)
+    shutil.copy(office.revoke(), listed)
+    os.chown(listed, 65534, -1)
+    done = machine.command("start")
+    assert done.returncode == 1
+    assert f"{listed} can be changed by others" in done.stderr.decode()
+    os.chown(listed, 0, -1)
+    listed.chmod(0o666)
+    done = machine.command("start")
+    assert done.returncode == 1
+    assert str(listed) in done.stderr.decode()
 
 
 def test_a_list_without_certificates_is_a_fault(machine):
