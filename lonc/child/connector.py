@@ -190,13 +190,14 @@ def in_order(addresses: Iterable[Address], worked_last: Address | None) -> list[
     left = list(dict.fromkeys(addresses))
     if not left:
         return []
-    first = worked_last if worked_last in left else left[0]
+    first = left[0]
+    if worked_last is not None and worked_last in left:
+        first = worked_last
     ordered: list[Address] = []
     while left:
         if ordered:
             other = (each for each in left if each[0] != ordered[-1][0])
             first = next(other, left[0])
-        assert first is not None
         left.remove(first)
         ordered.append(first)
     return ordered

@@ -346,9 +346,8 @@ class Replay:
             self._close(fd)
             self._turns.appendleft(name)
             return False
-        if any(flight.user == user for flight in self._flights.values()):
+        if user is not None and any(flight.user == user for flight in self._flights.values()):
             self._close(fd)
-            assert user is not None, "nothing gets a turn beside one whose user cannot be told"
             if sum(map(len, self._behind.values())) >= MOST_BEHIND:
                 self._turns.appendleft(name)
                 return False

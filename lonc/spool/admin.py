@@ -120,7 +120,8 @@ def reseal(settings: Settings, keys: Keyring, entry: Entry, plain: bool = False)
     Its name and its place in the order remain. Returns what was done; None: nothing. Raises LoncError;
     OSError; ValueError if the file is sealed and does not open.
     """
-    assert entry.name is not None, "a waiting file has a possible name"
+    if entry.name is None:
+        raise LoncError("no transaction can have that name")
     try:
         if sealed_with(entry) == (None if plain else keys.first):
             return None
