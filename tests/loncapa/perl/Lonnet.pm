@@ -6,7 +6,7 @@ use Socket;
 use IO::Socket::UNIX;
 use Exporter 'import';
 our @EXPORT_OK = qw(read_conf become open_socket ask subreply reply critical save_delayed
-    signal_lonc running count_perm_log count_log hostname expected pause);
+    log_permanently signal_lonc running count_perm_log count_log hostname expected pause);
 
 my %variables;
 my %name;      # host id -> DNS name
