@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from network.wan import why_not
 from support.machine import BIN_LONC, eventually
 from support.perl import PERL, PROGRAMS, WWW, figures, needs_cipher, needs_root
 
@@ -139,6 +140,8 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path):
+    if sentence := why_not():
+        pytest.skip(sentence)
     made = Stage(tmp_path)
     yield made
     made.close()
