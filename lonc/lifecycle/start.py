@@ -24,7 +24,7 @@ from lonc.log import in_one_line, logger, open_log
 from lonc.monitoring.status import Phase
 from lonc.parent.parent import Parent
 from lonc.parent.preflight import require_usable, within_limits
-from lonc.runtime.process import forbid_core_dumps, fork
+from lonc.runtime.process import forbid_core_dumps, forbid_tracing, fork
 from lonc.runtime.socket_file import CannotListen, require_no_other_file, require_writable_directory
 from lonc.sources import Load, Sources
 from lonc.wire.cipher import require_idea
@@ -48,6 +48,7 @@ def run(sources: Sources, load: Load, take_over: bool = False) -> None:
     os.umask(UMASK)
     forbid_core_dumps()
     who = _become_the_user(sources, load)
+    forbid_tracing()
     if as_whom := _as_whom(who):
         logger.info("lonc runs%s", as_whom)
     with _sole_instance(sources, take_over) as daemon:

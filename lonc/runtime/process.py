@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 SPARE_DESCRIPTORS = 32  # per process, beside listeners, channels, clients and lond connections
 _prctl = ctypes.CDLL(None).prctl  # before any fork: else each child would have pages of its own for it
 
@@ -87,6 +88,14 @@ def raise_descriptor_limit() -> int:
 def forbid_core_dumps() -> None:
     """For this process and its children: their memory holds passwords."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def forbid_tracing() -> None:
+    """Let no other process of this user trace this one or its children, or read their memory.
+
+    A change of the user or an exec undoes it.
+    """
+    _prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def ignore_signals(except_for: Iterable[int]) -> None:

@@ -26,6 +26,7 @@ from lonc.monitoring import health
 from lonc.parent import child_process, spool_scan, supervisor
 from lonc.parent.child_process import ChildProcess
 from lonc.parent.parent import Parent
+from lonc.runtime import process
 
 
 def become(number):
@@ -36,6 +37,12 @@ def become(number):
     os.setgroups([])
     os.setgid(number)
     os.setuid(number)
+
+
+def become_as_by_login(number):
+    """As `become`, and other processes of that user may trace this one, as after an exec."""
+    become(number)
+    process._prctl(process.PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def pretend_to_become_another_user(call):
