@@ -159,6 +159,7 @@ class TestStart:
             f"lonc: cannot make {public.sockets}/delayed (lonSockDir): Permission denied\n"
         )
         spool.make_directory(public.sockets / "delayed")
+        os.chown(public.sockets / "delayed", -1, 65534)
         done = public.command("start", program=AS_NOBODY)
         assert done.returncode == 1
         assert done.stderr.decode() == (
@@ -962,8 +963,8 @@ class TestSurroundings:
         there.mkdir()
         lonc = " ".join([*LONC, "-c", "loncapa.conf"])
         script = (
-            f"mount -t tmpfs none {there} && cp {three.configuration} {there} && cd {there} &&"
-            f" {lonc} start && cd / && umount {there} && echo unmounted"
+            f"mount -t tmpfs -o mode=755 none {there} && cp {three.configuration} {there} &&"
+            f" cd {there} && {lonc} start && cd / && umount {there} && echo unmounted"
         )
         done = subprocess.run(["unshare", "--mount", "sh", "-ec", script], capture_output=True)
         assert done.stdout.endswith(b"unmounted\n"), done.stderr
