@@ -94,7 +94,10 @@ class Resolver:
         with done:
             try:
                 found = socket.getaddrinfo(self._name, self._port, self._family, socket.SOCK_STREAM)
-                self._answer = [(each[0], each[4]) for each in found], "", True  # type: ignore[misc]
+                # Each once: with IPv4 alone, glibc returns 127.0.0.1 twice for a name that /etc/hosts
+                # has beside ::1 too.
+                addresses = dict.fromkeys((each[0], each[4]) for each in found)
+                self._answer = list(addresses), "", True  # type: ignore[arg-type]
             except (OSError, UnicodeError) as error:
                 why = getattr(error, "strerror", None) or "it is no name"
                 definite = isinstance(error, UnicodeError) or error.errno in _DEFINITE

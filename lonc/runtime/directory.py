@@ -294,7 +294,7 @@ def write_all(fd: int, content: bytes) -> None:
 def _walk(path: Path) -> int:
     """Open a directory, one part of its path after the other: see Directory."""
     parts = list(reversed(path.parts))
-    fd = os.open(".", _PATH | os.O_DIRECTORY)
+    fd = os.open(path.anchor or ".", _PATH | os.O_DIRECTORY)  # others than root may not enter "."
     links = 0
     try:
         while parts:

@@ -101,7 +101,8 @@ def remove_left_socket(path: Path) -> None:
 def require_no_other_file(path: Path) -> None:
     """Raises CannotListen if there is anything but a socket at `path`."""
     try:
-        if path.exists() and not path.is_socket():
+        mode = _mode_at(path)
+        if mode is not None and not stat.S_ISSOCK(mode):
             raise CannotListen(f"{path} is in the way, and no socket: remove it")
     except OSError as error:
         raise CannotListen(f"cannot listen at {path}: {error.strerror}") from error
@@ -110,13 +111,26 @@ def require_no_other_file(path: Path) -> None:
 def require_writable_directory(path: Path) -> None:
     """Raises CannotListen if the directory of `path` does not exist, or this user cannot write to it."""
     try:
-        exists = path.parent.is_dir()
+        mode = _mode_at(path.parent)
     except OSError as error:
         raise CannotListen(f"cannot listen at {path}: {error.strerror}") from error
-    if not exists:
+    if mode is None or not stat.S_ISDIR(mode):
         raise CannotListen(f"cannot listen at {path}: there is no {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise CannotListen(f"cannot listen at {path}: no permission to write to {path.parent}")
+
+
+def _mode_at(path: Path) -> int | None:
+    """The type and mode of the file at `path`, or None if there is none.
+
+    Raises OSError if that cannot be known. Path.exists() and is_dir() do not, from Python 3.14 on.
+    """
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def _listen(path: Path, mode: int) -> tuple[socket.socket, tuple[int, int] | None]:

@@ -62,6 +62,14 @@ def test_all_its_addresses_are_found_ipv6_too(loop, monkeypatch):
     assert answers(loop, resolve(loop, "lond.example.org", 5663, True)) == [([v4], "")]
 
 
+def test_an_address_that_is_found_twice_is_tried_once(loop, monkeypatch):
+    # glibc: "127.0.0.1 localhost" and "::1 localhost" in /etc/hosts are both 127.0.0.1 in IPv4.
+    first, second = [(socket.AF_INET, (address, 5663)) for address in ("192.0.2.1", "192.0.2.2")]
+    found = [(*each[:1], socket.SOCK_STREAM, 6, "", each[1]) for each in (second, first, second, first)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    assert answers(loop, resolve(loop, "lond.example.org", 5663, True)) == [([second, first], "")]
+
+
 @pytest.mark.parametrize("name", ["no.such.name.invalid", "a" * 70 + ".org", "", "\0"])
 def test_a_name_that_does_not_resolve_is_a_sentence(loop, name):
     ((addresses, why),) = answers(loop, resolve(loop, name, 5663, False))

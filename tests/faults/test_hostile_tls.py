@@ -28,7 +28,10 @@ def context(office):
 
 def agree(peer):
     """Speak the dialogue up to lonc's ClientHello, and return that."""
-    assert peer.hear().startswith(b"init:ssl:")
+    heard = peer.hear()
+    if heard is None:
+        raise ConnectionResetError("lonc left during the dialogue")
+    assert heard.startswith(b"init:ssl:")
     peer.say(b"ok:ssl")
     return peer.socket.recv(65536)
 

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from support.machine import as_nobody
 
-from lonc.runtime.socket_file import CannotListen, SocketFile, require_writable_directory
+from lonc.runtime.socket_file import (
+    CannotListen,
+    SocketFile,
+    require_no_other_file,
+    require_writable_directory,
+)
 
 
 def test_a_listener_has_its_mode_and_its_name_from_the_first_moment(tmp_path):
@@ -73,9 +78,9 @@ def test_if_it_cannot_listen_no_descriptor_stays_open(tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 def test_a_directory_that_is_missing_or_not_writable_is_a_sentence():
-    def sentence(path):
+    def sentence(path, require=require_writable_directory):
         try:
-            require_writable_directory(path)
+            require(path)
         except CannotListen as error:
             return str(error)
         return ""
@@ -91,4 +96,6 @@ def test_a_directory_that_is_missing_or_not_writable_is_a_sentence():
             path.parent.chmod(mode)
             assert as_nobody(lambda: sentence(path)) == expected
         os.chmod(public, 0o700)
-        assert as_nobody(lambda: sentence(path)) == f"cannot listen at {path}: Permission denied"
+        for require in (require_writable_directory, require_no_other_file):
+            denied = f"cannot listen at {path}: Permission denied"
+            assert as_nobody(lambda require=require: sentence(path, require)) == denied
