@@ -47,6 +47,7 @@ EXIT_STATUSES = (
     (INTERRUPTED, "", "Interrupted by ^C."),
     (DONE, "start", "lonc is running, also if it was running before."),
     (DONE, "stop", "lonc is not running, also if it was not running before."),
+    (FAILED, "check", "The files have no faults, and lonc would not start; the reason is printed."),
     (FAILED, "reload", "A child did not start, or a changed setting needs a restart."),
     (DONE, "send", "lond replied, or the request was saved (`con_delayed`)."),
     (FAILED, "send", "There was no reply (`con_lost`), or it could not be saved (`con_failed`)."),

@@ -14,7 +14,7 @@ from lonc.commands.loading import load, loader, tolerant
 from lonc.commands.output import print_error, say
 from lonc.configuration import AUTO, CLASSIC, LOCAL, Settings
 from lonc.configuration_file import find_configuration
-from lonc.errors import DONE, CannotStart, Fault, LoncError, Misconfigured, NotRunning
+from lonc.errors import DONE, FAILED, CannotStart, Fault, LoncError, Misconfigured, NotRunning
 from lonc.hosts import Host
 from lonc.lifecycle import instance, privileges
 from lonc.lifecycle.control_client import ask_outcome, ask_report
@@ -112,10 +112,11 @@ def check(options: argparse.Namespace) -> int:
             say(f"{origin.file}:{origin.line}: {origin.derived}: {name} is {settings.texts()[name]}")
     for warning in _warnings(file, settings, hosts):
         say(warning)
-    for obstacle in start.obstacles(sources, partial(read_sources, file)):
+    obstacles = list(start.obstacles(sources, partial(read_sources, file)))
+    for obstacle in obstacles:
         say(f"{file}: warning: it will not start: {obstacle}")
     say(f"{file} and {settings.hosts_file}: no faults; hosts: {len(hosts)}")
-    return DONE
+    return FAILED if obstacles else DONE
 
 
 def _key_mode_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[str]:
@@ -155,19 +156,24 @@ def _user_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _shared_name_warnings(settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:
-    """A warning for each host whose lond cannot know which of its ids is asked."""
+    """A warning if a lond cannot know which of its ids is asked."""
     if settings.by_dns and settings.key_mode != CLASSIC:
         return
     need = "loncSocketName dns" if not settings.by_dns else "a loncKeyMode other than classic"
     if not settings.by_dns and settings.key_mode == CLASSIC:
         need += " and a loncKeyMode other than classic"
     machines: dict[tuple[str, str | None], str] = {}  # the first id, by DNS name and address
+    shared = []  # hosts of another id's DNS name: id, that other id, host
     for host in hosts:
         for id_ in host.ids:
             first = machines.setdefault((host.dnsname, host.address), id_)
             if first != id_ and host.dnsname:
-                text = f"warning: {id_} and {first} have one DNS name, {host.dnsname}: that needs {need}"
-                yield Fault(host.file, host.line, text)
+                shared.append((id_, first, host))
+    if shared:
+        id_, first, host = shared[0]
+        more = f", and {len(shared) - 1} more such ids" if len(shared) > 1 else ""
+        text = f"{id_} and {first} have one DNS name, {host.dnsname}{more}: that needs {need}"
+        yield Fault(host.file, host.line, f"warning: {text}")
 
 
 def _warnings(file: Path, settings: Settings, hosts: Sequence[Host]) -> Iterator[Fault]:

@@ -47,9 +47,10 @@ def status(options: argparse.Namespace) -> int:
     elif found.state is instance.State.UNKNOWN:
         print_error(f"cannot tell whether it runs: {found.why}")
     else:
-        left = f"; it left {settings.pid_file} behind" if found.state is instance.State.DEAD else ""
-        say(f"lonc is not running{left}")
-        if (other := other_lonc(settings, read_tables(settings).hosts)) is not None:
+        other = other_lonc(settings, read_tables(settings).hosts)
+        left = found.state is instance.State.DEAD and other is None
+        say(f"lonc is not running{f'; it left {settings.pid_file} behind' * left}")
+        if other is not None:
             say(f"another lonc serves: {other}")
     return STATUSES[found.state]
 

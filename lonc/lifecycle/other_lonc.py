@@ -5,9 +5,10 @@ Two would answer the same clients: the one whose sockets have the names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lonc.configuration import Settings
@@ -34,8 +35,25 @@ def other_lonc(settings: Settings, hosts: Iterable[Host]) -> str | None:
     for path in paths:
         pid = listening_pid(path, patience=CHILDREN_END_WITHIN)
         if pid is not None:
+            # The process that made the socket may have ended, and left it to its children.
+            if not os.path.exists(f"/proc/{pid}"):
+                pid = next(_processes_with(path), 0)
             return f"{_process(pid)} accepts clients at {path}"
     return None
+
+
+def _processes_with(path: Path) -> Iterator[int]:
+    """The processes that have the listening socket `path` open, as far as this user can see."""
+    sockets = set()
+    for line in Path("/proc/net/unix").read_bytes().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if fields[7:] == [os.fsencode(path)]:
+            sockets.add(f"socket:[{int(fields[6])}]")
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if any(os.readlink(fd) in sockets for fd in (process / "fd").iterdir()):
+                    yield int(process.name)
 
 
 def _live_pid(pid_file: Path) -> int | None:

@@ -49,9 +49,9 @@ def run(sources: Sources, load: Load, take_over: bool = False) -> None:
     forbid_core_dumps()
     who = _become_the_user(sources, load)
     forbid_tracing()
-    if as_whom := _as_whom(who):
-        logger.info("lonc runs%s", as_whom)
     with _sole_instance(sources, take_over) as daemon:
+        if as_whom := _as_whom(who):
+            logger.info("lonc runs%s", as_whom)
         Parent(sources, load, on_ready=daemon.announce).run()
 
 

@@ -31,7 +31,7 @@ def test_check_warns_of_what_run_will_trip_over(machine):
     machine.table.write_text("# no hosts yet\n")
     machine.configure(lonSockDir="/nowhere/sockets", lonDaemons="/nowhere")
     done = machine.command("check")
-    assert done.returncode == 0
+    assert done.returncode == 1
     warning = f"{machine.configuration}: warning: it will not start"
     said = [line for line in done.stdout.decode().splitlines() if line not in of_root(machine)]
     assert said[:3] == [
@@ -64,7 +64,7 @@ def test_what_would_keep_it_from_starting_is_a_warning_and_no_reason_to_stop(
         machine.configure(loncBindAddress="192.0.2.1")
     sentence = sentence.format(sockets=machine.sockets, logs=machine.pid_file.parent)
     done = machine.command("check")
-    assert done.returncode == 0
+    assert done.returncode == 1
     warning = f"{machine.configuration}: warning: it will not start: {sentence}"
     assert warning in done.stdout.decode().splitlines()
     done = machine.command("restart")

@@ -260,7 +260,7 @@ class TestTheDaemon:
         keys.chmod(0o644)
         fault = f"{keys}: its mode 0644 lets other users read the keys: chmod o= {keys}"
         checked = machine.command("check")
-        assert checked.returncode == 0
+        assert checked.returncode == 1
         warning = f"{machine.configuration}: warning: it will not start: {fault}\n"
         assert warning in checked.stdout.decode()
         for command in ("start", "run"):

@@ -1,6 +1,7 @@
 """How a lonc that is none of ours is noticed: real processes, files and sockets."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 from support.holding import held_elsewhere
+from support.machine import eventually
 
 from lonc.configuration import Settings
 from lonc.hosts import Host
@@ -77,14 +79,37 @@ def test_a_socket_with_a_full_backlog_is_one_that_accepts(settings):
         listening.listen(0)
         return listening
 
-    with held_elsewhere(listen):
+    with held_elsewhere(listen) as pid:
         clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
         for client in clients:
             client.setblocking(False)
             client.connect_ex(path)
-        assert other_lonc(settings, HOSTS) == f"a process accepts clients at {path}"
+        assert f"process {pid} (" in other_lonc(settings, HOSTS)
         for client in clients:
             client.close()
+
+
+def test_a_child_that_has_the_socket_of_a_parent_that_ended_is_named(settings):
+    readable, writable = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(settings.socket_directory / "l1"))
+        listening.listen()
+        child = os.fork()
+        while child == 0:
+            signal.pause()
+        os.write(writable, b"%d" % child)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    child = int(os.read(readable, 10))
+    os.close(readable)
+    os.close(writable)
+    try:
+        assert f"process {child} (" in other_lonc(settings, HOSTS)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: other_lonc(settings, HOSTS) is None)
 
 
 def test_control_characters_of_a_title_are_escaped(settings):

@@ -173,6 +173,21 @@ class TestOpening:
             with Directory(Path(relative)) as directory:
                 assert directory.fstat().st_ino == inode
 
+    @needs_root
+    def test_a_working_directory_that_may_not_be_entered_does_not_matter(self, public, monkeypatch):
+        closed, place = public.directory / "closed", public.directory / "place"
+        closed.mkdir(mode=0o700)
+        place.mkdir()
+        os.chown(place, STRANGER, STRANGER)
+        monkeypatch.chdir(closed)
+
+        def write():
+            replace_file(place / "file", b"content")
+            return "done"
+
+        assert as_stranger(write) == "done"
+        assert (place / "file").read_bytes() == b"content"
+
     def test_a_circle_of_links_ends(self, tmp_path):
         (tmp_path / "one").symlink_to("two")
         (tmp_path / "two").symlink_to("one")
