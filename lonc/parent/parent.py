@@ -17,7 +17,7 @@ from lonc.monitoring.status import Phase
 from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import CONTROL_MODE, LineServer, outcome
 from lonc.parent.orders import Orders
-from lonc.parent.preflight import require_usable, revocations_until, within_limits
+from lonc.parent.preflight import log_expiry, require_usable, revocations_until, within_limits
 from lonc.parent.reload import PhaseNotifier, Reloader
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import ServedHosts
@@ -106,6 +106,7 @@ class Parent:
         served.settings = settings
         served.certified_until = require_usable(settings)
         served.revocations_until = revocations_until(settings)
+        log_expiry(served.revocations_until)
         remove_keys = partial(remove_key_files, settings.socket_directory)
         remove_keys()  # left by a daemon that was killed
         stack.callback(remove_keys)  # left by children that were killed

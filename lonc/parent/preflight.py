@@ -62,21 +62,24 @@ def require_usable(settings: Settings) -> datetime | None:
 
 
 def revocations_until(settings: Settings) -> datetime | None:
-    """When the list of revoked certificates expires; None if none is needed.
+    """When the list of revoked certificates expires; None if none is needed. Raises CannotStart.
 
-    Logs if that is soon or was before. To be called after `require_usable`. Raises CannotStart.
+    To be called after `require_usable`.
     """
     needed = settings.needed_certificates
     if needed is None or needed.revocation_list is None:
         return None
     from lonc.wire.tls import list_valid_until
 
-    until = list_valid_until(needed.revocation_list)
-    if until is not None:
-        verdict = revocations_verdict(until, datetime.now(timezone.utc))
+    return list_valid_until(needed.revocation_list)
+
+
+def log_expiry(revoked_until: datetime | None) -> None:
+    """Log if the list of revoked certificates has expired, or soon will."""
+    if revoked_until is not None:
+        verdict = revocations_verdict(revoked_until, datetime.now(timezone.utc))
         if verdict.level:
             logger.warning("%s", verdict.text)
-    return until
 
 
 def _try_address(address: str) -> None:

@@ -17,7 +17,7 @@ from lonc.log import logger, set_level
 from lonc.monitoring.status import Phase
 from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import outcome
-from lonc.parent.preflight import require_usable, revocations_until, within_limits
+from lonc.parent.preflight import log_expiry, require_usable, revocations_until, within_limits
 from lonc.parent.rolling_restart import RollingRestart
 from lonc.parent.served_hosts import Change, ServedHosts
 from lonc.parent.source_watch import SourceWatch
@@ -124,6 +124,7 @@ class Reloader:
         else:
             certified_until = require_usable(settings)
             listed_until = revocations_until(settings)
+            log_expiry(listed_until)
         if served.has_table_hosts:
             sources.require_hosts()
         hosts = served.with_requested(sources.hosts, settings)

@@ -205,15 +205,16 @@ def make_directory(directory: Path, mode: int = DIRECTORY_MODE) -> None:
 
 
 def make_own_directory(directory: Path) -> None:
-    """As the daemon: create the directory, and make one that exists sticky if others may write there.
+    """As the daemon: create the directory, or make its own one sticky if others may write there.
 
     Raises OSError.
     """
     make_directory(directory, OWN_DIRECTORY_MODE)
     with Directory(directory) as opened:
         found = opened.fstat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if shared and not found.st_mode & stat.S_ISVTX and found.st_uid == os.geteuid():
+        if found.st_uid != os.geteuid():
+            return
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
             opened.set_mode(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
         with contextlib.suppress(FileNotFoundError), open_bad(opened, make=False):
             pass  # it has its owner and mode now

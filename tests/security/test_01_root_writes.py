@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import stat
 
 import pytest
+from support.machine import eventually
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs users of its own")
 
@@ -87,3 +89,21 @@ def test_a_directory_that_another_than_its_owner_can_put_there_is_refused(runnin
     assert refused.returncode != 0
     assert f"root does not write to {page}, which others can change" in refused.stderr.decode()
     assert os.listdir(page) == []
+
+
+def test_usr1_replaces_a_link_in_place_of_the_report(running, victim):
+    """Whoever may write into `logs/` cannot have a daemon of root write elsewhere."""
+    report = running.settings().status_file
+    report.symlink_to(victim)
+    running.lonc.send_signal(signal.SIGUSR1)
+    eventually(lambda: not report.is_symlink())
+    assert untouched(victim)
+
+
+def test_the_log_of_a_daemon_of_root_follows_no_link_of_another(running, victim):
+    log = running.settings().log_file
+    log.rename(log.with_name("rotated"))
+    log.symlink_to(victim)
+    os.lchown(log, ATTACKER, ATTACKER)
+    assert running.command("reload").returncode == 0
+    assert untouched(victim)

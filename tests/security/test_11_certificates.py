@@ -165,6 +165,7 @@ def test_an_expired_list_is_reported_in_log_status_check_and_check_health(machin
             eventually(lambda: machine.status()["state"] == "DEAD")
         judged = machine.command("check-health")
         assert judged.returncode == level
+        assert machine.command("check").stderr == b""
         for said in (
             machine.command("check").stdout.decode(),
             machine.command("status").stdout.decode(),

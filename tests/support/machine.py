@@ -258,6 +258,11 @@ class Machine:
     def log(self):
         return self.log_file.read_text()
 
+    def crashes(self):
+        """The CRITICAL lines of the log, except those of hosts that became DEAD."""
+        lines = self.log().splitlines()
+        return [line for line in lines if " CRITICAL " in line and ": DEAD: " not in line]
+
     def socket_files(self):
         """Names in the socket directory, without the spool and the lock."""
         return sorted(set(os.listdir(self.sockets)) - {"delayed", ".lonc~lock"})

@@ -406,3 +406,16 @@ def test_a_private_key_may_not_have_any_permission_for_all_users(office, mode):
     with pytest.raises(CannotStart, match=f"mode 0{mode:o}"):
         client_context(files)
     os.chmod(files.private_key, 0o600)
+
+
+@pytest.mark.parametrize("which", ["certificate", "authority"])
+def test_no_certificate_may_be_written_by_all_users(office, which):
+    files = office.issue("written.example")
+    path = getattr(files, which)
+    before = path.stat().st_mode
+    path.chmod(0o646)
+    try:
+        with pytest.raises(CannotStart, match=f"all users can write to {path} .*chmod o-w {path}"):
+            client_context(files)
+    finally:
+        path.chmod(before)
