@@ -49,7 +49,7 @@ class Directory:
         self.close()
 
     def close(self) -> None:
-        os.close(self._fd)
+        _close(self._fd)
 
     def subdirectory(self, name: str) -> Directory:
         """The directory `name` in this one, which may not be a link. Raises OSError."""
@@ -90,7 +90,7 @@ class Directory:
         try:
             return os.listdir(fd)
         finally:
-            os.close(fd)
+            _close(fd)
 
     def portions(self, size: int) -> Iterator[list[str]]:
         """The names, in lists of `size`. Raises OSError."""
@@ -100,7 +100,7 @@ class Directory:
                 while names := [entry.name for entry in itertools.islice(entries, size)]:
                     yield names
         finally:
-            os.close(fd)
+            _close(fd)
 
     def stat(self, name: str) -> os.stat_result | None:
         """The status of `name`, of a link itself; None if there is none. Raises OSError."""
@@ -161,7 +161,7 @@ class Directory:
             return os.open(_target(name, self._fd), flags | _SAFE & ~os.O_NOFOLLOW, dir_fd=self._fd)
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and not self.is_ours:
-            os.close(fd)
+            _close(fd)
             raise PermissionError(errno.EPERM, "it has a second name", name)
         return fd
 
@@ -196,7 +196,7 @@ class Directory:
         try:
             os.fchmod(fd, mode)
         finally:
-            os.close(fd)
+            _close(fd)
 
     def replace(self, name: str, content: bytes, mode: int | None = None) -> None:
         """Write a file that a reader sees only whole; it need not survive a loss of power.
@@ -263,7 +263,7 @@ class Directory:
         try:
             os.fsync(fd)
         finally:
-            os.close(fd)
+            _close(fd)
 
     def _readable(self) -> int:
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
@@ -271,6 +271,12 @@ class Directory:
 
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _close(fd: int) -> None:
+    """Of a descriptor through which nothing was written: an error loses nothing."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def unguessable(name: str) -> str:
@@ -302,18 +308,18 @@ def _walk(path: Path) -> int:
             next_fd = os.open(part, _PATH, dir_fd=fd)
             found = os.fstat(next_fd)
             if stat.S_ISLNK(found.st_mode):
-                os.close(next_fd)
+                _close(next_fd)
                 links += 1
                 if links > MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 parts.extend(reversed(Path(_target(part, fd, of_walk=True)).parts))
                 continue
             fd, before = next_fd, fd
-            os.close(before)
+            _close(before)
             if not stat.S_ISDIR(found.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
-        os.close(fd)
+        _close(fd)
         error.filename = str(path)
         raise
     return fd
@@ -330,4 +336,4 @@ def _target(name: str, directory_fd: int, of_walk: bool = False) -> str:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
         return os.readlink("", dir_fd=fd)
     finally:
-        os.close(fd)
+        _close(fd)

@@ -132,7 +132,7 @@ class TestSaving:
             directory.chmod(0o2777)
             assert as_nobody(critical) == "con_delayed"
             (file,) = directory.iterdir()
-            assert stat.S_IMODE(file.stat().st_mode) == 0o660
+            assert stat.S_IMODE(file.stat().st_mode) == 0o640
             assert saved(settings) == [b"x\n"]
 
 
