@@ -39,12 +39,14 @@ def test_an_operator_can_act_on_a_file_that_a_reader_has_locked(machine):
         assert machine.command("delayed", "drop", name.text).returncode == 0
 
 
-@pytest.mark.parametrize("which", ["lock_file", "socket_lock"])
+@pytest.mark.parametrize(
+    "which", [lambda settings: settings.lock_file, lambda settings: settings.socket_lock]
+)
 def test_a_restart_stops_nothing_if_another_process_holds_a_lock(machine, which):
     """Somebody has put a file of his own in place of the lock, and holds it."""
     machine.start()
     pid = machine.lonc.pid
-    path = getattr(machine.settings(), which)
+    path = which(machine.settings())
     aside = path.rename(path.with_name("aside"))
     begun, end = os.pipe(), os.pipe()
     holder = os.fork()
@@ -73,10 +75,12 @@ def test_a_restart_stops_nothing_if_another_process_holds_a_lock(machine, which)
 
 
 @needs_root
-@pytest.mark.parametrize("which", ["lock_file", "socket_lock"])
+@pytest.mark.parametrize(
+    "which", [lambda settings: settings.lock_file, lambda settings: settings.socket_lock]
+)
 def test_a_members_file_in_place_of_a_lock_is_replaced(machine, which):
     """With it open, that member could take the lock at any time."""
-    path = getattr(machine.settings(), which)
+    path = which(machine.settings())
     path.parent.mkdir()
     path.touch()
     path.chmod(0o666)

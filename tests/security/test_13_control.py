@@ -60,8 +60,8 @@ def test_an_endless_answer_ends_at_its_limit(machine):
         assert "is longer than 64 MiB" in why or "no answer" in why, why
 
 
-def test_the_limit_is_in_bytes(machine, monkeypatch):
-    monkeypatch.setattr(control_client, "MAX_ANSWER", 1000)
+def test_the_limit_is_in_bytes(machine):
+    control_client.MAX_ANSWER = 1000
     with false_daemon(machine, b"x" * 700 + b"\n"):
         assert len(ask(machine.settings(), "status")) == 701
     with false_daemon(machine, b"x" * 1000 + b"\n"), pytest.raises(LoncError, match="longer than"):
