@@ -13,6 +13,7 @@ from lonc.configuration import Settings
 from lonc.hosts import Host
 from lonc.log import follow, in_one_line, log_as, logger
 from lonc.monitoring.status import NO_CHILD, HostStatus
+from lonc.parent.client_limit import with_user_limit
 from lonc.runtime.channel import Channel
 from lonc.runtime.event_loop import Deadline, EventLoop
 from lonc.runtime.process import close_all_except, die_with_parent, exit_reason, fork
@@ -220,7 +221,8 @@ def _be_child(
     die_with_parent(parent_pid)
     log_as(host.name)
     try:
-        Child(host, settings, listening, to_parent, predecessor, disabled).run()
+        limited = with_user_limit(settings)
+        Child(host, limited, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # of any kind: the parent logs it
         words = in_one_line(crash)
         line = words.encode(errors="backslashreplace").replace(b"\n", rb"\n")

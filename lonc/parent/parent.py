@@ -14,7 +14,6 @@ from lonc.child.transaction import Transaction
 from lonc.errors import DONE, AtStart, CannotStart
 from lonc.log import logger
 from lonc.monitoring.status import Phase
-from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import CONTROL_MODE, LineServer, outcome
 from lonc.parent.orders import Orders
 from lonc.parent.preflight import log_expiry, require_usable, revocations_until, within_limits
@@ -102,7 +101,7 @@ class Parent:
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Check the settings and bind all sockets; `stack` removes them. Raises CannotStart."""
         served = self._served_hosts
-        settings = with_user_limit(within_limits(served.settings, len(served.hosts)))
+        settings = within_limits(served.settings, len(served.hosts))
         served.settings = settings
         served.certified_until = require_usable(settings)
         served.revocations_until = revocations_until(settings)

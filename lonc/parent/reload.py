@@ -15,7 +15,6 @@ from lonc.errors import DONE, FAILED, CannotStart, LoncError
 from lonc.hosts import Host
 from lonc.log import logger, set_level
 from lonc.monitoring.status import Phase
-from lonc.parent.client_limit import with_user_limit
 from lonc.parent.control import outcome
 from lonc.parent.preflight import log_expiry, require_usable, revocations_until, within_limits
 from lonc.parent.rolling_restart import RollingRestart
@@ -129,8 +128,6 @@ class Reloader:
             sources.require_hosts()
         hosts = served.with_requested(sources.hosts, settings)
         settings = within_limits(settings, len(hosts))
-        if all_hosts:
-            settings = with_user_limit(settings)
         served.bind(hosts, settings)
         served.certified_until, served.revocations_until = certified_until, listed_until
         return sources, settings, hosts
