@@ -28,6 +28,16 @@ CONFIGURATION_WORDS = [
 
 
 @contextlib.contextmanager
+MAY_BE_ZERO = {
+    "client_idle_timeout",
+    "drain_timeout",
+    "keepalive",
+    "max_lifetime",
+    "sync_interval",
+    "table_watch",
+}
+
+
 def _file(data):
     """The path of a file in memory with that content."""
     fd = os.memfd_create("table")
@@ -132,8 +142,8 @@ def _check_settings(settings):
         value = values[attribute]
         if isinstance(value, bool):
             continue
-        if isinstance(value, int | float) and attribute not in ("socket_mode", "drain_timeout"):
-            assert 0.1 <= value <= 1 << 40
+        if isinstance(value, int | float) and attribute != "socket_mode":
+            assert (0 if attribute in MAY_BE_ZERO else 0.1) <= value <= 1 << 40
     assert settings.log_level in ("debug", "info", "warning", "error")
     assert settings.children in ("eager", "ondemand")
     if settings.bind_address is not None:

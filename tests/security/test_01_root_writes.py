@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 from support.machine import eventually
@@ -45,7 +46,7 @@ def untouched(victim):
 
 def test_a_planted_link_with_the_temporary_name_is_not_followed(running, page, victim):
     """All names that a process of the near future would use by its number."""
-    number = int(open("/proc/sys/kernel/ns_last_pid").read())  # noqa: SIM115
+    number = int(Path("/proc/sys/kernel/ns_last_pid").read_text())
     for name in ("index.html", "status.json"):
         for pid in range(number, number + 3000):
             (page / f".{name}.{pid}").symlink_to(victim)
