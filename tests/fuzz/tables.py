@@ -26,8 +26,6 @@ CONFIGURATION_WORDS = [
     *(declaration.name.encode() + b" " for declaration in DECLARATIONS.values()),
 ]  # fmt: skip
 
-
-@contextlib.contextmanager
 MAY_BE_ZERO = {
     "client_idle_timeout",
     "drain_timeout",
@@ -38,6 +36,7 @@ MAY_BE_ZERO = {
 }
 
 
+@contextlib.contextmanager
 def _file(data):
     """The path of a file in memory with that content."""
     fd = os.memfd_create("table")
