@@ -75,7 +75,9 @@ class ChildProcess:
         self._last_words: str | None = None
         self._reaped = False
         ours, theirs = socket.socketpair()
-        run = partial(_be_child, host, settings, listening, theirs, predecessor, disabled, os.getpid())
+        # Here and not in the child, which would have the users and groups in pages of its own.
+        limited = with_user_limit(settings)
+        run = partial(_be_child, host, limited, listening, theirs, predecessor, disabled, os.getpid())
         try:
             self.pid = fork(run)
         except OSError:
@@ -221,8 +223,7 @@ def _be_child(
     die_with_parent(parent_pid)
     log_as(host.name)
     try:
-        limited = with_user_limit(settings)
-        Child(host, limited, listening, to_parent, predecessor, disabled).run()
+        Child(host, settings, listening, to_parent, predecessor, disabled).run()
     except Exception as crash:  # of any kind: the parent logs it
         words = in_one_line(crash)
         line = words.encode(errors="backslashreplace").replace(b"\n", rb"\n")

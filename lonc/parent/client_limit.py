@@ -16,12 +16,20 @@ def with_user_limit(settings: Settings) -> Settings:
     """`settings` with a value of loncMaxClientsPerUser.
 
     By default it is half of loncMaxClients if several users can write to the sockets, else all of them.
+    It is found once for each Settings that were read, not for each child.
     """
+    global _last
     if settings.max_clients_per_user is not None:
         return settings
-    several = settings.socket_mode & stat.S_IWGRP and _has_several_users(_socket_group(settings))
-    limit = max(1, settings.max_clients // 2) if several else settings.max_clients
-    return replace(settings, max_clients_per_user=limit)
+    if _last is None or _last[0] is not settings:
+        several = settings.socket_mode & stat.S_IWGRP and _has_several_users(_socket_group(settings))
+        limit = max(1, settings.max_clients // 2) if several else settings.max_clients
+        _last = settings, replace(settings, max_clients_per_user=limit)
+    return _last[1]
+
+
+# The last Settings, and those with the limit.
+_last: tuple[Settings, Settings] | None = None
 
 
 def _socket_group(settings: Settings) -> int:

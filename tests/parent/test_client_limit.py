@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,7 +65,8 @@ def test_the_group_of_a_set_group_id_directory_is_that_of_the_sockets(
     found = SimpleNamespace(st_mode=0o42750, st_gid=70)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fstat", lambda _: found)
-        limited = with_user_limit(settings)
+        assert with_user_limit(settings).max_clients_per_user == 1000  # as for the children before
+        limited = with_user_limit(replace(settings))  # at a reload
     assert limited.max_clients_per_user == 500
 
 
