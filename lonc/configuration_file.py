@@ -156,7 +156,8 @@ def _derive(values: dict[str, Any], origins: dict[str, Origin]) -> None:
     """Where `lonSockCreate` is set, LON-CAPA is a later one, and some settings have other defaults."""
     if values.get("create_socket") is None:
         return
-    certified = Settings(**values).certificates is not None
+    # One of them is enough: if others are missing, that is a fault, and not a reason to go without.
+    certified = any(name in origins for name in (*CERTIFICATE_SETTINGS, REVOCATION_SETTING))
     certificates = "certificates are set" if certified else "no certificates are set"
     place = origins["lonSockCreate"]
     for attribute, value, also in (

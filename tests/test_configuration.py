@@ -458,6 +458,11 @@ class TestLaterLonCapa:
         settings, _ = read(self.HEAD + more + "PerlSetVar loncAllowPlainReplies 0\n")
         assert not settings.allow_plain_replies
 
+    def test_certificates_that_are_not_complete_are_a_fault_and_do_not_mean_insecure(self, read):
+        settings, faults = read(self.HEAD + self.CERTIFICATES.replace("lonnetPrivateKey", "lonnetKey"))
+        assert settings.key_mode == "auto"
+        assert ["needs all of" in fault for fault in faults] == [True]
+
     def test_their_origin_says_why(self, tmp_path):
         file = tmp_path / "loncapa.conf"
         file.write_text(self.HEAD)

@@ -96,9 +96,12 @@ class Listener:
                 return
             client = self._add(connection)
             user = self.clients[client]
-            if self._of_user[user] > self._max_per_user and not self._make_room(user, client):
-                self._on_full(f"user {user} has {self._max_per_user} clients, all busy: one is refused")
-                client.close()
+            if self._of_user[user] > self._max_per_user:
+                if not self._make_room(user, client):
+                    why = f"user {user} has {self._max_per_user} clients, all busy: one is refused"
+                    self._on_full(why)
+                    client.close()
+                return  # other events first: the number of clients does not bound this loop any more
 
     def expect(self, count: int) -> None:
         """At most `count` clients may still be passed on to this child."""

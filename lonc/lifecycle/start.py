@@ -48,7 +48,6 @@ def run(sources: Sources, load: Load, take_over: bool = False) -> None:
     os.umask(UMASK)
     forbid_core_dumps()
     who = _become_the_user(sources, load)
-    forbid_tracing()
     with _sole_instance(sources, take_over) as daemon:
         if as_whom := _as_whom(who):
             logger.info("lonc runs%s", as_whom)
@@ -199,7 +198,10 @@ def _as_whom(who: Identity | None) -> str:
 
 
 def _become_the_user(sources: Sources, load: Load) -> Identity | None:
-    """Make missing directories and become the daemon's user; returns it. Raises CannotStart."""
+    """Make missing directories and become the daemon's user, whom nobody may trace; returns it.
+
+    Raises CannotStart.
+    """
     settings = sources.settings
     who = privileges.identity(settings)
     if os.geteuid() == 0:
@@ -208,6 +210,7 @@ def _become_the_user(sources: Sources, load: Load) -> Identity | None:
     instance.make_directories(settings, who if os.geteuid() == 0 else None)
     privileges.require_closed(settings.socket_directory, "lonSockDir")
     if who is None:
+        forbid_tracing()
         return None
     files = privileges.own_files(settings)
     if os.geteuid() == 0:
@@ -221,6 +224,7 @@ def _become_the_user(sources: Sources, load: Load) -> Identity | None:
     privileges.become(who)
     for sentence in privileges.missing_permissions(who, settings, files, load):
         raise CannotStart(sentence)
+    forbid_tracing()  # becoming another user has allowed it again
     return who
 
 

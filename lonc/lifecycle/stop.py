@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -82,6 +83,8 @@ class _ByLock:
     """Known by the lock that it holds, where there is no pidfd, as in older containers."""
 
     def __init__(self, settings: Settings, pid: int) -> None:
+        if pid <= 1:
+            raise ValueError(f"{pid} is no daemon")
         self._settings = settings
         self._pid = pid
 
@@ -107,9 +110,13 @@ def _daemon(settings: Settings, pid: int) -> Iterator[_Daemon]:
     """Raises ProcessLookupError if it has ended."""
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise
-    except (OSError, AttributeError):  # EPERM, ENOSYS; or Python was built without it
+    except AttributeError:  # Python was built without it
+        pidfd = None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS):
+            raise
+        pidfd = None
+    if pidfd is None:
         yield _ByLock(settings, pid)
         return
     try:

@@ -102,6 +102,7 @@ def _open(directory: Directory, name: str) -> int:
 
 
 def _holder(fd: int) -> int | None:
+    """The pid of the holder, or None; 0 if that is unknown, and no number that kill(2) takes for all."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return None if kind == fcntl.F_UNLCK else pid
+    return None if kind == fcntl.F_UNLCK else max(0, pid)  # -1: an open file description holds it

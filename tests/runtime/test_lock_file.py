@@ -1,7 +1,9 @@
 """Locks that real processes hold."""
 
+import fcntl
 import os
 import stat
+import struct
 
 import pytest
 from support.holding import held_elsewhere
@@ -68,3 +70,19 @@ def test_no_link_is_followed(path, tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         LockFile(path)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_holder_without_a_pid_is_unknown_and_no_number_of_a_group(path):
+    """A lock of an open file description has the pid -1 for the kernel, and for kill(2) that is all."""
+
+    def take():
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        whole = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
+        return [fd]
+
+    with held_elsewhere(take):
+        assert look_at_lock(path) == (0, b"")
+        with pytest.raises(Held) as held:
+            LockFile(path)
+        assert held.value.pid == 0
