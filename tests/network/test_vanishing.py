@@ -33,7 +33,7 @@ def test_loss_closes_no_idle_connection(machine):
 
 
 def test_a_lond_that_is_stopped_for_longer_than_the_peer_timeout_may_still_reply(machine):
-    figures = stopped_lond(machine, after=5, clients=10, loncPeerTimeout=1, loncHandshakeTimeout=1)
+    figures = stopped_lond(machine, after=5, clients=10, loncPeerTimeout=3, loncHandshakeTimeout=1)
     assert figures["DEAD after, s"] is not None
     assert figures["and what"] == "con_lost"
     assert figures["answered then, of what was in flight"] == 5
