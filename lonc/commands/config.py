@@ -16,9 +16,6 @@ DEFAULT = "default"
 NEVER_SET = "-"
 
 
-COMPUTED = "loncMaxClientsPerUser"  # by the daemon, if the files leave it open
-
-
 def config(options: argparse.Namespace) -> int:
     """Print all settings, or with --running those of the daemon that differ; faults are errors."""
     configuration = read_configuration(find_configuration(options.configuration, os.environ))
@@ -28,7 +25,7 @@ def config(options: argparse.Namespace) -> int:
         rows = [
             [name, running[name], text, *_origin_and_restart(configuration, name)]
             for name, text in texts.items()
-            if name in running and running[name] != text and (text or name != COMPUTED)
+            if name in running and running[name] != text
         ]
         heading = ["SETTING", "RUNNING", "FILES", "RESTART", "FROM"]
         if not rows:

@@ -75,6 +75,11 @@ def look_at_lock(path: Path) -> tuple[int | None, bytes]:
         os.close(fd)
 
 
+def record_lock(kind: int, start: int = 0, length: int = 0) -> bytes:
+    """The argument of fcntl(2) for a lock of `length` bytes from `start` on; 0: to the end."""
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
+
+
 def _open(directory: Directory, name: str) -> int:
     """Open or create the file, as this user's. Raises Held, OSError."""
     while True:
@@ -103,6 +108,6 @@ def _open(directory: Directory, name: str) -> int:
 
 def _holder(fd: int) -> int | None:
     """The pid of the holder, or None; 0 if that is unknown, and no number that kill(2) takes for all."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    found = fcntl.fcntl(fd, fcntl.F_GETLK, record_lock(fcntl.F_WRLCK))
+    kind, _, _, _, pid = struct.unpack(_FLOCK, found)
     return None if kind == fcntl.F_UNLCK else max(0, pid)  # -1: an open file description holds it

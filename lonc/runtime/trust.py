@@ -9,7 +9,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-MAX_LINKS = 40
+from lonc.runtime.directory import MAX_LINKS
 
 
 def changeable_by_others(path: Path, trusted: Collection[int]) -> str | None:

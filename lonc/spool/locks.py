@@ -12,14 +12,12 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 
 from lonc.configuration import Settings
 from lonc.errors import Fault, Misconfigured
 from lonc.runtime.directory import Directory, unguessable
+from lonc.runtime.lock_file import MODE, record_lock
 
-MODE = 0o600
-_FLOCK = "hhqqi0q"  # struct flock: type, whence, start, length, pid
 # Errors of this process or machine, not of a file.
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK}
 
@@ -81,7 +79,7 @@ class SpoolLocks:
 
 
 def _set(lock_fd: int, kind: int, byte: int) -> None:
-    fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+    fcntl.fcntl(lock_fd, fcntl.F_OFD_SETLK, record_lock(kind, byte, 1))
 
 
 def _open(directory: Directory, name: str, is_daemon: bool) -> int:

@@ -5,6 +5,7 @@ import os
 from datetime import datetime, timezone
 
 import pytest
+from support.asking import Order
 from support.still_loop import StillLoop
 
 from lonc.configuration import Settings
@@ -52,21 +53,6 @@ class FakeSpoolScan:
 class FakeWatch:
     def status(self):
         return FilesStatus(["a fault"], 1, False, ["a change"])
-
-
-class Order:
-    def __init__(self, line):
-        self.request = line
-        self.replies = []
-
-    def complete(self, reply):
-        self.replies.append(reply)
-
-    @property
-    def reply(self):
-        (reply,) = self.replies
-        assert reply.endswith(b"\n")
-        return reply[:-1]
 
 
 class Bench:

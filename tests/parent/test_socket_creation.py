@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.asking import Order
 from support.still_loop import StillLoop
 
 from lonc.configuration import Settings
@@ -41,21 +42,6 @@ class FakeServedHosts(ServedHosts):
     def bind(self, hosts, settings):
         for host in hosts:
             self.supervisors.setdefault(host.name, FakeSupervisor(host))
-
-
-class Order:
-    def __init__(self, line):
-        self.request = line
-        self.replies = []
-
-    def complete(self, reply):
-        self.replies.append(reply)
-
-    @property
-    def reply(self):
-        (reply,) = self.replies
-        assert reply.endswith(b"\n")
-        return reply[:-1]
 
 
 class Bench:

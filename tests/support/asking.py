@@ -28,3 +28,20 @@ class Asked(Transaction):
         self._ended = True
         if not self.abandoned:
             callback(result)
+
+
+class Order:
+    """A line at one of the parent's sockets, and the replies to it."""
+
+    def __init__(self, line):
+        self.request = line
+        self.replies = []
+
+    def complete(self, reply):
+        self.replies.append(reply)
+
+    @property
+    def reply(self):
+        (reply,) = self.replies
+        assert reply.endswith(b"\n")
+        return reply[:-1]
